@@ -1,14 +1,14 @@
 """The extension module and the policy for building it; the metadata is in pyproject.toml.
 
-``FASTSOFTMAX_NO_EXTENSION=1`` asks for the NumPy-only build. ``FASTSOFTMAX_REQUIRE_EXTENSION=1``, ``CI`` or
-``CIBUILDWHEEL`` make a failed compile fatal. Otherwise a failed compile leaves a NumPy-only install.
+``FASTSOFTMAX_NO_EXTENSION=1`` asks for the NumPy-only build. ``FASTSOFTMAX_REQUIRE_EXTENSION=1``,
+``CI`` or ``CIBUILDWHEEL`` make a failed compile fatal. Otherwise a failed compile leaves a
+NumPy-only install that says so.
 """
 
 import os
-from glob import glob
 from pathlib import Path
 
-import numpy
+import numpy as np
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -24,31 +24,36 @@ FAILURE_IS_FATAL = REQUIRE_EXTENSION or is_set("CI") or is_set("CIBUILDWHEEL")
 
 if NO_EXTENSION and REQUIRE_EXTENSION:
     raise SystemExit(
-        "fastsoftmax: FASTSOFTMAX_NO_EXTENSION and FASTSOFTMAX_REQUIRE_EXTENSION contradict each other; unset one"
+        "fastsoftmax: FASTSOFTMAX_NO_EXTENSION and FASTSOFTMAX_REQUIRE_EXTENSION "
+        "contradict each other; unset one of them"
     )
 
-NUMPY_ONLY = """
-    ******************************************************************************
-    fastsoftmax: this is the NUMPY-ONLY build, correct but many times slower.
-    Reason: {reason}
-    `python -m fastsoftmax` shows which build is installed.
-    ******************************************************************************
-"""
-
-# No flag names an instruction set: the kernels choose theirs in the source, one per file. Contraction is off because
-# a multiply and an add that a compiler fuses give other bits than on the instruction sets where it does not.
-UNIX_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off"]
+# No flag names an instruction set: each kernel file chooses its own in the source. Contraction is
+# off because a multiply and an add fused by one compiler and not by another give different bits.
+# -g0 undoes the -g that many Pythons pass on: debug information is most of the build time and of
+# the wheel.
+UNIX_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-g0"]
 MSVC_FLAGS = ["/std:c11", "/O2", "/fp:precise"]
+
+NUMPY_ONLY = """
+******************************************************************************
+fastsoftmax: this is the NUMPY-ONLY build: correct, but many times slower.
+Reason: {reason}
+`python -m fastsoftmax` shows which build is installed.
+******************************************************************************
+"""
 
 
 class BuildExtension(build_ext):
-    """Compiles the extension, or says why it did not."""
+    """Compiles the extension, or says why there is none."""
 
     def finalize_options(self):
+        """Keep the C that Cython writes out of the source tree."""
         super().finalize_options()
-        self.cython_c_in_temp = True  # keeps the generated _native.c out of the source tree
+        self.cython_c_in_temp = True
 
     def build_extension(self, ext):
+        """Compile, and where that may fail, leave nothing behind that could pass for the result."""
         is_msvc = self.compiler.compiler_type == "msvc"
         ext.extra_compile_args = MSVC_FLAGS if is_msvc else UNIX_FLAGS
         try:
@@ -56,22 +61,23 @@ class BuildExtension(build_ext):
         except Exception as error:
             if FAILURE_IS_FATAL:
                 raise
-            # An earlier build's module must not pass for this one's, neither in the wheel nor in the source tree.
+            print(NUMPY_ONLY.format(reason=f"the extension did not compile: {error}"), flush=True)
+            # An earlier build's module, in the build folder or beside the sources.
             Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
             Path(self.get_ext_filename(ext.name)).unlink(missing_ok=True)
-            print(NUMPY_ONLY.format(reason=f"the extension did not compile: {error}"), flush=True)
 
+
+kernels = Path("fastsoftmax/_kernels")
+native = Extension(
+    "fastsoftmax._native",
+    sources=["fastsoftmax/_native.pyx", *sorted(map(str, kernels.glob("*.c")))],
+    depends=["setup.py", *sorted(map(str, kernels.glob("*.h")))],
+    include_dirs=[str(kernels), np.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_25_API_VERSION")],
+    optional=not FAILURE_IS_FATAL,  # an editable install then goes on without the file
+)
 
 if NO_EXTENSION:
     print(NUMPY_ONLY.format(reason="FASTSOFTMAX_NO_EXTENSION is set"), flush=True)
-
-native = Extension(
-    "fastsoftmax._native",
-    sources=["fastsoftmax/_native.pyx", *sorted(glob("fastsoftmax/_kernels/*.c"))],
-    depends=sorted(glob("fastsoftmax/_kernels/*.h")),
-    include_dirs=["fastsoftmax/_kernels", numpy.get_include()],
-    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_25_API_VERSION")],
-    optional=not FAILURE_IS_FATAL,  # lets an editable install go on without the file
-)
 
 setup(ext_modules=[] if NO_EXTENSION else [native], cmdclass={"build_ext": BuildExtension})
