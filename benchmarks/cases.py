@@ -1,0 +1,293 @@
+"""The cells of the benchmark, each with the reason it is there.
+
+This table is the only definition of what is measured: the runner, the targets, the README's table,
+the plots and ``pytest benchmarks/`` iterate over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import prod
+
+HOT_LOOP_CALLS = 100_000
+
+CACHE_SWEEP_ROW = 1024
+"""Row length of the throughput sweep: every regime but the short rows passes through it."""
+
+
+class UsageError(ValueError):
+    """What was asked for on the command line cannot be had."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell: a function on one input, called in one way."""
+
+    name: str
+    shape: tuple[int, ...]
+    reason: str
+    function: str = "softmax"
+    dtype: str = "float32"
+    axis: int = -1
+    out: bool = False
+    """Whether results go to a buffer that the caller keeps; otherwise each call allocates."""
+    source: str = "normal"
+    """The maker of the input, a name in ``inputs.SOURCES``."""
+    where: bool = False
+    workers: int = 1
+    calls: int | None = None
+    """A fixed number of calls in one sample, where the loop itself is the subject."""
+    quick: bool = False
+    tags: frozenset[str] = frozenset()
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of the input."""
+        return prod(self.shape)
+
+    @property
+    def row_length(self) -> int:
+        """Length of the reduced axis."""
+        return self.shape[self.axis]
+
+    @property
+    def label(self) -> str:
+        """What was called on what, in one short line."""
+        parts = [self.function, self.dtype, "x".join(map(str, self.shape))]
+        if self.axis != -1:
+            parts.append(f"axis={self.axis}")
+        if self.where:
+            parts.append("where=")
+        if self.out:
+            parts.append("out=")
+        if self.workers > 1:
+            parts.append(f"workers={self.workers}")
+        return " ".join(parts)
+
+
+def _both_dtypes(case: Case, *, quick64: bool | None = None) -> Iterator[Case]:
+    """Yield the cell in float32 and in float64 (``quick64``: is the latter in the quick run)."""
+    yield case
+    quick = case.quick if quick64 is None else quick64
+    tags = frozenset(f"{tag}-float64" for tag in case.tags)
+    yield replace(case, name=f"{case.name}-f64", dtype="float64", quick=quick, tags=tags)
+
+
+def _tags(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+def _latency() -> Iterator[Case]:
+    one = Case(
+        "one-row-46",
+        (46,),
+        "one prediction of a 46-class classifier: call overhead is nearly all of it",
+        source="clusters46",
+        quick=True,
+        tags=_tags("latency"),
+    )
+    yield from _both_dtypes(one)
+    yield replace(
+        one,
+        name="one-row-46-out",
+        reason="the same row into a buffer the caller keeps",
+        out=True,
+        tags=_tags("latency-out"),
+    )
+    yield Case(
+        "hot-loop-10",
+        (10,),
+        "10^5 calls on one small row, as a sampling or bandit loop makes them",
+        source="digits",
+        calls=HOT_LOOP_CALLS,
+        quick=True,
+        tags=_tags("hot-loop"),
+    )
+
+
+def _short_rows() -> Iterator[Case]:
+    yield from _both_dtypes(
+        Case(
+            "short-3",
+            (8192, 3),
+            "three classes (logits of a classifier of scikit-learn's wines): too short for a vector",
+            source="wine",
+            quick=True,
+            tags=_tags("short-3"),
+        )
+    )
+    yield from _both_dtypes(
+        Case(
+            "digits-10",
+            (8192, 10),
+            "logits of a classifier fitted on scikit-learn's digits: ten classes, real values",
+            source="digits",
+            quick=True,
+            tags=_tags("short-10"),
+        )
+    )
+    yield from _both_dtypes(
+        Case("short-16", (8192, 16), "a row of one vector, where short and whole rows meet",
+             quick=True, tags=_tags("short-16")),
+        quick64=False,
+    )  # fmt: skip
+
+
+def _rows_in_cache() -> Iterator[Case]:
+    yield from _both_dtypes(
+        Case("batch-46", (512, 46), "a batch of 512 over 46 classes, as a news-topic classifier has",
+             source="clusters46", quick=True),
+    )  # fmt: skip
+    rows64 = Case("rows-64", (8192, 64), "rows of whole vectors, 2 MiB in all", quick=True)
+    yield from _both_dtypes(rows64, quick64=False)
+    yield replace(rows64, name="rows-64-out", out=True, quick=False)
+    rows1000 = Case(
+        "rows-1000", (1024, 1000), "the classic image classifier's 1000 classes, in cache",
+        quick=True, tags=_tags("rows-1000"),
+    )  # fmt: skip
+    yield from _both_dtypes(rows1000)
+    yield from _both_dtypes(
+        replace(rows1000, name="rows-1000-out", out=True, tags=_tags("rows-1000-out")),
+    )
+    yield Case(
+        "attention", (8, 12, 128, 128), "attention scores: 8 sequences, 12 heads, 128 tokens",
+        source="attention", quick=True,
+    )  # fmt: skip
+    yield replace(
+        rows1000, name="rows-1000-f16", dtype="float16", reason="half precision, computed in float32",
+        tags=frozenset(),
+    )  # fmt: skip
+
+
+def _long_rows() -> Iterator[Case]:
+    for n, quick64 in ((50257, False), (131072, True)):
+        row = Case(
+            f"vocabulary-{n}", (1, n), f"next-token logits over a vocabulary of {n}",
+            source="vocabulary", quick=True,
+        )  # fmt: skip
+        yield from _both_dtypes(row, quick64=quick64)
+    yield Case(
+        "vocabulary-131072-out", (1, 131072), "the same, into a buffer the caller keeps",
+        source="vocabulary", out=True,
+    )  # fmt: skip
+
+
+def _large_arrays() -> Iterator[Case]:
+    large = Case(
+        "large", (65536, 1000), "250 MiB: memory bandwidth, and page faults of a fresh result",
+        tags=_tags("fresh-pages"),
+    )  # fmt: skip
+    yield from _both_dtypes(large)
+    yield from _both_dtypes(
+        replace(large, name="large-out", reason="250 MiB into a warm buffer: memory bandwidth alone",
+                out=True, tags=_tags("large")),
+    )  # fmt: skip
+
+
+def _other_axes() -> Iterator[Case]:
+    yield Case(
+        "axis-0", (1000, 1024), "the reduced axis strides over memory: columns as rows",
+        axis=0, out=True, quick=True, tags=_tags("other-axis"),
+    )  # fmt: skip
+    yield Case(
+        "segmentation", (8, 21, 256, 256), "21 class maps of 8 images: the axis is in the middle",
+        axis=1, out=True, quick=True, tags=_tags("other-axis"),
+    )  # fmt: skip
+
+
+def _family() -> Iterator[Case]:
+    family = _tags("family")
+    for function in ("log_softmax", "logsumexp"):
+        yield Case(
+            f"{function}-digits", (8192, 10), "confident real logits: answers near 0 lose digits",
+            function=function, source="digits", quick=True, tags=family,
+        )  # fmt: skip
+        yield from _both_dtypes(
+            Case(f"{function}-1000", (1024, 1000), "the classic size, in cache",
+                 function=function, quick=True, tags=family),
+            quick64=False,
+        )  # fmt: skip
+    for function in ("softmax_backward", "log_softmax_backward"):
+        yield from _both_dtypes(
+            Case(f"{function}-1000", (1024, 1000), "the gradient, given the forward result",
+                 function=function, quick=function == "softmax_backward", tags=family),
+            quick64=False,
+        )  # fmt: skip
+    yield Case(
+        "cross-entropy-digits", (8192, 10), "a training step's loss and gradient on real logits",
+        function="softmax_cross_entropy", source="digits", quick=True, tags=family,
+    )  # fmt: skip
+    yield from _both_dtypes(
+        Case("cross-entropy-1000", (1024, 1000), "loss and gradient in one pass, 1000 classes",
+             function="softmax_cross_entropy", tags=family),
+    )  # fmt: skip
+    yield Case(
+        "segments", (500_000,), "ragged rows of 1 to 99 elements, cut by CSR row pointers",
+        function="segment_softmax", tags=family,
+    )  # fmt: skip
+    yield Case(
+        "attention-causal", (8, 12, 128, 128), "attention scores under a causal mask",
+        source="attention", where=True, quick=True, tags=family,
+    )  # fmt: skip
+    yield Case(
+        "two-workers", (4096, 1000), "two workers on four million elements, in cache",
+        out=True, workers=2, quick=True, tags=_tags("workers"),
+    )  # fmt: skip
+
+
+CASES: tuple[Case, ...] = tuple(
+    case
+    for group in (
+        _latency, _short_rows, _rows_in_cache, _long_rows, _large_arrays, _other_axes, _family,
+    )
+    for case in group()
+)  # fmt: skip
+
+
+def select(*, quick: bool, pattern: str | None = None) -> list[Case]:
+    """Return the cells of a run; ``pattern`` is a comma-separated list of names or tags."""
+    if pattern is None:
+        return [case for case in CASES if case.quick or not quick]
+    wanted = set(pattern.split(","))
+    known = {case.name for case in CASES}.union(*(case.tags for case in CASES))
+    if unknown := wanted - known:
+        raise UsageError(f"no cell or tag is named {sorted(unknown)}; `--list` shows the cells")
+    return [case for case in CASES if case.name in wanted or case.tags & wanted]
+
+
+def with_threads(cases: list[Case], threads: int) -> list[Case]:
+    """Return the cells as a run on ``threads`` threads has them: those worth splitting."""
+    if threads == 1:
+        return cases
+    large = (case for case in cases if case.elements >= threads << 16 and case.shape[0] > 1)
+    return [replace(case, workers=threads) for case in large if case.function != "segment_softmax"]
+
+
+def beyond_cache(last_level_bytes: int) -> Case:
+    """Return the cell past the last-level cache; no larger than 1 GiB, whatever the cache."""
+    needed = max(1 << 28, int(1.25 * last_level_bytes))
+    rows = min(needed, 1 << 30) // 4000
+    return Case(
+        "beyond-cache", (rows, 1000), "past the last-level cache: bandwidth of memory alone",
+        out=True, tags=_tags("beyond-cache"),
+    )  # fmt: skip
+
+
+def latency_sweep(*, quick: bool) -> list[Case]:
+    """Return single rows of growing length, for the plot of latency."""
+    lengths = (1, 4, 10, 16, 46, 64, 256, 1000, 4096)
+    if not quick:
+        lengths = tuple(sorted({*lengths, 2, 3, 7, 8, 24, 32, 100, 128, 300, 512, 2048, 8192}))
+    return [Case(f"latency-{n}", (n,), "the latency plot", tags=_tags("sweep")) for n in lengths]
+
+
+def throughput_sweep(*, quick: bool) -> list[Case]:
+    """Return arrays of growing size in rows of 1024, for the plot of throughput."""
+    largest = 14 if quick else 17
+    rows = [1 << power for power in range(0, largest, 2 if quick else 1)]
+    return [
+        Case(f"throughput-{m}", (m, CACHE_SWEEP_ROW), "the throughput plot", out=True,
+             tags=_tags("sweep"))
+        for m in rows
+    ]  # fmt: skip

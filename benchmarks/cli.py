@@ -1,0 +1,201 @@
+"""The command line: ``python -m benchmarks`` and ``python -m benchmarks accuracy``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import cases
+
+if TYPE_CHECKING:
+    from .document import Document
+    from .runner import Run
+
+FALLBACK_STATUS = 3
+INSTRUCTION_SETS = ("avx512", "avx2", "generic", "neon", "numpy")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write every figure")
+    parser.add_argument("--plot", metavar="DIR", type=Path, help="draw the plots (matplotlib)")
+    parser.add_argument("--peers", help="comma-separated; default: all that are installed")
+    parser.add_argument("--instruction-set", choices=INSTRUCTION_SETS, help="default: the best")
+    parser.add_argument("--update-readme", action="store_true", help="rewrite README.md's tables")
+    parser.add_argument("--allow-fallback", action="store_true", help="exit with 0 on the fallback")
+    parser.add_argument("--quick", action="store_true", help="fewer cells and rounds: < 2 minutes")
+    parser.add_argument("--companion", action="store_true", help=argparse.SUPPRESS)
+    parser.set_defaults(command=speed)
+    accuracy_parser = parser.add_subparsers(metavar="accuracy").add_parser(
+        "accuracy", help="ULP, |sum - 1| and reproducibility instead of speed"
+    )
+    # Given again so that they may follow the subcommand; SUPPRESS keeps what came before it.
+    accuracy_parser.add_argument("--json", type=Path, default=argparse.SUPPRESS)
+    accuracy_parser.add_argument("--plot", type=Path, default=argparse.SUPPRESS)
+    accuracy_parser.add_argument("--peers", default=argparse.SUPPRESS)
+    for name in ("--quick", "--update-readme", "--allow-fallback"):
+        accuracy_parser.add_argument(name, action="store_true", default=argparse.SUPPRESS)
+    accuracy_parser.add_argument(
+        "--instruction-set", choices=INSTRUCTION_SETS, default=argparse.SUPPRESS
+    )
+    accuracy_parser.set_defaults(command=accuracy)
+    parser.add_argument("--cells", metavar="NAMES", help="only these cells or tags")
+    parser.add_argument("--threads", type=int, default=1, help="of ours and of every peer")
+    parser.add_argument("--list", action="store_true", help="show the cells and their reasons")
+    parser.add_argument("--from-json", metavar="FILE", type=Path, help="report an earlier run")
+    return parser
+
+
+def _limit_threads(threads: int, instruction_set: str | None) -> None:
+    """Hold libraries to their threads and instruction set; most read this when they start."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    if instruction_set == "avx2":
+        os.environ["ATEN_CPU_CAPABILITY"] = "avx2"
+    elif instruction_set == "generic":
+        os.environ["ATEN_CPU_CAPABILITY"] = "default"
+
+
+def _list_cells() -> int:
+    for case in cases.CASES:
+        mark = "quick" if case.quick else "full "
+        print(f"{mark}  {case.name:26} {case.label:44} {case.reason}")
+    return 0
+
+
+def _measure(run: Run, chosen: list[cases.Case], title: str) -> list[dict[str, Any]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )  # fmt: skip
+    console = Console(stderr=True)
+    cells = []
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=len(chosen))
+        for case in chosen:
+            progress.update(task, description=case.name)
+            cells.append(run.cell(case))
+            progress.advance(task)
+    return cells
+
+
+def _chosen_cases(options: argparse.Namespace) -> list[cases.Case]:
+    from .machine import caches
+
+    if options.cells == "beyond-cache":
+        chosen = [cases.beyond_cache(max(caches().values(), default=0))]
+    else:
+        chosen = cases.select(quick=options.quick, pattern=options.cells)
+    return cases.with_threads(chosen, options.threads)
+
+
+def _run_cells(options: argparse.Namespace) -> Document:
+    from threadpoolctl import threadpool_limits
+
+    from . import peers, runner, subject, timing
+
+    effort = timing.QUICK if options.quick else timing.FULL
+    with threadpool_limits(options.threads):
+        under_test = subject.Subject(options.instruction_set)
+        run = runner.Run(under_test, peers.choose(options.peers, options.threads), effort)
+        cells = _measure(run, _chosen_cases(options), "cells")
+        command = shlex.join(["python", "-m", "benchmarks", *options.words])
+        document = runner.document(
+            run, cells, kind="speed", quick=options.quick, threads=options.threads, command=command
+        )
+        if options.plot:
+            sweeps = cases.latency_sweep(quick=options.quick)
+            sweeps += cases.throughput_sweep(quick=options.quick)
+            document["sweeps"] = _measure(run, sweeps, "plots")
+    return document
+
+
+def _add_companions(document: Document, options: argparse.Namespace) -> None:
+    """Measure what needs another process; a quick run leaves out what takes minutes."""
+    from . import companions
+
+    document["package"] = companions.package()
+    with_torch = "torch" in document["versions"]
+    if with_torch and document["native"] and "avx2" in document["available"]:
+        document["avx2"] = companions.avx2_against_torch(quick=options.quick)
+    if not options.quick and options.cells is None:
+        last_level = max(document["machine"]["caches"].values(), default=None)
+        document["beyond_cache"] = companions.beyond_cache(last_level)
+        document["two_threads"] = companions.two_threads(options.peers)
+
+
+def speed(options: argparse.Namespace) -> Document:
+    """Measure speed, or read an earlier run."""
+    if options.from_json:
+        found: Document = json.loads(options.from_json.read_text())
+        return found
+    document = _run_cells(options)
+    if not options.companion and options.threads == 1:
+        _add_companions(document, options)
+    return document
+
+
+def accuracy(options: argparse.Namespace) -> Document:
+    """Measure accuracy and reproducibility."""
+    from . import accuracy as module
+
+    return module.run(
+        options.instruction_set, options.peers, quick=options.quick, words=options.words
+    )
+
+
+def _publish(document: Document, options: argparse.Namespace) -> None:
+    """Print, write and draw what was asked for."""
+    from . import report
+
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    if options.companion:
+        return
+    console = report.make_console()
+    if document["kind"] == "accuracy":
+        from . import accuracy_report
+
+        accuracy_report.print_report(console, document)
+    else:
+        report.print_report(console, document)
+    if options.plot:
+        from . import plots
+
+        for path in plots.draw(document, options.plot):
+            console.print(f"drew {path}")
+    if options.update_readme:
+        from . import readme
+
+        readme.update(document)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    words = list(sys.argv[1:] if words is None else words)
+    options = _parser().parse_args(words, argparse.Namespace(words=words))
+    if options.list:
+        return _list_cells()
+    _limit_threads(options.threads, options.instruction_set)
+    try:
+        document = options.command(options)
+        _publish(document, options)
+    except cases.UsageError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(f"benchmarks: {error}; pip install 'fastsoftmax[bench]'", file=sys.stderr)
+        return 2
+    if not document["native"] and not options.allow_fallback:
+        return FALLBACK_STATUS
+    return 0

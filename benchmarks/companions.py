@@ -1,0 +1,99 @@
+"""Measurements that need a process of their own: settings that libraries read when they start.
+
+A run on AVX2, a second table on two threads, and the array past the last-level cache are each
+``python -m benchmarks`` again, with other options; the package's own weight is measured here too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from .document import Document
+from .machine import ROOT
+
+STREAMING_BYTES = 1 << 22
+"""Where glibc's memcpy is told to switch to streaming stores, for the streaming copy."""
+
+
+def child(options: list[str], environment: Mapping[str, str] | None = None) -> Document | None:
+    """Run the suite again with other options and return its JSON; None if it failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "run.json"
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks", *options, "--json", str(target), "--companion"],
+            cwd=ROOT, env={**os.environ, **(environment or {})}, check=False,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        if not target.exists():
+            sys.stderr.write(f"a companion run failed: {' '.join(options)}\n{done.stderr[-800:]}\n")
+            return None
+        found: Document = json.loads(target.read_text())
+        return found
+
+
+def avx2_against_torch(*, quick: bool) -> Document | None:
+    """Return the cells in cache with ours and torch both held to AVX2."""
+    cells = "rows-1000,rows-1000-out,rows-1000-float64"
+    options = ["--instruction-set", "avx2", "--peers", "torch", "--cells", cells]
+    return child([*options, *(["--quick"] if quick else [])])
+
+
+def two_threads(peers: str | None) -> Document | None:
+    """Return the second table: two workers against peers on two threads."""
+    return child(["--threads", "2", *(["--peers", peers] if peers is not None else [])])
+
+
+def beyond_cache(last_level_bytes: int | None) -> dict[str, Any]:
+    """Return the cell past the last-level cache, on one worker and on two."""
+    tunables = {"GLIBC_TUNABLES": f"glibc.cpu.x86_non_temporal_threshold={STREAMING_BYTES}"}
+    found: dict[str, Any] = {}
+    for threads, environment in (("1", {}), ("2", tunables)):
+        options = ["--cells", "beyond-cache", "--threads", threads, "--peers", ""]
+        document = child(options, environment)
+        if document:
+            found[threads] = document["cells"][0]
+    if found:
+        rows, n = found[min(found)]["shape"]
+        if last_level_bytes and rows * n * 4 < last_level_bytes:
+            found["note"] = "the array is smaller than this CPU's last-level cache"
+    return found
+
+
+_IMPORT = """
+import time, numpy
+start = time.perf_counter()
+import fastsoftmax
+print(1e3 * (time.perf_counter() - start))
+"""
+
+
+def package() -> dict[str, float | None]:
+    """Return the import's time beyond NumPy's and the installed files' compressed size."""
+    samples = []
+    for _ in range(7):
+        done = subprocess.run(
+            [sys.executable, "-c", _IMPORT], capture_output=True, text=True, check=False
+        )
+        if done.returncode == 0:
+            samples.append(float(done.stdout))
+    return {"import_ms": statistics.median(samples) if samples else None, "deflated_kb": _weight()}
+
+
+def _weight() -> float | None:
+    """Return the KB that a wheel of the installed files would have; None if not installed."""
+    try:
+        files = metadata.files("fastsoftmax") or []
+    except metadata.PackageNotFoundError:
+        return None
+    present = (Path(str(file.locate())) for file in files if file.suffix != ".pyc")
+    return sum(len(zlib.compress(path.read_bytes())) for path in present if path.is_file()) / 1e3

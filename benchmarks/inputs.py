@@ -1,0 +1,156 @@
+"""Inputs of the cells: logits of classifiers fitted on bundled data first, random ones second.
+
+Every maker takes a shape and returns float64; the same name and shape always give the same values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from .cases import Case
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+SEED = 20240229
+
+
+@dataclass(frozen=True)
+class Data:
+    """The arguments of one cell."""
+
+    x: Array
+    """The logits; the forward result for the backward functions."""
+    grad_output: Array | None = None
+    labels: Array | None = None
+    where: Array | None = None
+    indptr: Array | None = None
+
+
+def normal(shape: tuple[int, ...]) -> Array:
+    """Return N(0, 3) logits, the spread of a trained classifier's."""
+    return np.random.default_rng(SEED).normal(0.0, 3.0, shape)
+
+
+@cache
+def _fitted_digits() -> Array:
+    from sklearn.datasets import load_digits
+    from sklearn.linear_model import LogisticRegression
+
+    pixels, labels = load_digits(return_X_y=True)
+    model = LogisticRegression(max_iter=200).fit(pixels / 16.0, labels)
+    return np.asarray(model.decision_function(pixels / 16.0))
+
+
+@cache
+def _fitted_wine() -> Array:
+    from sklearn.datasets import load_wine
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import scale
+
+    features, labels = load_wine(return_X_y=True)
+    model = LogisticRegression(max_iter=200).fit(scale(features), labels)
+    return np.asarray(model.decision_function(scale(features)))
+
+
+@cache
+def _fitted_clusters() -> Array:
+    """Fit a classifier to 46 clusters of the digits: no bundled data has 46 classes."""
+    from sklearn.cluster import KMeans
+    from sklearn.datasets import load_digits
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    pixels, _ = load_digits(return_X_y=True)
+    labels = KMeans(46, n_init=1, random_state=0).fit_predict(pixels)
+    # Shrinkage because some pixels are always 0, which makes the covariance singular.
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(pixels, labels)
+    return np.asarray(model.decision_function(pixels))
+
+
+def _repeated(logits: Array, shape: tuple[int, ...]) -> Array:
+    """Repeat the fitted rows until the shape is full."""
+    return np.resize(logits, shape)
+
+
+def digits(shape: tuple[int, ...]) -> Array:
+    """Return logits of a logistic regression fitted on scikit-learn's digits."""
+    return _repeated(_fitted_digits(), shape)
+
+
+def wine(shape: tuple[int, ...]) -> Array:
+    """Return logits of a logistic regression fitted on scikit-learn's wines."""
+    return _repeated(_fitted_wine(), shape)
+
+
+def clusters46(shape: tuple[int, ...]) -> Array:
+    """Return logits of a linear discriminant over 46 clusters of the digits."""
+    return _repeated(_fitted_clusters(), shape)
+
+
+def attention(shape: tuple[int, ...]) -> Array:
+    """Return q.k / sqrt(d) of digit images as tokens, under random projections per head."""
+    from sklearn.datasets import load_digits
+
+    batch, heads, queries, keys = shape
+    width = 32
+    pixels, _ = load_digits(return_X_y=True)
+    tokens = np.resize(pixels / 16.0, (batch, 1, max(queries, keys), pixels.shape[1]))
+    weights = np.random.default_rng(SEED).normal(0.0, 0.35, (2, heads, pixels.shape[1], width))
+    q = tokens[:, :, :queries] @ weights[0]
+    k = tokens[:, :, :keys] @ weights[1]
+    scores: Array = q @ k.swapaxes(-1, -2) / np.sqrt(width)
+    return scores
+
+
+def vocabulary(shape: tuple[int, ...]) -> Array:
+    """Return logits as a language model has them: a broad bulk and a few likely tokens."""
+    rng = np.random.default_rng(SEED)
+    logits = rng.normal(-2.0, 2.5, shape)
+    likely = rng.integers(0, shape[-1], 40)
+    logits[..., likely] += rng.gamma(4.0, 2.5, 40)
+    return logits
+
+
+SOURCES: dict[str, Callable[[tuple[int, ...]], Array]] = {
+    maker.__name__: maker for maker in (normal, digits, wine, clusters46, attention, vocabulary)
+}
+
+
+def _row_pointers(elements: int) -> Array:
+    lengths = np.random.default_rng(SEED).integers(1, 100, elements)
+    pointers = np.concatenate(([0], np.cumsum(lengths)))
+    pointers = pointers[pointers < elements]
+    return np.concatenate((pointers, [elements])).astype(np.int64)
+
+
+def make(case: Case) -> Data:
+    """Return the arguments of a cell."""
+    x = np.ascontiguousarray(SOURCES[case.source](case.shape).astype(case.dtype))
+    rng = np.random.default_rng(SEED + 1)
+    if case.function.endswith("_backward"):
+        grad_output = rng.normal(0.0, 1.0, case.shape).astype(case.dtype)
+        return Data(_forward(case, x), grad_output=grad_output)
+    if case.function == "softmax_cross_entropy":
+        return Data(x, labels=rng.integers(0, case.shape[-1], case.shape[:-1]))
+    if case.function == "segment_softmax":
+        return Data(x, indptr=_row_pointers(case.elements))
+    if case.where:
+        return Data(x, where=np.broadcast_to(np.tri(*case.shape[-2:], dtype=bool), case.shape))
+    return Data(x)
+
+
+def _forward(case: Case, x: Array) -> Array:
+    """Return the correctly rounded forward result that a backward cell starts from."""
+    from .reference import exact_log_softmax, exact_softmax
+
+    forward = exact_log_softmax if case.function.startswith("log") else exact_softmax
+    return np.concatenate(
+        [
+            forward(rows, np.ones(rows.shape, bool)).astype(case.dtype)
+            for rows in np.array_split(x, 8)
+        ]
+    )

@@ -1,0 +1,500 @@
+"""The peers, each behind an optional import and called the fast way.
+
+Like is compared with like: where a cell hands out a buffer, only peers that write into one take
+part; where it does not, all of them allocate. Conversions to a peer's own arrays happen before the
+timed loop. A peer whose library lacks a function gives None for that cell.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from .cases import Case, UsageError
+from .inputs import Array, Data
+from .subject import result_buffer
+from .timing import Call
+
+Maker = Callable[[Case, Data], "Call | None"]
+
+
+class Peer:
+    """One library. A subclass offers a function by a method of that function's name."""
+
+    name = ""
+    module = ""
+    distribution = ""
+    """What the package index calls it; also what is asked for its version."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    @classmethod
+    def installed(cls) -> bool:
+        """Tell whether the library is here, without importing it."""
+        return importlib.util.find_spec(cls.module) is not None
+
+    def call(self, case: Case, data: Data) -> Call | None:
+        """Return the call of a cell, or None where the library has no such thing."""
+        maker: Maker | None = getattr(self, case.function, None)
+        return maker(case, data) if maker else None
+
+
+def _numpy_softmax(x: Array, axis: int = -1) -> Array:
+    weights = np.exp(x - x.max(axis=axis, keepdims=True))
+    result: Array = weights / weights.sum(axis=axis, keepdims=True)
+    return result
+
+
+def _numpy_softmax_out(x: Array, axis: int, out: Array) -> Array:
+    np.subtract(x, x.max(axis=axis, keepdims=True), out=out)
+    np.exp(out, out=out)
+    return np.divide(out, out.sum(axis=axis, keepdims=True), out=out)
+
+
+def _numpy_softmax_where(x: Array, where: Array) -> Array:
+    return _numpy_softmax(np.where(where, x, -np.inf).astype(x.dtype, copy=False))
+
+
+def _numpy_log_softmax(x: Array) -> Array:
+    shifted = x - x.max(axis=-1, keepdims=True)
+    result: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def _numpy_logsumexp(x: Array) -> Array:
+    top = x.max(axis=-1, keepdims=True)
+    result: Array = (top + np.log(np.exp(x - top).sum(axis=-1, keepdims=True)))[..., 0]
+    return result
+
+
+def _numpy_softmax_backward(g: Array, y: Array) -> Array:
+    products = g * y
+    result: Array = products - y * products.sum(axis=-1, keepdims=True)
+    return result
+
+
+def _numpy_log_softmax_backward(g: Array, y: Array) -> Array:
+    result: Array = g - np.exp(y) * g.sum(axis=-1, keepdims=True)
+    return result
+
+
+def _numpy_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
+    rows = np.arange(len(labels))
+    log_p = _numpy_log_softmax(logits)
+    loss = -log_p[rows, labels]
+    grad = np.exp(log_p)
+    grad[rows, labels] -= 1
+    return loss, grad
+
+
+def _numpy_segments(data: Array, indptr: Array) -> Array:
+    starts, lengths = indptr[:-1], np.diff(indptr)
+    weights = np.exp(data - np.repeat(np.maximum.reduceat(data, starts), lengths))
+    result: Array = weights / np.repeat(np.add.reduceat(weights, starts), lengths)
+    return result
+
+
+class NumPy(Peer):
+    """The textbook formula, as most code has it."""
+
+    name, module, distribution = "NumPy", "numpy", "numpy"
+
+    def softmax(self, case: Case, data: Data) -> Call | None:
+        """Softmax in three passes; in place in the caller's buffer where there is one."""
+        if data.where is not None:
+            return Call(_numpy_softmax_where, (data.x, data.where))
+        if case.out:
+            return Call(_numpy_softmax_out, (data.x, case.axis, np.zeros_like(data.x)))
+        return Call(_numpy_softmax, (data.x, case.axis))
+
+    def call(self, case: Case, data: Data) -> Call | None:
+        """Return the call of a cell."""
+        if case.function == "softmax":
+            return self.softmax(case, data)
+        if case.out:
+            return None
+        return {
+            "log_softmax": Call(_numpy_log_softmax, (data.x,)),
+            "logsumexp": Call(_numpy_logsumexp, (data.x,)),
+            "softmax_backward": Call(_numpy_softmax_backward, (data.grad_output, data.x)),
+            "log_softmax_backward": Call(_numpy_log_softmax_backward, (data.grad_output, data.x)),
+            "softmax_cross_entropy": Call(
+                _numpy_cross_entropy, (data.x, data.labels), to_numpy=_pair_to_numpy
+            ),
+            "segment_softmax": Call(_numpy_segments, (data.x, data.indptr)),
+        }.get(case.function)
+
+
+class SciPy(Peer):
+    """``scipy.special``, which has no ``out=``."""
+
+    name, module, distribution = "SciPy", "scipy", "scipy"
+
+    def call(self, case: Case, data: Data) -> Call | None:
+        """Return the call of a cell."""
+        from scipy import special
+
+        function = getattr(special, case.function, None)
+        if function is None or case.out or data.where is not None:
+            return None
+        return Call(function, (data.x,), {"axis": case.axis})
+
+
+class ScikitLearn(Peer):
+    """``sklearn.utils.extmath.softmax``: two dimensions, the last axis."""
+
+    name, module, distribution = "scikit-learn", "sklearn", "scikit-learn"
+
+    def softmax(self, case: Case, data: Data) -> Call | None:
+        """Softmax into a copy."""
+        from sklearn.utils.extmath import softmax
+
+        if case.out or data.where is not None or data.x.ndim != 2 or case.axis != -1:
+            return None
+        return Call(softmax, (data.x,))
+
+
+def _pair_to_numpy(pair: tuple[Any, Any]) -> tuple[Array, Array]:
+    return np.asarray(pair[0]), np.asarray(pair[1])
+
+
+class Torch(Peer):
+    """PyTorch on tensors made outside the loop, without autograd except where it is the subject."""
+
+    name, module, distribution = "torch", "torch", "torch"
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        import torch
+
+        self.torch = torch
+        torch.set_grad_enabled(False)
+
+    def call(self, case: Case, data: Data) -> Call | None:
+        """Return the call of a cell, on as many threads as the cell has workers."""
+        self.torch.set_num_threads(case.workers)
+        return super().call(case, data)
+
+    def _forward(self, function: Any, case: Case, data: Data) -> Call:
+        options = {}
+        if case.out:
+            options["out"] = self.torch.from_numpy(result_buffer(case, data))
+        return Call(function, (self.torch.from_numpy(data.x), case.axis), options)
+
+    def softmax(self, case: Case, data: Data) -> Call | None:
+        """``torch.softmax``; a mask is filled with -inf first, as attention code does."""
+        if data.where is not None:
+            dropped = self.torch.from_numpy(~data.where)
+            tensor, torch = self.torch.from_numpy(data.x), self.torch
+
+            def masked(x: Any, dropped: Any) -> Any:
+                return torch.softmax(x.masked_fill(dropped, -torch.inf), -1)
+
+            return Call(masked, (tensor, dropped))
+        return self._forward(self.torch.softmax, case, data)
+
+    def log_softmax(self, case: Case, data: Data) -> Call | None:
+        """``torch.log_softmax``."""
+        return self._forward(self.torch.log_softmax, case, data)
+
+    def logsumexp(self, case: Case, data: Data) -> Call | None:
+        """``torch.logsumexp``."""
+        return self._forward(self.torch.logsumexp, case, data)
+
+    def _backward(self, function: Any, data: Data) -> Call:
+        assert data.grad_output is not None
+        grad, output = map(self.torch.from_numpy, (data.grad_output, data.x))
+        return Call(function, (grad, output, -1, output.dtype))
+
+    def softmax_backward(self, _case: Case, data: Data) -> Call | None:
+        """ATen's own kernel, without autograd around it."""
+        return self._backward(self.torch.ops.aten._softmax_backward_data.default, data)
+
+    def log_softmax_backward(self, _case: Case, data: Data) -> Call | None:
+        """ATen's own kernel, without autograd around it."""
+        return self._backward(self.torch.ops.aten._log_softmax_backward_data.default, data)
+
+    def softmax_cross_entropy(self, _case: Case, data: Data) -> Call | None:
+        """Loss and gradient through autograd, as a training loop has them."""
+        torch = self.torch
+        logits = torch.from_numpy(data.x).clone().requires_grad_()
+
+        def step(logits: Any, labels: Any) -> tuple[Any, Any]:
+            with torch.enable_grad():
+                loss = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+                (grad,) = torch.autograd.grad(loss.sum(), logits)
+            return loss.detach(), grad
+
+        return Call(step, (logits, torch.from_numpy(data.labels)), to_numpy=_pair_to_numpy)
+
+
+class OnnxRuntime(Peer):
+    """ONNX Runtime: ``run`` where results are fresh, bound buffers where the caller keeps them."""
+
+    name, module, distribution = "ONNX Runtime", "onnxruntime", "onnxruntime"
+
+    @classmethod
+    def installed(cls) -> bool:
+        """Tell whether the runtime and the package that makes its models are here."""
+        return super().installed() and importlib.util.find_spec("onnx") is not None
+
+    def _session(self, case: Case, data: Data, nodes: list[Any]) -> Any:
+        import onnxruntime
+        from onnx import helper
+
+        element = helper.np_dtype_to_tensor_dtype(data.x.dtype)
+        boolean = helper.np_dtype_to_tensor_dtype(np.dtype(bool))
+        inputs = [helper.make_tensor_value_info("x", element, case.shape)]
+        if data.where is not None:
+            inputs.append(helper.make_tensor_value_info("where", boolean, case.shape))
+        output = helper.make_tensor_value_info("y", element, None)
+        constants = []
+        if data.where is not None:
+            constants.append(helper.make_tensor("masked", element, (), [-np.inf]))
+        graph = helper.make_graph(nodes, "peer", inputs, [output], constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = case.workers
+        # Idle threads that spin on after a run would take a core from the next contender.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def _run(self, case: Case, data: Data, nodes: list[Any]) -> Call:
+        session = self._session(case, data, nodes)
+        feeds = {"x": data.x}
+        if data.where is not None:
+            feeds["where"] = np.ascontiguousarray(data.where)
+        if not case.out:
+            return Call(session.run, (["y"], feeds), to_numpy=lambda results: results[0])
+        import onnxruntime
+
+        binding = session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
+        buffer = onnxruntime.OrtValue.ortvalue_from_numpy(result_buffer(case, data))
+        binding.bind_ortvalue_output("y", buffer)
+        return Call(session.run_with_iobinding, (binding,), to_numpy=lambda _: buffer.numpy())
+
+    def call(self, case: Case, data: Data) -> Call | None:
+        """Return the call of a cell."""
+        from onnx import helper
+
+        operator = {
+            "softmax": ("Softmax", {"axis": case.axis}),
+            "log_softmax": ("LogSoftmax", {"axis": case.axis}),
+            "logsumexp": ("ReduceLogSumExp", {"axes": [case.axis], "keepdims": 0}),
+        }.get(case.function)
+        if operator is None or data.x.dtype == np.float16:  # float16 has no CPU kernel
+            return None
+        kind, attributes = operator
+        nodes = [helper.make_node(kind, ["x"], ["y"], **attributes)]
+        if data.where is not None:
+            nodes[0].input[0] = "kept"
+            nodes.insert(0, helper.make_node("Where", ["where", "x", "masked"], ["kept"]))
+        return self._run(case, data, nodes)
+
+
+class Jax(Peer):
+    """JAX, jitted, on device arrays, waiting for the result; it has no ``out=``."""
+
+    name, module, distribution = "JAX", "jax", "jax"
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        # Read once, when the library starts: the size of its thread pool and of its kernels' own.
+        os.environ["NPROC"] = str(threads)
+        if threads == 1:
+            flags = os.environ.get("XLA_FLAGS", "")
+            os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+        self.jax = jax
+
+    def call(self, case: Case, data: Data) -> Call | None:
+        """Return the call of a cell."""
+        if case.out or case.workers != self.threads:
+            return None
+        function = self._function(case, data)
+        if function is None:
+            return None
+        device = [
+            self.jax.device_put(array)
+            for array in (data.grad_output, data.x, data.labels)
+            if array is not None
+        ]
+        pair = case.function == "softmax_cross_entropy"
+        return Call(
+            self.jax.jit(function), tuple(device),
+            suffix="[0].block_until_ready()" if pair else ".block_until_ready()",
+            to_numpy=_pair_to_numpy if pair else np.asarray,
+        )  # fmt: skip
+
+    def _function(self, case: Case, data: Data) -> Callable[..., Any] | None:
+        nn, jnp, axis = self.jax.nn, self.jax.numpy, case.axis
+        mask = None if data.where is None else self.jax.device_put(data.where)
+
+        def cross_entropy(logits: Any, labels: Any) -> tuple[Any, Any]:
+            log_p = nn.log_softmax(logits)
+            loss = -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+            return loss, jnp.exp(log_p) - nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+
+        functions: dict[str, Callable[..., Any]] = {
+            "softmax": lambda x: nn.softmax(x, axis=axis, where=mask),
+            "log_softmax": lambda x: nn.log_softmax(x, axis=axis),
+            "logsumexp": lambda x: nn.logsumexp(x, axis=axis),
+            "softmax_backward": lambda g, y: y * (g - (g * y).sum(-1, keepdims=True)),
+            "log_softmax_backward": lambda g, y: g - jnp.exp(y) * g.sum(-1, keepdims=True),
+            "softmax_cross_entropy": cross_entropy,
+        }
+        return functions.get(case.function)
+
+
+class Numba(Peer):
+    """The textbook loops, compiled by numba: what one writes when SciPy is too slow."""
+
+    name, module, distribution = "numba", "numba", "numba"
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        from math import exp
+
+        import numba
+
+        @numba.njit
+        def into(x: Array, out: Array) -> Array:
+            for i in range(x.shape[0]):
+                top = x[i, 0]
+                for j in range(x.shape[1]):
+                    top = max(top, x[i, j])
+                total = x[i, 0] - x[i, 0]
+                for j in range(x.shape[1]):
+                    out[i, j] = exp(x[i, j] - top)
+                    total += out[i, j]
+                for j in range(x.shape[1]):
+                    out[i, j] /= total
+            return out
+
+        @numba.njit
+        def fresh(x: Array) -> Array:
+            result: Array = into(x, np.empty_like(x))
+            return result
+
+        self.into, self.fresh = into, fresh
+
+    def softmax(self, case: Case, data: Data) -> Call | None:
+        """Softmax of rows, on one thread."""
+        if data.where is not None or case.axis != -1 or case.workers > 1:
+            return None
+        if data.x.dtype == np.float16:
+            return None
+        x = data.x.reshape(-1, case.row_length)
+        to_numpy: Callable[[Any], Array] = lambda result: result.reshape(case.shape)  # noqa: E731
+        if case.out:
+            return Call(self.into, (x, np.zeros_like(x)), to_numpy=to_numpy)
+        return Call(self.fresh, (x,), to_numpy=to_numpy)
+
+
+class TensorFlow(Peer):
+    """TensorFlow's eager operators, on tensors made outside the loop; it has no ``out=``."""
+
+    name, module, distribution = "TensorFlow", "tensorflow", "tensorflow"
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        import tensorflow
+
+        self.tf = tensorflow
+        tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
+        tensorflow.config.threading.set_inter_op_parallelism_threads(1)
+
+    def call(self, case: Case, data: Data) -> Call | None:
+        """Return the call of a cell."""
+        function = {
+            "softmax": self.tf.nn.softmax,
+            "log_softmax": self.tf.nn.log_softmax,
+            "logsumexp": self.tf.reduce_logsumexp,
+        }.get(case.function)
+        if function is None or case.out or data.where is not None or case.workers != self.threads:
+            return None
+        return Call(function, (self.tf.constant(data.x), case.axis))
+
+
+class OpenVino(Peer):
+    """OpenVINO, with the output buffer that its request keeps: it counts as ``out=``."""
+
+    name, module, distribution = "OpenVINO", "openvino", "openvino"
+
+    def softmax(self, case: Case, data: Data) -> Call | None:
+        """Softmax by a compiled one-operator model, at the input's own precision."""
+        if not case.out or data.x.dtype != np.float32:
+            return None
+        import openvino
+        from openvino import opset13
+
+        x = opset13.parameter(case.shape, data.x.dtype, name="x")
+        model = openvino.Model([opset13.softmax(x, case.axis)], [x], "peer")
+        settings = {
+            "INFERENCE_NUM_THREADS": case.workers,
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+        request.set_input_tensor(openvino.Tensor(data.x, shared_memory=True))
+        return Call(request.infer, to_numpy=lambda _: request.get_output_tensor().data)
+
+
+PEERS: dict[str, type[Peer]] = {
+    "numpy": NumPy,
+    "scipy": SciPy,
+    "sklearn": ScikitLearn,
+    "torch": Torch,
+    "onnxruntime": OnnxRuntime,
+    "jax": Jax,
+    "numba": Numba,
+    "tensorflow": TensorFlow,
+    "openvino": OpenVino,
+}
+
+
+def choose(names: str | None, threads: int) -> list[Peer]:
+    """Return the peers asked for, comma-separated; without names, all that are installed."""
+    if names is None:
+        return [peer(threads) for peer in PEERS.values() if peer.installed()]
+    chosen = []
+    for name in filter(None, names.split(",")):
+        if name not in PEERS:
+            raise UsageError(f"no peer is named {name!r}; there are {', '.join(PEERS)}")
+        if not PEERS[name].installed():
+            raise UsageError(f"{name} is not installed; leave it out of --peers, or install it")
+        chosen.append(PEERS[name](threads))
+    return chosen
+
+
+def _copy_halves(halves: list[tuple[Array, Array]], pool: ThreadPoolExecutor) -> None:
+    for done in [pool.submit(np.copyto, *half) for half in halves]:
+        done.result()
+
+
+def references(case: Case, data: Data) -> dict[str, Call]:
+    """Return the rows that are a measure and no contender: ``numpy.exp`` and a copy."""
+    x, target = np.array(data.x), np.zeros_like(data.x)
+    calls = {
+        "numpy.exp": Call(np.exp, (x,), {"out": target} if case.out else {}),
+        "copy": Call(np.copyto, (target, x)),
+    }
+    if "beyond-cache" in case.tags and case.workers > 1:
+        # The process was started with memcpy's streaming threshold below this size.
+        halves = list(zip(np.array_split(target, 2), np.array_split(x, 2), strict=True))
+        calls["streaming copy"] = Call(_copy_halves, (halves, ThreadPoolExecutor(2)))
+    return calls

@@ -1,0 +1,187 @@
+"""The report on the terminal: times and standing, every peer, wins and losses, targets."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+from .document import (
+    Cell,
+    Document,
+    Row,
+    best_ratio,
+    duration,
+    geometric_mean,
+    losses,
+    peer_names,
+    peers,
+    ratio,
+    row,
+    subject,
+    times,
+    ulp,
+)
+from .targets import targets
+
+WIDTH_WITHOUT_TERMINAL = 150
+"""A log or a file takes any width; rich would assume 80 columns."""
+
+
+def make_console() -> Console:
+    """Return the console of reports."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+
+
+def fallback_banner(console: Console) -> None:
+    """Say so loudly when no compiled kernel is measured."""
+    console.print(
+        Panel(
+            "These figures are of the NumPy fallback, NOT of fastsoftmax's compiled kernels.\n"
+            "`python -m fastsoftmax` says why the extension is missing. The exit status is 3;\n"
+            "`--allow-fallback` makes it 0.",
+            title="NOT A NATIVE RUN",
+            style="bold white on red",
+        )
+    )
+
+
+def _standing(cell: Cell) -> list[str]:
+    ours = subject(cell)
+    rivals = peers(cell)
+    best, spread = "–", ""
+    if rivals:
+        quartiles = rivals[0]["ratio"]
+        best = rivals[0]["name"]
+        spread = f"{times(quartiles['median'])} [{quartiles['q1']:.2f}–{quartiles['q3']:.2f}]"
+    cycles = ours.get("cycles_per_element")
+    return [
+        cell["name"],
+        duration(ours["seconds"]["median"]),
+        best,
+        f"[bold red]{spread}[/]" if rivals and rivals[0]["ratio"]["median"] < 1 else spread,
+        times(ratio(cell, "numpy.exp")),
+        f"{cycles:.3g}" if cycles else "–",
+        f"{100 * ours['copy_fraction']:.0f}%",
+        ulp(ours["max_ulp"]),
+        ulp(max((peer["max_ulp"] for peer in rivals), default=None)),
+    ]
+
+
+def standing_table(document: Document) -> Table:
+    """Return the table of our times beside the best peer, numpy.exp and a copy."""
+    table = Table(title="Time of fastsoftmax, and how many times as long the others take")
+    headings = (
+        "cell", "time", "best peer", "its ratio [quartiles]", "numpy.exp", "cycles/el",
+        "of copy speed", "max ULP", "peers' worst",
+    )  # fmt: skip
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index in (0, 2) else "right", no_wrap=True)
+    for cell in document["cells"]:
+        table.add_row(*_standing(cell))
+    return table
+
+
+def _peer_cell(contender: Row | None) -> str:
+    if contender is None:
+        return ""
+    if contender["wrong"]:
+        return f"[red]wrong: {contender['wrong']}[/]"
+    text = f"{times(contender['ratio']['median'])} ({ulp(contender['max_ulp'])})"
+    return f"[bold red]{text}[/]" if contender["ratio"]["median"] < 1 else text
+
+
+def peers_table(document: Document) -> Table:
+    """Return the table of every peer's ratio to ours, with its max ULP."""
+    table = Table(title="Every peer: its time over ours (its max ULP)")
+    table.add_column("cell", no_wrap=True)
+    names = peer_names(document)
+    for name in names:
+        table.add_column(name, justify="right")
+    for cell in document["cells"]:
+        entries = {r["name"]: r for r in cell["contenders"] if r["role"] == "peer"}
+        table.add_row(cell["name"], *(_peer_cell(entries.get(name)) for name in names))
+    return table
+
+
+def targets_table(document: Document) -> Table:
+    """Return the nine targets with the measured figures."""
+    table = Table(title="Targets")
+    for heading in ("", "target", "measured (bound)", "verdict"):
+        table.add_column(heading)
+    style = {"met": "green", "not met": "bold red"}
+    for target in targets(document):
+        lines = [*map(str, target.checks), *([f"({target.note})"] if target.note else [])]
+        verdict = target.verdict
+        text = f"[{style[verdict]}]{verdict}[/]" if verdict in style else verdict
+        table.add_row(str(target.number), target.title, "\n".join(lines), text)
+    return table
+
+
+def _names(cells: Iterable[Cell]) -> str:
+    return ", ".join(cell["name"] for cell in cells) or "none"
+
+
+def print_standing(console: Console, document: Document) -> None:
+    """Print wins and losses, the losses one by one."""
+    compared = [cell for cell in document["cells"] if peers(cell)]
+    won = [cell for cell in compared if (best_ratio(cell) or 0) >= 1]
+    mean = geometric_mean([value for cell in compared if (value := best_ratio(cell))])
+    console.print(f"[bold]First in {len(won)} of {len(compared)} cells[/]: {_names(won)}")
+    if mean:
+        console.print(f"Geometric mean of the best peer's ratio: {mean:.2f}×")
+    lost = losses(document)
+    console.print(f"[bold]Losses: {len(lost) or 'none'}[/]")
+    for cell, peer in lost:
+        spread = peer["ratio"]
+        console.print(
+            f"  {cell['name']}: {peer['name']} takes {spread['median']:.2f}× our time "
+            f"[{spread['q1']:.2f}–{spread['q3']:.2f}], at {ulp(peer['max_ulp'])} ULP "
+            f"to our {ulp(subject(cell)['max_ulp'])}",
+            markup=False,
+        )
+
+
+def heading(document: Document) -> str:
+    """Return what was measured on what, in one paragraph."""
+    machine = document["machine"]
+    sizes = ", ".join(f"{level} {size >> 10} KiB" for level, size in machine["caches"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+    clock = next((cell["clock_ghz"] for cell in document["cells"] if cell["clock_ghz"]), None)
+    speed = f" at {clock:.2f} GHz" if clock else ""
+    return (
+        f"{machine['cpu']}{speed}, {machine['cores']} cores; {sizes}; {machine['system']}\n"
+        f"instruction set: {document['instruction_set']}; threads: {document['threads']}; "
+        f"commit: {document['commit']}\n{versions}"
+    )
+
+
+def print_report(console: Console, document: Document) -> None:
+    """Print the whole report of a run."""
+    if not document["native"]:
+        fallback_banner(console)
+    console.print(heading(document), highlight=False)
+    console.print(standing_table(document))
+    console.print(peers_table(document))
+    print_standing(console, document)
+    console.print(targets_table(document))
+    wrong = document["wrong_above"]["float32"]
+    console.print(
+        f"Ratios are medians over paired rounds. Cycles come from {document['machine']['clock_method']}. "
+        f"A time is withheld where the answer is NaN or off by more than the square root of the "
+        f"dtype's epsilon ({wrong:.1g} in float32), absolute or relative. logsumexp's ULP is taken at "
+        "max(|max|, |result|), a gradient's at the size of the terms it is the difference of.",
+        highlight=False,
+    )
+    if not document["native"]:
+        fallback_banner(console)
+
+
+def beyond_cache_row(cell: Cell) -> str:
+    """Return one line on the cell past the cache."""
+    names = ("copy", "streaming copy")
+    parts = [f"{name} {times(ratio(cell, name))}" for name in names if row(cell, name)]
+    return f"{cell['label']}: {duration(subject(cell)['seconds']['median'])}; " + ", ".join(parts)

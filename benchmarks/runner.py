@@ -1,0 +1,149 @@
+"""Run the cells: time the contenders, check their answers, and give one JSON document."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable
+from dataclasses import asdict
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from . import inputs, machine, peers
+from .cases import Case
+from .reference import REFERENCE_IS_WIDER, Reference, Score, tolerance
+from .subject import Subject
+from .timing import Call, Effort, Spread, measure, paired_ratio
+
+SCHEMA = 1
+
+Cell = dict[str, Any]
+Document = dict[str, Any]
+
+
+class Run:
+    """One run: the subject, the peers and the effort that all of its cells share."""
+
+    def __init__(self, subject: Subject, rivals: list[peers.Peer], effort: Effort) -> None:
+        self.subject = subject
+        self.rivals = rivals
+        self.effort = effort
+        self.clock = machine.Clock()
+
+    def _contenders(self, case: Case, data: inputs.Data) -> dict[str, tuple[str, Call | Exception]]:
+        """Return role and call by name; the first is the subject."""
+        found: dict[str, tuple[str, Call | Exception]] = {
+            self.subject.name: ("subject", self.subject.call(case, data))
+        }
+        for peer in self.rivals:
+            try:
+                call: Call | Exception | None = peer.call(case, data)
+            except Exception as error:  # noqa: BLE001 - a peer's failure is a result to show
+                call = error
+            if call is not None:
+                found[peer.name] = ("peer", call)
+        for name, own in self.subject.variants(case, data).items():
+            found[name] = ("variant", own)
+        for name, reference in peers.references(case, data).items():
+            found[name] = ("reference", reference)
+        return found
+
+    def cell(self, case: Case) -> Cell:
+        """Measure one cell."""
+        data = inputs.make(case)
+        contenders = self._contenders(case, data)
+        scores = _check(Reference(case, data), contenders)
+        calls = {
+            name: call
+            for name, (_, call) in contenders.items()
+            if isinstance(call, Call) and (name not in scores or scores[name].wrong is None)
+        }
+        ours = self.subject.name
+        if ours not in calls:
+            raise AssertionError(f"fastsoftmax is wrong in {case.name}: {scores[ours].wrong}")
+        clocks: list[float] = []
+        with np.errstate(all="ignore"):
+            samples = measure(
+                calls, self.effort, fixed_calls=case.calls,
+                each_round=lambda: clocks.append(self.clock.ghz() or np.nan),
+            )  # fmt: skip
+        rows = []
+        for name, (role, _) in contenders.items():
+            row: dict[str, Any] = {"name": name, "role": role}
+            if name in samples:
+                row["seconds"] = asdict(Spread.of(list(samples[name].values())))
+                row["ratio"] = asdict(paired_ratio(samples[name], samples[ours]))
+            if name in scores:
+                row |= asdict(scores[name])
+            rows.append(row)
+        return _describe(case, rows, float(np.median(clocks)))
+
+
+def _check(reference: Reference, contenders: dict[str, Any]) -> dict[str, Score]:
+    """Call the subject and every peer once, and judge the answers."""
+    scores: dict[str, Score] = {}
+    for name, (role, call) in contenders.items():
+        if role not in ("subject", "peer"):
+            continue
+        if isinstance(call, Exception):
+            scores[name] = Score(0.0, 0.0, f"raised {type(call).__name__}")
+            continue
+        try:
+            with np.errstate(all="ignore"):
+                scores[name] = reference.score(call.result())
+        except Exception as error:
+            if role == "subject":
+                raise
+            scores[name] = Score(0.0, 0.0, f"raised {type(error).__name__}")
+    return scores
+
+
+def _describe(case: Case, rows: list[dict[str, Any]], ghz: float) -> Cell:
+    """Return a cell's entry, with the figures that follow from the times."""
+    copy = next(row for row in rows if row["name"] == "copy")["seconds"]["median"]
+    for row in rows:
+        if "seconds" in row:
+            seconds = row["seconds"]["median"]
+            row["copy_fraction"] = copy / seconds
+            if isfinite(ghz):
+                row["cycles_per_element"] = seconds * ghz * 1e9 / case.elements
+    return {
+        "name": case.name,
+        "label": case.label,
+        "reason": case.reason,
+        "function": case.function,
+        "dtype": case.dtype,
+        "shape": list(case.shape),
+        "axis": case.axis,
+        "out": case.out,
+        "input": case.source,
+        "workers": case.workers,
+        "tags": sorted(case.tags),
+        "clock_ghz": ghz if isfinite(ghz) else None,
+        "contenders": rows,
+    }
+
+
+def document(
+    run: Run, cells: Iterable[Cell], *, kind: str, quick: bool, threads: int, command: str
+) -> Document:
+    """Return the JSON document of a run."""
+    packages = sorted({peer.distribution for peer in run.rivals} | {"numpy"})
+    return {
+        "schema": SCHEMA,
+        "kind": kind,
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "command": command,
+        "quick": quick,
+        "native": run.subject.native,
+        "instruction_set": run.subject.instruction_set,
+        "available": list(run.subject.available),
+        "threads": threads,
+        "commit": machine.commit(),
+        "machine": {**machine.describe(), "clock_method": run.clock.method},
+        "versions": {"fastsoftmax": run.subject.version, **machine.versions(packages)},
+        "wrong_above": {t: tolerance(t) for t in ("float16", "float32", "float64")},
+        "reference_is_wider": REFERENCE_IS_WIDER,
+        "cells": list(cells),
+    }

@@ -1,0 +1,101 @@
+"""The package under test: which of its backends is measured, and how a cell calls it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from .cases import Case, UsageError
+from .inputs import Array, Data
+from .machine import ROOT
+from .timing import Call
+
+
+def _prefer_installed() -> None:
+    """Put the checkout last on the path, so that an installed fastsoftmax comes before it.
+
+    ``python -m benchmarks`` starts in the checkout, whose ``fastsoftmax`` folder holds no extension
+    after a plain ``pip install .``: measured from there, it would be the NumPy fallback.
+    """
+    here = {"", str(ROOT)}
+    sys.path[:] = [entry for entry in sys.path if entry not in here] + [str(ROOT)]
+
+
+class Subject:
+    """fastsoftmax over one backend: the default one, or an instruction set by name."""
+
+    def __init__(self, instruction_set: str | None = None) -> None:
+        _prefer_installed()
+        import fastsoftmax
+        from fastsoftmax import _api, _backend
+
+        self.version: str = fastsoftmax.__version__
+        self.available: tuple[str, ...] = tuple(_backend.available())
+        try:
+            backend = _backend.load(instruction_set) if instruction_set else _backend.default()
+        except (ImportError, ValueError) as error:
+            raise UsageError(str(error)) from error
+        self.instruction_set: str = backend.name
+        self.functions = _api.Functions(backend)
+
+    @property
+    def native(self) -> bool:
+        """Whether compiled kernels are measured."""
+        return self.instruction_set != "numpy"
+
+    @property
+    def name(self) -> str:
+        """The contender's name, which says so when it is the fallback."""
+        return "fastsoftmax" if self.native else "fastsoftmax (NumPy fallback)"
+
+    def call(self, case: Case, data: Data) -> Call:
+        """Return the call of a cell."""
+        function = getattr(self.functions, case.function)
+        args, options = _arguments(case, data)
+        return Call(function, args, options, to_numpy=_as_it_is)
+
+    def variants(self, case: Case, data: Data) -> dict[str, Call]:
+        """Return further calls of ours that a target compares with: not contenders."""
+        calls: dict[str, Call] = {}
+        if case.workers > 1:
+            args, options = _arguments(case, data)
+            options = {**options, "workers": 1}
+            calls["one worker"] = Call(getattr(self.functions, case.function), args, options)
+        if case.axis != -1:
+            x = np.ascontiguousarray(np.moveaxis(data.x, case.axis, -1))
+            calls["last axis"] = Call(self.functions.softmax, (x,), {"out": np.empty_like(x)})
+        return calls
+
+
+def _as_it_is(result: Any) -> Any:
+    """Return a result unchanged: ours are NumPy arrays, and may be a pair of them."""
+    return result
+
+
+def result_buffer(case: Case, data: Data) -> Array:
+    """Return a warm ``out=`` for a cell."""
+    shape = case.shape
+    if case.function == "logsumexp":
+        shape = tuple(np.delete(shape, case.axis))
+    return np.zeros(shape, data.x.dtype)
+
+
+def _arguments(case: Case, data: Data) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    options: dict[str, Any] = {}
+    if case.axis != -1:
+        options["axis"] = case.axis
+    if data.where is not None:
+        options["where"] = data.where
+    if case.out:
+        options["out"] = result_buffer(case, data)
+    if case.workers > 1:
+        options["workers"] = case.workers
+    if case.function.endswith("_backward"):
+        return (data.grad_output, data.x), options
+    if case.function == "softmax_cross_entropy":
+        return (data.x, data.labels), {**options, "return_grad": True}
+    if case.function == "segment_softmax":
+        return (data.x, data.indptr), options
+    return (data.x,), options

@@ -1,0 +1,162 @@
+"""The project's nine performance targets, each with the figure that a run measured for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from .document import Cell, Document, best_ratio, cell_named, geometric_mean, ratio, subject, tagged
+
+
+@dataclass(frozen=True)
+class Check:
+    """One figure of a target and the bound that it is held to."""
+
+    label: str
+    value: float | None
+    bound: float
+    at_least: bool = True
+    unit: str = "×"
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the bound is met; None if the figure was not measured."""
+        if self.value is None:
+            return None
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
+
+    def __str__(self) -> str:
+        sign = "≥" if self.at_least else "≤"
+        value = "not measured" if self.value is None else f"{self.value:.3g}{self.unit}"
+        return f"{self.label} {value} ({sign} {self.bound:g})"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One numbered target."""
+
+    number: int
+    title: str
+    checks: tuple[Check, ...]
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Return ``met``, ``not met``, or ``not measured`` where no figure decides."""
+        found = [check.met for check in self.checks]
+        if False in found:
+            return "not met"
+        measured = [met for met in found if met is not None]
+        if not measured:
+            return "not measured"
+        return "met" if len(measured) == len(found) else "met as far as measured"
+
+
+def _first(document: Document, tag: str) -> Cell | None:
+    return next(iter(tagged(document, tag)), None)
+
+
+def _latency(document: Document) -> Iterator[Check]:
+    fresh, kept = _first(document, "latency"), _first(document, "latency-out")
+    yield Check("one row of 46: numpy.exp", ratio(fresh, "numpy.exp"), 2)
+    yield Check("torch", ratio(fresh, "torch"), 8)
+    yield Check("SciPy", ratio(fresh, "SciPy"), 50)
+    out_gain = None
+    if fresh and kept:
+        out_gain = subject(fresh)["seconds"]["median"] / subject(kept)["seconds"]["median"]
+    yield Check("fresh over out=", out_gain, 0.97)
+
+
+def _first_everywhere(document: Document) -> Iterator[Check]:
+    ratios = {cell["name"]: best_ratio(cell) for cell in document["cells"]}
+    known = {name: value for name, value in ratios.items() if value is not None}
+    yield Check("geometric mean over the best peers", geometric_mean(list(known.values())), 2)
+    fresh_pages = {cell["name"] for cell in tagged(document, "fresh-pages")}
+    fresh_pages |= {cell["name"] for cell in tagged(document, "fresh-pages-float64")}
+    bound = {name: value for name, value in known.items() if name not in fresh_pages}
+    worst = min(bound, key=bound.__getitem__, default=None)
+    yield Check(f"worst cell ({worst})", bound[worst] if worst else None, 1.2)
+    for name in sorted(fresh_pages & known.keys()):
+        yield Check(f"{name} (page faults bound it)", known[name], 1)
+
+
+def _in_cache(document: Document) -> Iterator[Check]:
+    kept, fresh = _first(document, "rows-1000-out"), _first(document, "rows-1000")
+    cycles = subject(kept).get("cycles_per_element") if kept else None
+    yield Check("rows of 1000, out=:", cycles, 0.8, at_least=False, unit=" cycles an element")
+    yield Check("ONNX Runtime", ratio(kept, "ONNX Runtime"), 1.5)
+    yield Check("torch", ratio(kept, "torch"), 2.8)
+    yield Check("SciPy (fresh)", ratio(fresh, "SciPy"), 6)
+    double = [*tagged(document, "rows-1000-float64"), *tagged(document, "rows-1000-out-float64")]
+    bests = [value for cell in double if (value := best_ratio(cell)) is not None]
+    yield Check("float64, best peer", min(bests, default=None), 1.4)
+
+
+def _short(document: Document) -> Iterator[Check]:
+    for tag, bound in (("short-3", 10), ("short-10", 4)):
+        for cell in (*tagged(document, tag), *tagged(document, f"{tag}-float64")):
+            yield Check(f"{cell['name']}, best peer", best_ratio(cell), bound)
+
+
+def _beyond_cache(document: Document) -> Iterator[Check]:
+    one = (document.get("beyond_cache") or {}).get("1")
+    two = (document.get("beyond_cache") or {}).get("2")
+    yield Check("one worker, of copyto's speed", ratio(one, "copy"), 1)
+    yield Check("two workers, of a streaming copy's speed", ratio(two, "streaming copy"), 0.9)
+
+
+def _axes(document: Document) -> Iterator[Check]:
+    for cell in tagged(document, "other-axis"):
+        last = ratio(cell, "last axis")
+        value = 1 / last if last else None
+        yield Check(f"{cell['name']}, of the last axis' time", value, 1.25, at_least=False)
+
+
+def _avx2(document: Document) -> Iterator[Check]:
+    forced = document.get("avx2") or {"cells": []}
+    for cell in forced["cells"]:
+        yield Check(f"{cell['name']}, torch on AVX2", ratio(cell, "torch"), 1.5)
+    if not forced["cells"]:
+        yield Check("torch on AVX2", None, 1.5)
+
+
+def _family_and_workers(document: Document) -> Iterator[Check]:
+    yield Check("two workers over one", ratio(_first(document, "workers"), "one worker"), 1.8)
+    family = {cell["name"]: best_ratio(cell) for cell in tagged(document, "family")}
+    family |= {cell["name"]: best_ratio(cell) for cell in tagged(document, "family-float64")}
+    known = {name: value for name, value in family.items() if value is not None}
+    yield Check("family, geometric mean", geometric_mean(list(known.values())), 2)
+    worst = min(known, key=known.__getitem__, default=None)
+    yield Check(f"family, worst cell ({worst})", known[worst] if worst else None, 1.2)
+
+
+def _package(document: Document) -> Iterator[Check]:
+    package = document.get("package") or {}
+    ms, kilobytes = package.get("import_ms"), package.get("deflated_kb")
+    yield Check("import beyond NumPy's:", ms, 5, at_least=False, unit=" ms")
+    yield Check("installed files, deflated:", kilobytes, 500, at_least=False, unit=" KB")
+
+
+_TARGETS: tuple[tuple[str, Callable[[Document], Iterator[Check]], str], ...] = (
+    ("Latency of one row", _latency, ""),
+    ("First in every cell", _first_everywhere, ""),
+    ("Rows in cache", _in_cache, ""),
+    ("Short rows", _short, ""),
+    ("Past the last-level cache", _beyond_cache, ""),
+    ("Other axes", _axes, ""),
+    ("AVX2 against torch on AVX2", _avx2, ""),
+    ("Two workers, and the family", _family_and_workers, ""),
+    ("A light package", _package, "build time is not measured here"),
+)
+
+
+def targets(document: Document) -> list[Target]:
+    """Return the nine targets with this run's figures."""
+    found = []
+    for number, (title, checks, note) in enumerate(_TARGETS, 1):
+        if number == 5 and not document.get("beyond_cache"):
+            note = "full run only"
+        elif number == 5 and (text := document["beyond_cache"].get("note")):
+            note = text
+        found.append(Target(number, title, tuple(checks(document)), note))
+    return found
