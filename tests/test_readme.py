@@ -1,0 +1,70 @@
+"""What README.md shows is what happens: its code, its output, its signatures, its translations."""
+
+import contextlib
+import inspect
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastsoftmax
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^##+ (.*?)\n(.*?)(?=^##+ |\Z)", README, re.MULTILINE | re.DOTALL))
+EXAMPLES = re.findall(r"```python\n(import .*?)```(?:\n+```text\n(.*?)```)?", README, re.DOTALL)
+SIGNATURES = re.findall(r"^(\w+)(\(.*\))$", SECTIONS["What there is"], re.MULTILINE)
+TRANSLATIONS = re.findall(
+    r"^\| `.*?` \| (.*) \|$", SECTIONS["Coming from another library"], re.MULTILINE
+)
+
+
+def run(code):
+    names = {}
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "README.md", "exec"), names)
+    return names, printed.getvalue()
+
+
+def test_the_first_example_prints_what_the_readme_shows():
+    code, output = EXAMPLES[0]
+    assert run(code)[1] == output
+
+
+def test_the_training_example_learns_as_well_as_it_says():
+    pytest.importorskip("sklearn")
+    names, _ = run(EXAMPLES[1][0])
+    assert names["accuracy"] >= 0.96
+    assert names["loss"].mean() < 0.1
+
+
+def parameters(function):
+    found = inspect.signature(function).parameters.values()
+    return [(p.name, p.kind, p.default) for p in found]
+
+
+@pytest.mark.parametrize(("name", "signature"), SIGNATURES)
+def test_signatures_are_those_of_the_functions(name, signature):
+    shown = {}
+    exec(f"def {name}{signature}: ...", shown)
+    assert parameters(getattr(fastsoftmax, name)) == parameters(shown[name])
+
+
+def test_every_function_is_listed():
+    functions = {name for name in fastsoftmax.__all__ if name.islower() and name[0] != "_"}
+    listed = {name for name, _ in SIGNATURES}
+    assert functions - listed <= {"get_workers", "set_workers", "show_config"}
+
+
+@pytest.mark.parametrize("translation", TRANSLATIONS)
+def test_translations_from_other_libraries_run(translation):
+    rng = np.random.default_rng(0)
+    names = {name: getattr(fastsoftmax, name) for name, _ in SIGNATURES}
+    names["x"] = rng.normal(size=(4, 5))
+    names["labels"] = rng.integers(0, 5, size=4)
+    names["targets"] = names["x"] ** 2 / np.sum(names["x"] ** 2, axis=1, keepdims=True)
+    names["mask"] = rng.random((4, 5)) < 0.7
+    for code in re.findall(r"`(.*?)`", translation):
+        exec(code, names)
