@@ -1,0 +1,210 @@
+/* Gradients and the fused cross-entropy, included after rows.h for each format. */
+
+/* Every NaN of a row made the canonical one. Needed only where an infinity or NaN came in or arithmetic overflowed. */
+FSM_NOINLINE void F(canonical_nans)(REAL *out, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (out[i] != out[i]) {
+            out[i] = FC(NAN);
+        }
+    }
+}
+
+/* Whether subtracting it from a finite number can neither overflow nor give NaN. */
+FSM_INLINE int F(harmless)(REAL a) {
+    return a < FC(MAX) * (REAL)0x1p-60 && a > -FC(MAX) * (REAL)0x1p-60;
+}
+
+/* out = y (g - sum(g y)). The sum is exact in products (float32) or carries their residuals (float64). */
+static void F(softmax_backward_rows)(const fsm_rows *b) {
+    for (size_t row = 0; row < b->rows; row++) {
+        const REAL *g = CONST_ROW(b->x, b->x_stride, row);
+        const REAL *y = CONST_ROW(b->y, b->y_stride, row);
+        REAL *out = ROW(b->out, b->out_stride, row);
+        F(sum) sum = F(sum_zero)();
+        size_t i = 0;
+        for (; i + LANES <= b->n; i += LANES) {
+            F(sum_add_product)(&sum, V(load)(g + i), V(load)(y + i));
+        }
+        if (i < b->n) {
+            F(sum_add_product)(&sum, V(load_partial)(g + i, b->n - i, 0),
+                               V(load_partial)(y + i, b->n - i, 0));
+        }
+        REAL dot_hi, dot_lo;
+        F(split)(F(sum_total)(&sum), &dot_hi, &dot_lo);
+        const VEC hi = V(set1)(dot_hi), lo = V(set1)(dot_lo);
+        for (i = 0; i + LANES <= b->n; i += LANES) {
+            const VEC difference = V(sub)(V(sub)(V(load)(g + i), hi), lo);
+            V(store)(out + i, V(mul)(V(load)(y + i), difference));
+        }
+        if (i < b->n) {
+            const VEC difference = V(sub)(V(sub)(V(load_partial)(g + i, b->n - i, 0), hi), lo);
+            V(store_partial)
+            (out + i, V(mul)(V(load_partial)(y + i, b->n - i, 0), difference), b->n - i);
+        }
+        if (FSM_UNLIKELY(!F(harmless)(dot_hi))) {
+            F(canonical_nans)(out, b->n);
+        }
+    }
+}
+
+/* out = g - e^y sum(g), y the output of log_softmax. e^y is a weight times 2^(N - bias) / C; the power of two is applied
+ * first (exact), 1 / C goes into the factor. */
+FSM_INLINE void F(log_softmax_backward_row)(const REAL *g, const REAL *y, REAL *out, size_t n,
+                                            const F(start) *s, pair total, int shifted) {
+    const pair product = {total.hi * FC(SCALE_INVERSE),
+                          fma(total.hi, FC(SCALE_INVERSE), -total.hi * FC(SCALE_INVERSE)) +
+                              total.hi * FC(SCALE_INVERSE_LO) + total.lo * FC(SCALE_INVERSE)};
+    REAL factor_hi, factor_lo;
+    F(split)(product, &factor_hi, &factor_lo);
+    /* Where the maximum was subtracted, e^y is 0 or infinite. */
+    const int exponent = shifted ? (s->maximum < 0 ? -4000 : 4000) : (int)s->steps - FC(BIAS);
+    const VEC unbias = V(set1)((REAL)power_of_two(exponent));
+    const VEC hi = V(set1)(-factor_hi), lo = V(set1)(-factor_lo);
+    for (size_t i = 0; i < n; i += LANES) {
+        const size_t count = n - i < LANES ? n - i : LANES;
+        const VEC gradient = V(load_partial)(g + i, count, 0);
+        const VEC argument = V(load_partial)(y + i, count, -INFINITY);
+        const VEC e = V(mul)(F(weight)(argument, &s->row, shifted, 0), unbias);
+        V(store_partial)(out + i, V(fma)(e, hi, V(fma)(e, lo, gradient)), count);
+    }
+}
+
+static void F(log_softmax_backward_rows)(const fsm_rows *b) {
+    for (size_t row = 0; row < b->rows; row++) {
+        const REAL *g = CONST_ROW(b->x, b->x_stride, row);
+        const REAL *y = CONST_ROW(b->y, b->y_stride, row);
+        REAL *out = ROW(b->out, b->out_stride, row);
+        F(sum) sum = F(sum_zero)();
+        size_t i = 0;
+        for (; i + LANES <= b->n; i += LANES) {
+            F(sum_add)(&sum, V(load)(g + i));
+        }
+        if (i < b->n) {
+            F(sum_add)(&sum, V(load_partial)(g + i, b->n - i, 0));
+        }
+        const pair total = F(sum_total)(&sum);
+        const F(start) s = F(row_start)(F(row_max)(y, b->n), FC(CUT), &b->temperature);
+        if (FSM_UNLIKELY(s.shifted)) {
+            F(log_softmax_backward_row)(g, y, out, b->n, &s, total, 1);
+        } else {
+            F(log_softmax_backward_row)(g, y, out, b->n, &s, total, 0);
+        }
+        if (FSM_UNLIKELY(s.shifted || !F(harmless)((REAL)total.hi) || total.hi != total.hi)) {
+            F(canonical_nans)(out, b->n);
+        }
+    }
+}
+
+/* One row of the cross-entropy: what its loss and gradient are made of. */
+typedef struct {
+    const REAL *x, *target;
+    REAL *grad;
+    size_t n, label, top; /* top: index of the maximum */
+    double keep, spread;  /* 1 - smoothing, smoothing / n */
+} F(entropy);
+
+/* The target of up to LANES classes from i on; 0 beyond the row. */
+FSM_INLINE VEC F(entropy_target)(const F(entropy) *e, size_t i, size_t count) {
+    const VEC spread = V(set1)((REAL)e->spread);
+    if (!e->target) {
+        return spread;
+    }
+    const VEC given = V(load_partial)(e->target + i, count, 0);
+    if (e->spread == 0) {
+        return given;
+    }
+    return V(fma)(given, V(set1)((REAL)e->keep), spread);
+}
+
+/* sum_i t_i (log_sum - x_i) and sum_i t_i, over a distribution; a target of 0 contributes 0 whatever its logit. */
+FSM_INLINE pair F(entropy_distribution)(const F(entropy) *e, REAL log_hi, REAL log_lo,
+                                        pair *total_target) {
+    const VEC hi = V(set1)(log_hi), lo = V(set1)(log_lo);
+    F(sum) loss = F(sum_zero)(), mass = F(sum_zero)();
+    for (size_t i = 0; i < e->n; i += LANES) {
+        const size_t count = e->n - i < LANES ? e->n - i : LANES;
+        const VEC t = V(first)(F(entropy_target)(e, i, count), count);
+        const VEC x = V(load_partial)(e->x + i, count, 0);
+        const VEC distance = V(where_nonzero)(V(add)(V(sub)(hi, x), lo), t);
+        F(sum_add_product)(&loss, t, distance);
+        F(sum_add)(&mass, t);
+    }
+    *total_target = F(sum_total)(&mass);
+    return F(sum_total)(&loss);
+}
+
+FSM_INLINE void F(entropy_grad)(const F(entropy) *e, REAL hi, REAL lo) {
+    const VEC inv_hi = V(set1)(hi), inv_lo = V(set1)(lo), zero = V(set1)(0);
+    for (size_t i = 0; i < e->n; i += LANES) {
+        const size_t count = e->n - i < LANES ? e->n - i : LANES;
+        const VEC w = V(load_partial)(e->grad + i, count, 0);
+        const VEC minus_t = V(sub)(zero, F(entropy_target)(e, i, count));
+        V(store_partial)(e->grad + i, V(fma)(w, inv_hi, V(fma)(w, inv_lo, minus_t)), count);
+    }
+}
+
+static REAL F(entropy_row)(const F(entropy) *given, const fsm_temperature *plain) {
+    F(entropy) e = *given;
+    const F(start) s = F(row_start)(F(row_max)(e.x, e.n), FC(LOG_CUT), plain);
+    e.top = F(row_find)(e.x, e.n, s.maximum);
+    const pair others = F(others)(e.x, e.grad, e.n, e.top, &s, 0);
+    const pair top = F(top_weight)(s.top_hi, s.top_lo, s.steps);
+    const double ratio = F(ratio)(others, top);
+    const double logarithm = log_one_plus(ratio);
+    if (FSM_UNLIKELY(logarithm != logarithm)) {
+        if (e.grad) {
+            F(fill_nan)(e.grad, e.n);
+        }
+        return FC(NAN);
+    }
+    REAL log_hi, log_lo;
+    F(split_log)(s.maximum, logarithm, &log_hi, &log_lo);
+    pair mass = {1.0, 0.0};
+    REAL loss = 0;
+    if (!e.target) {
+        loss = (log_hi - e.x[e.label]) + log_lo;
+    }
+    if (e.target || e.spread > 0) {
+        pair smooth_mass;
+        const pair smooth = F(entropy_distribution)(&e, log_hi, log_lo, &smooth_mass);
+        if (e.target) {
+            mass = smooth_mass;
+            loss = (REAL)(smooth.hi + smooth.lo);
+        } else {
+            loss = (REAL)(e.keep * (double)loss + smooth.hi);
+        }
+    }
+    if (e.grad) {
+        pair total = two_sum(others.hi, top.hi);
+        total.lo += others.lo + top.lo;
+        REAL hi, lo;
+        F(quotient)(mass, total, &hi, &lo);
+        e.grad[e.top] = (REAL)top.hi;
+        const double at_label = e.target ? 0 : (double)e.grad[e.label];
+        F(entropy_grad)(&e, hi, lo);
+        if (!e.target) {
+            /* 1 - softmax at the label, without cancellation where the label is the maximum. */
+            const double missing =
+                e.label == e.top ? ratio / (1.0 + ratio) : 1.0 - at_label / total.hi;
+            e.grad[e.label] = (REAL)((1.0 - e.keep - e.spread) - missing);
+        }
+        F(canonical_nans)(e.grad, e.n);
+    }
+    return loss != loss ? FC(NAN) : loss;
+}
+
+static void F(cross_entropy_rows)(const fsm_cross_entropy *b) {
+    const fsm_temperature plain = {0, 1.0, 1.0, 0.0};
+    for (size_t row = 0; row < b->rows; row++) {
+        const F(entropy) e = {
+            .x = CONST_ROW(b->x, b->x_stride, row),
+            .target = b->target ? CONST_ROW(b->target, b->target_stride, row) : NULL,
+            .grad = b->grad ? ROW(b->grad, b->grad_stride, row) : NULL,
+            .n = b->n,
+            .label = b->label ? (size_t)b->label[row] : 0,
+            .keep = 1.0 - b->smoothing,
+            .spread = b->smoothing / (double)b->n,
+        };
+        ((REAL *)b->loss)[row] = F(entropy_row)(&e, &plain);
+    }
+}

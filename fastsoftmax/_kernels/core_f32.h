@@ -1,0 +1,118 @@
+/* float32: the weight of one vector, the running sum of weights, the factor that normalises.
+ *
+ * Design
+ * A. Weights are w = C * 2^(64 - N) * e^x with N = round(max * log2 e): the maximum is never subtracted, so no rounding
+ *    depends on it. C and 2^(64 - N) cancel in every ratio.
+ * B. x = k * ln2/8 + r. `magic` carries N and the bias, so that the low bits of z are at once the number of steps, the index
+ *    into the table of eighths (3 bits) and the exponent (8 bits). k * STEP_HI is subtracted exactly by the FMA.
+ * C. Bias 64: the smallest weight kept, e^-104.25 of the maximum, is 2^-87, far from subnormal; the largest sum is
+ *    below 2^(66 + log2 n).
+ * D. What is below the cut-off is exactly 0: -inf, masks of -1e9, the padding of tails. NaN is not below and survives.
+ * E. Sum: four vectors as a tree in float32, then 16 float64 lanes, then a halving tree. One definition for every length
+ *    and every path.
+ */
+#ifndef FSM_CORE_F32_H
+#define FSM_CORE_F32_H
+
+#include "core_scalar.h"
+
+#define F32_BIAS 64
+#define F32_MAGIC 0x1.8p23f
+/* Below max - 104.25 a softmax rounds to 0: e^-104.25 < 2^-150, half the smallest subnormal. */
+#define F32_CUT 104.25f
+/* The logarithmic functions add up what is far below 2^-150 too: n * e^-126 stays below it for n < 2^31. */
+#define F32_LOG_CUT 126.0f
+/* Beyond this |max|, max is subtracted first: exact for all that contributes (Sterbenz, 2 * 126 <= 4096). */
+#define F32_SHIFT_ABOVE 4096.0f
+
+/* What one row's weights depend on besides x. */
+typedef struct {
+    f32x16 shift;   /* 0, or the maximum where |max| is large */
+    f32x16 magic;   /* 1.5 * 2^23 + 8 * (bias - N) */
+    f32x16 limit;   /* arguments below it weigh 0 */
+    f32x16 scale;   /* 2^-e of the temperature */
+    f32x16 inv_hi, inv_lo; /* 1 / (temperature * scale) */
+} f32_row;
+
+typedef struct {
+    f64x8 low, high;
+} f32_sum;
+
+FSM_INLINE f32x16 f32_weight(f32x16 x, const f32_row *row, int shifted, int tempered) {
+    const f32x16 one = f32x16_set1(1.0f);
+    f32x16 residual = one;
+    if (shifted) {
+        x = f32x16_sub(x, row->shift);
+    }
+    if (tempered) {
+        const f32x16 scaled = f32x16_mul(x, row->scale);
+        x = f32x16_mul(scaled, row->inv_hi);
+        residual = f32x16_fma(scaled, row->inv_hi, f32x16_sub(f32x16_set1(-0.0f), x));
+        residual = f32x16_fma(scaled, row->inv_lo, residual);
+    }
+    const f32x16 z = f32x16_fma(x, f32x16_set1(F32_STEPS_PER_UNIT), row->magic);
+    const f32x16 k = f32x16_sub(z, row->magic);
+    f32x16 r = f32x16_fma(k, f32x16_set1(-F32_STEP_HI), x);
+    r = f32x16_fma(k, f32x16_set1(-F32_STEP_LO), r);
+    if (tempered) {
+        r = f32x16_add(r, residual);
+    }
+    f32x16 q = f32x16_fma(f32x16_set1(F32_C3), r, f32x16_set1(F32_C2));
+    q = f32x16_fma(q, r, one);
+    q = f32x16_mul(q, r);
+    const f32x16 power = f32x16_power(z);
+    return f32x16_zero_below(f32x16_fma(power, q, power), x, row->limit);
+}
+
+FSM_INLINE f32_sum f32_sum_zero(void) {
+    const f64x8 zero = f64x8_set1(0.0);
+    return (f32_sum){zero, zero};
+}
+FSM_INLINE void f32_sum_add(f32_sum *sum, f32x16 a) {
+    sum->low = f64x8_add(sum->low, f64x8_widen_low(a));
+    sum->high = f64x8_add(sum->high, f64x8_widen_high(a));
+}
+/* Exact products: 48 bits fit float64. */
+FSM_INLINE void f32_sum_add_product(f32_sum *sum, f32x16 a, f32x16 b) {
+    sum->low = f64x8_fma(f64x8_widen_low(a), f64x8_widen_low(b), sum->low);
+    sum->high = f64x8_fma(f64x8_widen_high(a), f64x8_widen_high(b), sum->high);
+}
+FSM_INLINE pair f32_sum_total(const f32_sum *sum) {
+    f64x8 a = f64x8_add(sum->low, sum->high);
+    a = f64x8_add(a, f64x8_fold4(a));
+    a = f64x8_add(a, f64x8_fold2(a));
+    a = f64x8_add(a, f64x8_fold1(a));
+    return (pair){f64x8_lane0(a), 0.0};
+}
+
+/* A float64 as two float32; an overflow stays an infinity. */
+FSM_INLINE void f32_split(pair a, float *hi, float *lo) {
+    *hi = (float)a.hi;
+    *lo = *hi - *hi == 0.0f ? (float)(a.hi - (double)*hi) : 0.0f;
+}
+
+/* numerator / total as two float32. */
+FSM_INLINE void f32_quotient(pair numerator, pair total, float *hi, float *lo) {
+    const double quotient = numerator.hi / total.hi;
+    *hi = (float)quotient;
+    *lo = (float)(quotient - (double)*hi);
+}
+
+/* The weight of the maximum, whose argument is hi + lo, to float64's accuracy: C32 2^64 in place of the core's C64 2^128. */
+FSM_INLINE pair f32_top_weight(double hi, double lo, double steps) {
+    const pair top = precise_weight(hi, lo, 0x1.8p52 + 8.0 * (128.0 - steps));
+    return (pair){top.hi * (0x1p-64 * F32_SCALE * F64_SCALE_INVERSE), 0.0};
+}
+
+/* others / top */
+FSM_INLINE double f32_ratio(pair others, pair top) {
+    return others.hi / top.hi;
+}
+
+/* max + log as two float32; the second takes the rounding of the first. */
+FSM_INLINE void f32_split_log(float maximum, double logarithm, float *hi, float *lo) {
+    *hi = (float)((double)maximum + logarithm);
+    *lo = (float)(((double)maximum - (double)*hi) + logarithm);
+}
+
+#endif

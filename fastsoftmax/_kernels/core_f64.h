@@ -1,0 +1,119 @@
+/* float64: as core_f32.h, with a polynomial of degree 7 and a compensated sum.
+ *
+ * Design (where it differs)
+ * C. Bias 128: the smallest softmax weight kept, e^-745.5, is 2^-948.
+ * E. Sum: four vectors as a tree in float64, then 8 lanes of two-sums, then a halving tree of two-sums.
+ */
+#ifndef FSM_CORE_F64_H
+#define FSM_CORE_F64_H
+
+#include "core_scalar.h"
+
+#define F64_BIAS 128
+#define F64_MAGIC 0x1.8p52
+#define F64_CUT 745.5
+#define F64_LOG_CUT 767.0
+#define F64_SHIFT_ABOVE 4096.0
+
+typedef struct {
+    f64x8 shift;
+    f64x8 magic;
+    f64x8 limit;
+    f64x8 scale;
+    f64x8 inv_hi, inv_lo;
+} f64_row;
+
+typedef struct {
+    f64x8 hi, lo;
+} f64_sum;
+
+FSM_INLINE f64x8 f64_weight(f64x8 x, const f64_row *row, int shifted, int tempered) {
+    const f64x8 one = f64x8_set1(1.0);
+    f64x8 residual = one;
+    if (shifted) {
+        x = f64x8_sub(x, row->shift);
+    }
+    if (tempered) {
+        const f64x8 scaled = f64x8_mul(x, row->scale);
+        x = f64x8_mul(scaled, row->inv_hi);
+        residual = f64x8_fma(scaled, row->inv_hi, f64x8_sub(f64x8_set1(-0.0), x));
+        residual = f64x8_fma(scaled, row->inv_lo, residual);
+    }
+    const f64x8 z = f64x8_fma(x, f64x8_set1(F64_STEPS_PER_UNIT), row->magic);
+    const f64x8 k = f64x8_sub(z, row->magic);
+    f64x8 r = f64x8_fma(k, f64x8_set1(-F64_STEP_HI), x);
+    r = f64x8_fma(k, f64x8_set1(-F64_STEP_LO), r);
+    if (tempered) {
+        r = f64x8_add(r, residual);
+    }
+    f64x8 q = f64x8_fma(f64x8_set1(F64_C7), r, f64x8_set1(F64_C6));
+    q = f64x8_fma(q, r, f64x8_set1(F64_C5));
+    q = f64x8_fma(q, r, f64x8_set1(F64_C4));
+    q = f64x8_fma(q, r, f64x8_set1(F64_C3));
+    q = f64x8_fma(q, r, f64x8_set1(F64_C2));
+    q = f64x8_fma(q, r, one);
+    q = f64x8_mul(q, r);
+    const f64x8 power = f64x8_power(z);
+    return f64x8_zero_below(f64x8_fma(power, q, power), x, row->limit);
+}
+
+FSM_INLINE f64_sum f64_sum_zero(void) {
+    const f64x8 zero = f64x8_set1(0.0);
+    return (f64_sum){zero, zero};
+}
+/* hi + lo += a + low, the rounding of hi kept in lo. */
+FSM_INLINE void f64_sum_add2(f64_sum *sum, f64x8 a, f64x8 low) {
+    const f64x8 hi = f64x8_add(sum->hi, a);
+    const f64x8 of_a = f64x8_sub(hi, sum->hi);
+    const f64x8 error =
+        f64x8_add(f64x8_sub(sum->hi, f64x8_sub(hi, of_a)), f64x8_sub(a, of_a));
+    sum->lo = f64x8_add(f64x8_add(sum->lo, low), error);
+    sum->hi = hi;
+}
+FSM_INLINE void f64_sum_add(f64_sum *sum, f64x8 a) {
+    f64_sum_add2(sum, a, f64x8_set1(0.0));
+}
+FSM_INLINE void f64_sum_add_product(f64_sum *sum, f64x8 a, f64x8 b) {
+    const f64x8 product = f64x8_mul(a, b);
+    f64_sum_add2(sum, product, f64x8_fma(a, b, f64x8_sub(f64x8_set1(-0.0), product)));
+}
+FSM_INLINE pair f64_sum_total(const f64_sum *sum) {
+    f64_sum a = *sum;
+    f64_sum_add2(&a, f64x8_fold4(a.hi), f64x8_fold4(a.lo));
+    f64_sum_add2(&a, f64x8_fold2(a.hi), f64x8_fold2(a.lo));
+    f64_sum_add2(&a, f64x8_fold1(a.hi), f64x8_fold1(a.lo));
+    return (pair){f64x8_lane0(a.hi), f64x8_lane0(a.lo)};
+}
+
+FSM_INLINE void f64_split(pair a, double *hi, double *lo) {
+    *hi = a.hi;
+    *lo = a.hi - a.hi == 0.0 ? a.lo : 0.0;
+}
+
+/* numerator / total as hi + lo, the low part from the remainder. */
+FSM_INLINE void f64_quotient(pair numerator, pair total, double *hi, double *lo) {
+    const double quotient = numerator.hi / total.hi;
+    const double remainder =
+        fma(-total.hi, quotient, numerator.hi) + (numerator.lo - total.lo * quotient);
+    *hi = quotient;
+    *lo = remainder / total.hi;
+}
+
+FSM_INLINE pair f64_top_weight(double hi, double lo, double steps) {
+    return precise_weight(hi, lo, F64_MAGIC + 8.0 * (F64_BIAS - steps));
+}
+
+/* others / top: the quotient of the high parts, corrected to first order. */
+FSM_INLINE double f64_ratio(pair others, pair top) {
+    const double ratio = others.hi / top.hi;
+    const double residual = fma(-ratio, top.hi, others.hi) + (others.lo - ratio * top.lo);
+    return ratio + residual / top.hi;
+}
+
+FSM_INLINE void f64_split_log(double maximum, double logarithm, double *hi, double *lo) {
+    const pair sum = two_sum(maximum, logarithm);
+    *hi = sum.hi;
+    *lo = sum.lo;
+}
+
+#endif

@@ -1,0 +1,249 @@
+"""Derive every constant of the exp core and write ``coefficients.h``.
+
+    python derive_coefficients.py            # rewrites coefficients.h beside this file
+    python derive_coefficients.py --check    # exit status 1 when the header is not what this gives
+
+The core computes ``w = 2^(k // 8) * T[k % 8] * (1 + q(r))`` with ``x = k * ln2/8 + r``. Three ideas decide
+the constants; all of them use that softmax needs ratios of weights only, so that one constant factor
+common to all weights is free:
+
+* **The table.** The entries stand for ``C * 2^(j/8)``. The free factor ``C`` is searched for a value that puts
+  all eight entries next to a representable number (the idea of S. Gal's accurate tables, 1986/1991, with
+  the scale instead of the abscissae as the freedom). It takes the error of the table from half an ulp to a few hundredths.
+* **The polynomial.** ``q(r) = r + c2 r^2 + ... + cd r^d`` minimises the relative error of ``1 + q`` up to one
+  constant factor (Remez exchange in multiple precision, then the coefficients are rounded one at a time from the lowest and
+  the rest is fitted again).
+* **Effective constant.** The logarithmic functions need the factor that was free above: it is written as
+  ``..._LN_SCALE`` and its reciprocal.
+
+Needs mpmath and NumPy; takes some seconds.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import mpmath as mp
+import numpy as np
+
+mp.mp.prec = 200
+LN2 = mp.log(2)
+TABLE = 8
+# Rounding of the reduction lets |r| exceed half a step by a little: |x * 8/ln2| <= 4096 * 8/ln2 carries a relative
+# error of 2^-24 (float32), i.e. 0.003 steps, and the sum one half.
+HALF_STEP = LN2 / TABLE * (mp.mpf("0.5") + mp.mpf("0.003"))
+HEADER = Path(__file__).with_name("coefficients.h")
+
+
+def fractional_distance(values):
+    """Signed distance to the nearest integer, elementwise."""
+    return values - np.rint(values)
+
+
+def accurate_scale(bits, candidates):
+    """Return the integer mantissa m of C = m / 2^(bits-1) whose eight multiples lie closest to integers.
+
+    Distances are taken relative to each entry, since an entry above 2 has twice the spacing.
+    """
+    start = 1 << (bits - 1)
+    best = (mp.inf, 0)
+    for low in range(0, candidates, 1 << 22):
+        count = min(1 << 22, candidates - low)
+        index = np.arange(count, dtype=np.float64)
+        alive = np.arange(count)
+        for j in range(1, TABLE):
+            # The fractional part of (start + low + i) * 2^(j/8) from an exact first term and a short multiple.
+            step = mp.mpf(2) ** (mp.mpf(j) / TABLE)
+            first = (start + low) * step
+            position = float(first - mp.floor(first)) + index[alive] * float(step - 1)
+            mantissa = (start + low + alive) * float(step)
+            spacing = np.where(mantissa >= 2.0 * start, 2.0, 1.0)
+            # |distance| is in units of the entry's own spacing.
+            distance = np.abs(fractional_distance(position / spacing)) if j == 0 else None
+            if distance is None:
+                # Half-integers count as representable only below 2 * start, so fold with the right period: the
+                # integer part matters modulo 2 where the spacing is 2.
+                parity = float(mp.fmod(mp.floor(first), 2))
+                distance = np.abs(
+                    fractional_distance((parity + position + index[alive]) / spacing)
+                )
+            alive = alive[distance < 0.12]
+            if alive.size == 0:
+                break
+        for i in alive:
+            worst = table_error(start + low + int(i), bits)[0]
+            if worst < best[0]:
+                best = (worst, start + low + int(i))
+    return best[1]
+
+
+def table_error(mantissa, bits):
+    """Half the spread of the entries' relative errors (in units of 2^(1-bits)), and the entries."""
+    errors, entries = [], []
+    for j in range(TABLE):
+        exact = mp.mpf(mantissa) / (1 << (bits - 1)) * mp.mpf(2) ** (mp.mpf(j) / TABLE)
+        entry = round_to(exact, bits)
+        entries.append(entry)
+        errors.append((entry / exact - 1) * mp.mpf(2) ** (bits - 1))
+    return (max(errors) - min(errors)) / 2, entries
+
+
+def round_to(value, bits):
+    """Round to a binary format of ``bits`` significant bits, ties to even."""
+    value = mp.mpf(value)
+    if value == 0:
+        return value
+    with mp.workprec(bits):
+        return +value
+
+
+def remez(degree, fixed):
+    """Minimax fit of e^r ~ (1 + r + fixed terms + sum c_i r^i) * (1 + a), relative, on |r| <= HALF_STEP.
+
+    ``fixed`` maps powers to coefficients that are already rounded. Returns ({power: c}, a, error).
+    """
+    free = [p for p in range(2, degree + 1) if p not in fixed]
+    size = len(free) + 2
+    points = [HALF_STEP * mp.cos(mp.pi * (size - 1 - i) / (size - 1)) for i in range(size)]
+
+    def known(r):
+        return 1 + r + sum(c * r**p for p, c in fixed.items())
+
+    for _ in range(30):
+        rows, right = [], []
+        for i, r in enumerate(points):
+            rows.append([mp.exp(-r) * r**p for p in free] + [-mp.mpf(1), mp.mpf((-1) ** i)])
+            right.append(1 - known(r) * mp.exp(-r))
+        solution = mp.lu_solve(mp.matrix(rows), mp.matrix(right))
+        coefficients = {p: solution[i] for i, p in enumerate(free)}
+        offset = solution[len(free)]
+
+        def error(r, coefficients=coefficients, offset=offset):
+            value = known(r) + sum(c * r**p for p, c in coefficients.items())
+            return value * mp.exp(-r) - 1 - offset
+
+        grid = [HALF_STEP * mp.mpf(i) / 400 for i in range(-400, 401)]
+        values = [error(r) for r in grid]
+        extrema = []
+        for i, value in enumerate(values):
+            if extrema and (values[extrema[-1]] > 0) == (value > 0):
+                if abs(value) > abs(values[extrema[-1]]):
+                    extrema[-1] = i
+            else:
+                extrema.append(i)
+        while len(extrema) > size:
+            drop = 0 if abs(values[extrema[0]]) < abs(values[extrema[-1]]) else -1
+            extrema.pop(drop)
+        worst = max(abs(v) for v in values)
+        moved = [grid[i] for i in extrema]
+        if len(moved) < size or moved == points:
+            break
+        points = moved
+    return coefficients, offset, worst
+
+
+def polynomial(degree, bits):
+    """Coefficients rounded to the format, lowest power first, each refitted after the ones before it."""
+    fixed = {}
+    for power in range(2, degree + 1):
+        coefficients, _, _ = remez(degree, fixed)
+        fixed[power] = round_to(coefficients[power], bits)
+    grid = [HALF_STEP * mp.mpf(i) / 1000 for i in range(-1000, 1001)]
+    errors = [
+        (1 + r + sum(c * r**p for p, c in fixed.items())) * mp.exp(-r) - 1 for r in grid
+    ]
+    offset = (max(errors) + min(errors)) / 2
+    return fixed, offset, (max(errors) - min(errors)) / 2
+
+
+def float_bits(value, bits):
+    dtype, integer = (np.float32, np.uint32) if bits == 24 else (np.float64, np.uint64)
+    return int(np.array(float(value), dtype=dtype).view(integer))
+
+
+def hexadecimal(value, bits):
+    text = float(value).hex()
+    return text + "f" if bits == 24 else text
+
+
+def section(name, bits, degree, candidates):
+    """The lines of one format's constants."""
+    mantissa = accurate_scale(bits, candidates)
+    spread, entries = table_error(mantissa, bits)
+    fixed, offset, error = polynomial(degree, bits)
+    ulp = mp.mpf(2) ** (bits - 1)
+    step_hi = round_to(LN2 / TABLE, bits)
+    step_lo = round_to(LN2 / TABLE - step_hi, bits)
+    # Entries' mean relative error and the polynomial's constant belong to the effective factor C.
+    relative = [e / (mp.mpf(mantissa) / ulp * mp.mpf(2) ** (mp.mpf(j) / TABLE)) for j, e in enumerate(entries)]
+    centre = (max(relative) + min(relative)) / 2
+    scale = mp.mpf(mantissa) / ulp * centre * (1 + offset)
+    shift = bits - 1 - 3  # the table index occupies the three bits below the exponent
+    lines = [
+        f"/* {name}: table within {mp.nstr(spread, 3)} ulp of C * 2^(j/8), polynomial within "
+        f"{mp.nstr(error * ulp, 3)} ulp (of 1.0), before rounding of the evaluation. */",
+        f"#define {name}_STEPS_PER_UNIT {hexadecimal(round_to(TABLE / LN2, bits), bits)} /* 8 / ln 2 */",
+        f"#define {name}_LOG2E {hexadecimal(round_to(1 / LN2, bits), bits)}",
+        f"#define {name}_STEP_HI {hexadecimal(step_hi, bits)} /* ln 2 / 8 */",
+        f"#define {name}_STEP_LO {hexadecimal(step_lo, bits)}",
+    ]
+    for power, value in fixed.items():
+        lines.append(f"#define {name}_C{power} {hexadecimal(value, bits)}")
+    words = []
+    for j, entry in enumerate(entries):
+        word = (float_bits(entry, bits) - (j << shift)) % (1 << (32 if bits == 24 else 64))
+        words.append(f"0x{word:0{8 if bits == 24 else 16}x}" + ("u" if bits == 24 else "u"))
+    per_line = 4 if bits == 24 else 2
+    rows = [", ".join(words[i : i + per_line]) for i in range(0, TABLE, per_line)]
+    joined = ", \\\n        ".join(rows)
+    lines.append(f"/* Bits of C * 2^(j/8), less j in the bits that the index adds back. */")
+    lines.append(f"#define {name}_TABLE                                    \\\n    {{                                                     \\\n        {joined} \\\n    }}")
+    inverse = 1 / scale
+    lines.append(f"#define {name}_SCALE {hexadecimal(round_to(scale, 53), 53)} /* C, effective */")
+    lines.append(f"#define {name}_SCALE_INVERSE {hexadecimal(round_to(inverse, 53), 53)}")
+    lines.append(
+        f"#define {name}_SCALE_INVERSE_LO "
+        f"{hexadecimal(round_to(inverse - round_to(inverse, 53), 53), 53)}"
+    )
+    return lines
+
+
+def header():
+    """The text of coefficients.h."""
+    lines = [
+        "/* Generated by derive_coefficients.py, which says what each constant is and why. Do not edit. */",
+        "/* clang-format off */",
+        "#ifndef FSM_COEFFICIENTS_H",
+        "#define FSM_COEFFICIENTS_H",
+        "",
+        *section("F32", 24, 3, 1 << 23),
+        "",
+        *section("F64", 53, 7, 1 << 26),
+        "",
+        "/* Natural logarithm of 2 in two doubles; the first has 11 zero low bits, so that n * hi is exact. */",
+    ]
+    high = mp.floor(LN2 * mp.mpf(2) ** 42) / mp.mpf(2) ** 42
+    lines += [
+        f"#define LN2_HI {float(high).hex()}",
+        f"#define LN2_LO {float(LN2 - high).hex()}",
+        "",
+        "#endif",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="compare, do not write")
+    arguments = parser.parse_args()
+    text = header()
+    if arguments.check:
+        if HEADER.read_text() != text:
+            sys.exit("coefficients.h is not what derive_coefficients.py gives")
+        return
+    HEADER.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+/* What the bindings see of the kernels: rows in, rows out. Nothing here knows Python. */
+#ifndef FSM_KERNELS_H
+#define FSM_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* A temperature T as (scale, 1 / (T * scale)): scale is a power of two, so that no product overflows. */
+typedef struct {
+    int tempered; /* 0: T is 1 and the rest is not read */
+    double scale;
+    double inv_hi, inv_lo;
+} fsm_temperature;
+
+/* A batch of contiguous rows. Row i of an operand starts at its base + i * its stride (bytes, any sign). */
+typedef struct {
+    size_t rows, n;
+    const void *x; /* IN: logits; gradients for the backward functions */
+    const void *y; /* IN: output of the forward pass (backward functions) */
+    void *out;     /* OUT: n elements a row; logsumexp: one; may be x or y */
+    ptrdiff_t x_stride, y_stride, out_stride;
+    void *scratch; /* n elements: weights go there and only results to `out`, past the caches; or NULL */
+    fsm_temperature temperature;
+} fsm_rows;
+
+typedef void fsm_rows_function(const fsm_rows *batch);
+
+/* Rows of the fused cross-entropy. Exactly one of `label` and `target` is given. */
+typedef struct {
+    size_t rows, n;
+    const void *x;
+    ptrdiff_t x_stride;
+    const intptr_t *label; /* IN: class of each row, in range; or NULL */
+    const void *target;    /* IN: a distribution a row; or NULL */
+    ptrdiff_t target_stride;
+    double smoothing;
+    void *loss; /* OUT: one element a row, contiguous */
+    void *grad; /* OUT: n elements a row; or NULL */
+    ptrdiff_t grad_stride;
+} fsm_cross_entropy;
+
+typedef void fsm_cross_entropy_function(const fsm_cross_entropy *batch);
+
+/* Columns: element i of column j stands at base + i * stride + j; 1 <= columns <= FSM_COLUMNS. */
+#define FSM_COLUMNS 64
+typedef struct {
+    size_t n, columns;
+    const void *x;
+    void *out;
+    ptrdiff_t x_stride, out_stride; /* bytes from element to element */
+    void *scratch;                  /* (n + 64) * FSM_COLUMNS elements */
+} fsm_columns;
+
+enum fsm_function {
+    FSM_SOFTMAX,
+    FSM_LOG_SOFTMAX,
+    FSM_LOGSUMEXP,
+    FSM_SOFTMAX_BACKWARD,
+    FSM_LOG_SOFTMAX_BACKWARD,
+    FSM_FUNCTIONS
+};
+enum fsm_dtype { FSM_F32, FSM_F64, FSM_COMPUTE_DTYPES, FSM_F16 = FSM_COMPUTE_DTYPES, FSM_BF16, FSM_DTYPES };
+
+/* One instruction set's kernels. */
+typedef struct {
+    const char *name;
+    fsm_rows_function *rows[FSM_FUNCTIONS][FSM_COMPUTE_DTYPES];
+    fsm_cross_entropy_function *cross_entropy[FSM_COMPUTE_DTYPES];
+    void (*from_f16)(float *out, const uint16_t *x, size_t n);
+    void (*to_f16)(uint16_t *out, const float *x, size_t n);
+} fsm_kernels;
+
+/* Best first; `supported` says whether this CPU and its operating system can run one. */
+size_t fsm_compiled(const fsm_kernels *const **tables);
+int fsm_supported(const fsm_kernels *kernels);
+
+/* The default floating-point environment (round to nearest, gradual underflow, no traps) while kernels run.
+ * fsm_enter returns what fsm_leave needs to restore the caller's. */
+uint64_t fsm_enter(void);
+void fsm_leave(uint64_t saved);
+
+#endif

@@ -1,0 +1,52 @@
+/* The one place for compiler extensions: inlining, alignment, per-unit instruction sets. */
+#ifndef FSM_PORTABLE_H
+#define FSM_PORTABLE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_MSC_VER) && !defined(__clang__)
+#define FSM_INLINE static __forceinline
+#define FSM_NOINLINE static __declspec(noinline)
+#define FSM_ALIGNED(bytes) __declspec(align(bytes))
+#define FSM_RESTRICT __restrict
+#define FSM_UNLIKELY(condition) (condition)
+#else
+#define FSM_INLINE static inline __attribute__((always_inline, unused))
+#define FSM_NOINLINE static __attribute__((noinline, unused))
+#define FSM_ALIGNED(bytes) __attribute__((aligned(bytes)))
+#define FSM_RESTRICT __restrict__
+#define FSM_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
+#endif
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define FSM_X86_64 1
+#else
+#define FSM_X86_64 0
+#endif
+
+#if defined(__aarch64__) || defined(_M_ARM64)
+#define FSM_AARCH64 1
+#else
+#define FSM_AARCH64 0
+#endif
+
+/* A unit for a wider instruction set than the baseline puts its target between BEGIN and END. MSVC needs
+   no switch for intrinsics. */
+#if defined(__clang__)
+#define FSM_PRAGMA(text) _Pragma(#text)
+#define FSM_TARGET_BEGIN(features)                                                                 \
+    FSM_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define FSM_TARGET_END FSM_PRAGMA(clang attribute pop)
+#elif defined(__GNUC__)
+#define FSM_PRAGMA(text) _Pragma(#text)
+#define FSM_TARGET_BEGIN(features)                                                                 \
+    FSM_PRAGMA(GCC push_options)                                                                   \
+    FSM_PRAGMA(GCC target(features))
+#define FSM_TARGET_END FSM_PRAGMA(GCC pop_options)
+#else
+#define FSM_TARGET_BEGIN(features)
+#define FSM_TARGET_END
+#endif
+
+#endif

@@ -1,0 +1,423 @@
+/* The algorithms, row by row, written once and included for float32 and float64 by unit.h, which defines
+ *   REAL the element type, VEC the vector type, LANES its width, V(op) a vector operation, F(name) a name of this format,
+ *   FC(name) a constant of this format, FMA the scalar fma, NAN_BITS(p) storing the canonical NaN.
+ *
+ * Design
+ * A. One definition of the sum of a row (core_*.h, E) for every path below, so that paths are free to differ in anything else.
+ * B. Padding is -inf: the identity of max, and weight exactly +0, the identity of the sum.
+ * C. A vector that lies wholly beyond the row is left out: adding +0 changes nothing.
+ */
+
+#define BLOCK (4 * LANES)
+
+/* What a row needs before its weights can be computed. */
+typedef struct {
+    F(row) row;
+    int shifted;
+    REAL maximum;
+    double top_hi, top_lo; /* the argument of the maximum: maximum / T - shift / T */
+    double steps;          /* N */
+} F(start);
+
+FSM_INLINE void F(fill_nan)(REAL *out, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        out[i] = FC(NAN);
+    }
+}
+
+/* The largest element; NaNs are passed over where possible (they reach the sum anyway). */
+FSM_INLINE REAL F(row_max)(const REAL *x, size_t n) {
+    VEC m0 = V(set1)(-INFINITY), m1 = m0, m2 = m0, m3 = m0;
+    size_t i = 0;
+    for (; i + BLOCK <= n; i += BLOCK) {
+        m0 = V(max)(m0, V(load)(x + i));
+        m1 = V(max)(m1, V(load)(x + i + LANES));
+        m2 = V(max)(m2, V(load)(x + i + 2 * LANES));
+        m3 = V(max)(m3, V(load)(x + i + 3 * LANES));
+    }
+    for (; i + LANES <= n; i += LANES) {
+        m0 = V(max)(m0, V(load)(x + i));
+    }
+    if (i < n) {
+        m1 = V(max)(m1, V(load_partial)(x + i, n - i, -INFINITY));
+    }
+    return V(reduce_max)(V(max)(V(max)(m0, m1), V(max)(m2, m3)));
+}
+
+/* Index of the first element equal to `value`; n if there is none. */
+FSM_INLINE size_t F(row_find)(const REAL *x, size_t n, REAL value) {
+    const VEC wanted = V(set1)(value);
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        if (V(equal)(V(load)(x + i), wanted)) {
+            break;
+        }
+    }
+    while (i < n && x[i] != value) {
+        i++;
+    }
+    return i;
+}
+
+FSM_INLINE F(start) F(row_start)(REAL maximum, REAL cut, const fsm_temperature *t) {
+    F(start) s;
+    REAL top = maximum, residual = 0;
+    if (t->tempered) {
+        const REAL scaled = maximum * (REAL)t->scale;
+        top = scaled * (REAL)t->inv_hi;
+        residual = FMA(scaled, (REAL)t->inv_lo, FMA(scaled, (REAL)t->inv_hi, -top));
+        s.row.scale = V(set1)((REAL)t->scale);
+        s.row.inv_hi = V(set1)((REAL)t->inv_hi);
+        s.row.inv_lo = V(set1)((REAL)t->inv_lo);
+    }
+    s.maximum = maximum;
+    s.shifted = !(top <= FC(SHIFT_ABOVE) && top >= -FC(SHIFT_ABOVE));
+    if (s.shifted) {
+        top = residual = 0;
+    }
+    const REAL steps = (top * FC(LOG2E) + FC(MAGIC)) - FC(MAGIC);
+    s.row.shift = V(set1)(s.shifted ? maximum : 0);
+    s.row.magic = V(set1)(FC(MAGIC) + 8 * ((REAL)FC(BIAS) - steps));
+    s.row.limit = V(set1)(top - cut);
+    s.top_hi = (double)top;
+    s.top_lo = (double)residual;
+    s.steps = (double)steps;
+    return s;
+}
+
+/* Weights of up to four vectors from x, stored to w when given; their tree sum joins the total. */
+FSM_INLINE void F(block)(const REAL *x, REAL *w, size_t count, const F(row) *row, int shifted,
+                         int tempered, F(sum) *sum) {
+    const VEC zero = V(set1)(0);
+    VEC a[4];
+    for (int v = 0; v < 4; v++) {
+        const size_t at = (size_t)v * LANES;
+        if (count >= at + LANES) {
+            a[v] = F(weight)(V(load)(x + at), row, shifted, tempered);
+            if (w) {
+                V(store)(w + at, a[v]);
+            }
+        } else if (count > at) {
+            a[v] = F(weight)(V(load_partial)(x + at, count - at, -INFINITY), row, shifted, tempered);
+            if (w) {
+                V(store_partial)(w + at, a[v], count - at);
+            }
+        } else {
+            a[v] = zero;
+        }
+    }
+    F(sum_add)(sum, V(add)(V(add)(a[0], a[1]), V(add)(a[2], a[3])));
+}
+
+/* Weights of the row, stored to w when given, and their sum. */
+FSM_INLINE pair F(weights_as)(const REAL *x, REAL *w, size_t n, const F(row) *row, int shifted,
+                              int tempered) {
+    F(sum) sum = F(sum_zero)();
+    size_t i = 0;
+    for (; i + BLOCK <= n; i += BLOCK) {
+        F(block)(x + i, w ? w + i : NULL, BLOCK, row, shifted, tempered, &sum);
+    }
+    if (i < n) {
+        F(block)(x + i, w ? w + i : NULL, n - i, row, shifted, tempered, &sum);
+    }
+    return F(sum_total)(&sum);
+}
+
+FSM_NOINLINE pair F(weights_rare)(const REAL *x, REAL *w, size_t n, const F(start) *s, int tempered) {
+    if (!tempered) {
+        return F(weights_as)(x, w, n, &s->row, 1, 0);
+    }
+    return s->shifted ? F(weights_as)(x, w, n, &s->row, 1, 1)
+                      : F(weights_as)(x, w, n, &s->row, 0, 1);
+}
+
+FSM_INLINE pair F(weights)(const REAL *x, REAL *w, size_t n, const F(start) *s, int tempered) {
+    if (FSM_UNLIKELY(s->shifted || tempered)) {
+        return F(weights_rare)(x, w, n, s, tempered);
+    }
+    return F(weights_as)(x, w, n, &s->row, 0, 0);
+}
+
+/* The sum of all weights but that of element `skip`; weights are stored to w when given, that of `skip` as 0. */
+FSM_INLINE pair F(others_as)(const REAL *x, REAL *w, size_t n, size_t skip, const F(row) *row,
+                             int shifted, int tempered) {
+    F(sum) sum = F(sum_zero)();
+    size_t i = 0;
+    for (; i < n; i += BLOCK) {
+        const size_t count = n - i < BLOCK ? n - i : BLOCK;
+        if (skip - i < count) { /* wraps, and is large, where skip < i */
+            REAL copy[BLOCK];
+            memcpy(copy, x + i, count * sizeof(REAL));
+            copy[skip - i] = -INFINITY;
+            F(block)(copy, w ? w + i : NULL, count, row, shifted, tempered, &sum);
+        } else if (count == BLOCK) {
+            F(block)(x + i, w ? w + i : NULL, BLOCK, row, shifted, tempered, &sum);
+        } else {
+            F(block)(x + i, w ? w + i : NULL, count, row, shifted, tempered, &sum);
+        }
+    }
+    return F(sum_total)(&sum);
+}
+
+FSM_NOINLINE pair F(others_rare)(const REAL *x, REAL *w, size_t n, size_t skip, const F(start) *s,
+                                 int tempered) {
+    if (!tempered) {
+        return F(others_as)(x, w, n, skip, &s->row, 1, 0);
+    }
+    return s->shifted ? F(others_as)(x, w, n, skip, &s->row, 1, 1)
+                      : F(others_as)(x, w, n, skip, &s->row, 0, 1);
+}
+
+FSM_INLINE pair F(others)(const REAL *x, REAL *w, size_t n, size_t skip, const F(start) *s,
+                          int tempered) {
+    if (FSM_UNLIKELY(s->shifted || tempered)) {
+        return F(others_rare)(x, w, n, skip, s, tempered);
+    }
+    return F(others_as)(x, w, n, skip, &s->row, 0, 0);
+}
+
+/* log of the sum of e^(x - max), relative accuracy kept near 0: log1p of the sum without one maximal element. */
+FSM_INLINE double F(row_log)(const REAL *x, size_t n, const F(start) *s, int tempered) {
+    const size_t skip = F(row_find)(x, n, s->maximum);
+    const pair others = F(others)(x, NULL, n, skip, s, tempered);
+    return log_one_plus(F(ratio)(others, F(top_weight)(s->top_hi, s->top_lo, s->steps)));
+}
+
+FSM_INLINE VEC F(normalised)(VEC w, VEC hi, VEC lo) {
+    return V(fma)(w, hi, V(mul)(w, lo));
+}
+
+/* out = w * (hi + lo); out may be w. */
+FSM_INLINE void F(scale_row)(REAL *out, const REAL *w, size_t n, REAL inv_hi, REAL inv_lo) {
+    const VEC hi = V(set1)(inv_hi), lo = V(set1)(inv_lo);
+    size_t i = 0;
+    for (; i + BLOCK <= n; i += BLOCK) {
+        const VEC a = F(normalised)(V(load)(w + i), hi, lo);
+        const VEC b = F(normalised)(V(load)(w + i + LANES), hi, lo);
+        const VEC c = F(normalised)(V(load)(w + i + 2 * LANES), hi, lo);
+        const VEC d = F(normalised)(V(load)(w + i + 3 * LANES), hi, lo);
+        V(store)(out + i, a);
+        V(store)(out + i + LANES, b);
+        V(store)(out + i + 2 * LANES, c);
+        V(store)(out + i + 3 * LANES, d);
+    }
+    for (; i + LANES <= n; i += LANES) {
+        V(store)(out + i, F(normalised)(V(load)(w + i), hi, lo));
+    }
+    if (i < n) {
+        V(store_partial)(out + i, F(normalised)(V(load_partial)(w + i, n - i, 0), hi, lo), n - i);
+    }
+}
+
+/* The same past the caches: whole lines stream, the ends of the row are stored. */
+FSM_INLINE void F(stream_row)(REAL *out, const REAL *w, size_t n, REAL inv_hi, REAL inv_lo) {
+    const VEC hi = V(set1)(inv_hi), lo = V(set1)(inv_lo);
+    size_t i = (-(uintptr_t)out & 63) / sizeof(REAL);
+    if (i > n) {
+        i = n;
+    }
+    if (i) {
+        V(store_partial)(out, F(normalised)(V(load_partial)(w, i, 0), hi, lo), i);
+    }
+    for (; i + LANES <= n; i += LANES) {
+        V(stream)(out + i, F(normalised)(V(load)(w + i), hi, lo));
+    }
+    if (i < n) {
+        V(store_partial)(out + i, F(normalised)(V(load_partial)(w + i, n - i, 0), hi, lo), n - i);
+    }
+}
+
+FSM_INLINE void F(softmax_row)(const REAL *x, REAL *out, size_t n, REAL *scratch,
+                               const fsm_temperature *t, int tempered) {
+    const F(start) s = F(row_start)(F(row_max)(x, n), FC(CUT), t);
+    REAL *w = scratch ? scratch : out;
+    const pair total = F(weights)(x, w, n, &s, tempered);
+    if (FSM_UNLIKELY(total.hi != total.hi)) {
+        F(fill_nan)(out, n);
+        return;
+    }
+    REAL hi, lo;
+    F(quotient)((pair){1.0, 0.0}, total, &hi, &lo);
+    if (scratch) {
+        F(stream_row)(out, w, n, hi, lo);
+    } else {
+        F(scale_row)(out, w, n, hi, lo);
+    }
+}
+
+/* A row of `count` vectors held in registers: one load, one store. */
+FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int count,
+                                 const fsm_temperature *t) {
+    const size_t last = (size_t)(count - 1) * LANES;
+    VEC a[8];
+    for (int v = 0; v < count - 1; v++) {
+        a[v] = V(load)(x + v * LANES);
+    }
+    a[count - 1] = V(load_partial)(x + last, n - last, -INFINITY);
+    VEC m[4];
+    for (int v = 0; v < 4 && v < count; v++) {
+        m[v] = v + 4 < count ? V(max)(a[v], a[v + 4]) : a[v];
+    }
+    VEC top = count > 1 ? V(max)(m[0], m[1]) : m[0];
+    if (count > 2) {
+        top = V(max)(top, count > 3 ? V(max)(m[2], m[3]) : m[2]);
+    }
+    const REAL maximum = V(reduce_max)(top);
+    const F(start) s = F(row_start)(maximum, FC(CUT), t);
+    F(sum) sum = F(sum_zero)();
+    if (FSM_UNLIKELY(s.shifted)) {
+        for (int v = 0; v < count; v++) {
+            a[v] = F(weight)(a[v], &s.row, 1, 0);
+        }
+    } else {
+        for (int v = 0; v < count; v++) {
+            a[v] = F(weight)(a[v], &s.row, 0, 0);
+        }
+    }
+    for (int v = 0; v < count; v += 4) {
+        VEC tree = a[v];
+        if (v + 1 < count) {
+            tree = V(add)(tree, a[v + 1]);
+        }
+        if (v + 2 < count) {
+            tree = V(add)(tree, v + 3 < count ? V(add)(a[v + 2], a[v + 3]) : a[v + 2]);
+        }
+        F(sum_add)(&sum, tree);
+    }
+    const pair total = F(sum_total)(&sum);
+    if (FSM_UNLIKELY(total.hi != total.hi)) {
+        F(fill_nan)(out, n);
+        return;
+    }
+    REAL inv_hi, inv_lo;
+    F(quotient)((pair){1.0, 0.0}, total, &inv_hi, &inv_lo);
+    const VEC hi = V(set1)(inv_hi), lo = V(set1)(inv_lo);
+    for (int v = 0; v < count - 1; v++) {
+        V(store)(out + v * LANES, F(normalised)(a[v], hi, lo));
+    }
+    V(store_partial)(out + last, F(normalised)(a[count - 1], hi, lo), n - last);
+}
+
+#define ROW(base, stride, i) ((REAL *)((char *)(base) + (ptrdiff_t)(i) * (stride)))
+#define CONST_ROW(base, stride, i) ((const REAL *)((const char *)(base) + (ptrdiff_t)(i) * (stride)))
+
+#define SHORT_ROWS(count)                                                                          \
+    case count:                                                                                    \
+        for (size_t i = 0; i < b->rows; i++) {                                                     \
+            F(softmax_short)(CONST_ROW(b->x, b->x_stride, i), ROW(b->out, b->out_stride, i), b->n, \
+                             count, &b->temperature);                                              \
+        }                                                                                          \
+        return
+
+static void F(softmax_rows)(const fsm_rows *b) {
+    if (!b->temperature.tempered && !b->scratch) {
+        switch ((b->n + LANES - 1) / LANES) {
+            SHORT_ROWS(1);
+            SHORT_ROWS(2);
+            SHORT_ROWS(3);
+            SHORT_ROWS(4);
+            SHORT_ROWS(5);
+            SHORT_ROWS(6);
+            SHORT_ROWS(7);
+            SHORT_ROWS(8);
+        default:
+            break;
+        }
+    }
+    for (size_t i = 0; i < b->rows; i++) {
+        F(softmax_row)(CONST_ROW(b->x, b->x_stride, i), ROW(b->out, b->out_stride, i), b->n, b->scratch,
+                       &b->temperature, b->temperature.tempered);
+    }
+    if (b->scratch) {
+        vec_fence();
+    }
+}
+
+#undef SHORT_ROWS
+
+/* out = (x - hi) - lo, where hi + lo = max + log(sum): no cancellation but the exact one of x - hi. */
+FSM_INLINE void F(log_softmax_plain)(const REAL *x, REAL *out, size_t n, REAL log_hi, REAL log_lo) {
+    const VEC hi = V(set1)(log_hi), lo = V(set1)(log_lo);
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        V(store)(out + i, V(sub)(V(sub)(V(load)(x + i), hi), lo));
+    }
+    if (i < n) {
+        V(store_partial)
+        (out + i, V(sub)(V(sub)(V(load_partial)(x + i, n - i, 0), hi), lo), n - i);
+    }
+}
+
+/* (x - max) / T - log(sum), with x - max as a two-sum and the product's residual carried along. */
+FSM_INLINE VEC F(log_softmax_tempered_vector)(VEC x, const F(start) *s, VEC log_hi, VEC log_lo) {
+    const VEC zero = V(set1)(0), maximum = V(set1)(s->maximum);
+    const VEC d = V(sub)(x, maximum);
+    const VEC of_max = V(sub)(d, x); /* -(what was taken of max) */
+    const VEC error =
+        V(sub)(V(sub)(x, V(sub)(d, of_max)), V(add)(maximum, of_max));
+    const VEC scaled = V(mul)(d, s->row.scale);
+    const VEC high = V(mul)(scaled, s->row.inv_hi);
+    VEC low = V(fma)(scaled, s->row.inv_hi, V(sub)(zero, high));
+    low = V(fma)(scaled, s->row.inv_lo, low);
+    low = V(fma)(V(mul)(error, s->row.scale), s->row.inv_hi, low);
+    low = V(zero_below)(low, high, V(set1)(-FC(MAX)));
+    return V(add)(V(sub)(high, log_hi), V(sub)(low, log_lo));
+}
+
+FSM_NOINLINE void F(log_softmax_tempered)(const REAL *x, REAL *out, size_t n, const F(start) *s,
+                                          double logarithm) {
+    REAL hi, lo;
+    F(split_log)(0, logarithm, &hi, &lo);
+    const VEC log_hi = V(set1)(hi), log_lo = V(set1)(lo);
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        V(store)(out + i, F(log_softmax_tempered_vector)(V(load)(x + i), s, log_hi, log_lo));
+    }
+    if (i < n) {
+        const VEC a = V(load_partial)(x + i, n - i, 0);
+        V(store_partial)(out + i, F(log_softmax_tempered_vector)(a, s, log_hi, log_lo), n - i);
+    }
+}
+
+static void F(log_softmax_rows)(const fsm_rows *b) {
+    const int tempered = b->temperature.tempered;
+    for (size_t i = 0; i < b->rows; i++) {
+        const REAL *x = CONST_ROW(b->x, b->x_stride, i);
+        REAL *out = ROW(b->out, b->out_stride, i);
+        const F(start) s = F(row_start)(F(row_max)(x, b->n), FC(LOG_CUT), &b->temperature);
+        const double logarithm = F(row_log)(x, b->n, &s, tempered);
+        if (FSM_UNLIKELY(logarithm != logarithm)) {
+            F(fill_nan)(out, b->n);
+        } else if (tempered) {
+            F(log_softmax_tempered)(x, out, b->n, &s, logarithm);
+        } else {
+            REAL hi, lo;
+            F(split_log)(s.maximum, logarithm, &hi, &lo);
+            F(log_softmax_plain)(x, out, b->n, hi, lo);
+        }
+    }
+}
+
+/* A row with an infinite maximum or a NaN. */
+FSM_NOINLINE REAL F(logsumexp_special)(const REAL *x, size_t n, REAL maximum) {
+    for (size_t i = 0; i < n; i++) {
+        if (x[i] != x[i]) {
+            return FC(NAN);
+        }
+    }
+    return maximum;
+}
+
+static void F(logsumexp_rows)(const fsm_rows *b) {
+    for (size_t i = 0; i < b->rows; i++) {
+        const REAL *x = CONST_ROW(b->x, b->x_stride, i);
+        const F(start) s = F(row_start)(F(row_max)(x, b->n), FC(LOG_CUT), &b->temperature);
+        const double logarithm = F(row_log)(x, b->n, &s, 0);
+        REAL hi, lo;
+        F(split_log)(s.maximum, logarithm, &hi, &lo);
+        if (FSM_UNLIKELY(logarithm != logarithm)) {
+            hi = F(logsumexp_special)(x, b->n, s.maximum);
+        }
+        *ROW(b->out, b->out_stride, i) = hi;
+    }
+}

@@ -1,0 +1,94 @@
+/* One instruction set's kernels: include after its vector vocabulary, with FSM_UNIT its name.
+ * The algorithms are compiled here for both formats and collected in the table fsm_<name>. */
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "core_f32.h"
+#include "core_f64.h"
+#include "kernels.h"
+#include "portable.h"
+
+#define FSM_PASTE_(a, b) a##b
+#define FSM_PASTE(a, b) FSM_PASTE_(a, b)
+#define FSM_STRING_(a) #a
+#define FSM_STRING(a) FSM_STRING_(a)
+
+#define F32_NAN f32_nan()
+#define F32_MAX FLT_MAX
+#define F64_NAN f64_nan()
+#define F64_MAX DBL_MAX
+
+/* The canonical quiet NaN: positive, empty payload, whatever the compiler's NAN is. */
+FSM_INLINE float f32_nan(void) {
+    const uint32_t bits = 0x7fc00000u;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+FSM_INLINE double f64_nan(void) {
+    return f64_from_bits(0x7ff8000000000000u);
+}
+
+#define REAL float
+#define VEC f32x16
+#define LANES 16
+#define V(operation) f32x16_##operation
+#define F(name) f32_##name
+#define FC(name) F32_##name
+#define FMA fmaf
+#include "rows.h"
+#include "backward.h"
+#include "undefine.h"
+
+#define REAL double
+#define VEC f64x8
+#define LANES 8
+#define V(operation) f64x8_##operation
+#define F(name) f64_##name
+#define FC(name) F64_##name
+#define FMA fma
+#include "rows.h"
+#include "backward.h"
+#include "undefine.h"
+
+static void from_f16(float *out, const uint16_t *x, size_t n) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        f32x16_store(out + i, f32x16_load_f16(x + i));
+    }
+    if (i < n) {
+        uint16_t tail[16] = {0};
+        memcpy(tail, x + i, (n - i) * sizeof tail[0]);
+        f32x16_store_partial(out + i, f32x16_load_f16(tail), n - i);
+    }
+}
+
+static void to_f16(uint16_t *out, const float *x, size_t n) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        f32x16_store_f16(out + i, f32x16_load(x + i));
+    }
+    if (i < n) {
+        uint16_t tail[16];
+        f32x16_store_f16(tail, f32x16_load_partial(x + i, n - i, 0.0f));
+        memcpy(out + i, tail, (n - i) * sizeof tail[0]);
+    }
+}
+
+const fsm_kernels FSM_PASTE(fsm_, FSM_UNIT) = {
+    .name = FSM_STRING(FSM_UNIT),
+    .rows =
+        {
+            [FSM_SOFTMAX] = {f32_softmax_rows, f64_softmax_rows},
+            [FSM_LOG_SOFTMAX] = {f32_log_softmax_rows, f64_log_softmax_rows},
+            [FSM_LOGSUMEXP] = {f32_logsumexp_rows, f64_logsumexp_rows},
+            [FSM_SOFTMAX_BACKWARD] = {f32_softmax_backward_rows, f64_softmax_backward_rows},
+            [FSM_LOG_SOFTMAX_BACKWARD] = {f32_log_softmax_backward_rows,
+                                          f64_log_softmax_backward_rows},
+        },
+    .cross_entropy = {f32_cross_entropy_rows, f64_cross_entropy_rows},
+    .from_f16 = from_f16,
+    .to_f16 = to_f16,
+};

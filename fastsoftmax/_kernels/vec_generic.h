@@ -1,0 +1,244 @@
+/* The vector vocabulary in portable C: lanes are array elements, fma() is the C library's (correctly rounded
+ * with or without hardware). Defines the meaning of each operation for the other headers. */
+#ifndef FSM_VEC_GENERIC_H
+#define FSM_VEC_GENERIC_H
+
+#include <math.h>
+#include <string.h>
+
+#include "coefficients.h"
+
+typedef struct {
+    float v[16];
+} f32x16;
+typedef struct {
+    double v[8];
+} f64x8;
+
+#define FSM_LANES(type, width, expression)                                                         \
+    type r;                                                                                        \
+    for (int i = 0; i < width; i++) {                                                              \
+        r.v[i] = (expression);                                                                     \
+    }                                                                                              \
+    return r
+
+/* ---- f32x16 ---- */
+
+FSM_INLINE f32x16 f32x16_set1(float a) {
+    FSM_LANES(f32x16, 16, a);
+}
+FSM_INLINE f32x16 f32x16_load(const float *p) {
+    FSM_LANES(f32x16, 16, p[i]);
+}
+/* The first `count` elements of p (no other is touched), `fill` in the remaining lanes. */
+FSM_INLINE f32x16 f32x16_load_partial(const float *p, size_t count, float fill) {
+    FSM_LANES(f32x16, 16, (size_t)i < count ? p[i] : fill);
+}
+FSM_INLINE void f32x16_store(float *p, f32x16 a) {
+    memcpy(p, a.v, sizeof a.v);
+}
+FSM_INLINE void f32x16_store_partial(float *p, f32x16 a, size_t count) {
+    memcpy(p, a.v, count * sizeof a.v[0]);
+}
+/* Store past the caches; p is aligned to the vector. */
+FSM_INLINE void f32x16_stream(float *p, f32x16 a) {
+    memcpy(p, a.v, sizeof a.v);
+}
+FSM_INLINE f32x16 f32x16_add(f32x16 a, f32x16 b) {
+    FSM_LANES(f32x16, 16, a.v[i] + b.v[i]);
+}
+FSM_INLINE f32x16 f32x16_sub(f32x16 a, f32x16 b) {
+    FSM_LANES(f32x16, 16, a.v[i] - b.v[i]);
+}
+FSM_INLINE f32x16 f32x16_mul(f32x16 a, f32x16 b) {
+    FSM_LANES(f32x16, 16, a.v[i] * b.v[i]);
+}
+/* a * b + c, rounded once. */
+FSM_INLINE f32x16 f32x16_fma(f32x16 a, f32x16 b, f32x16 c) {
+    FSM_LANES(f32x16, 16, fmaf(a.v[i], b.v[i], c.v[i]));
+}
+/* The larger; b where either is NaN. */
+FSM_INLINE f32x16 f32x16_max(f32x16 a, f32x16 b) {
+    FSM_LANES(f32x16, 16, a.v[i] > b.v[i] ? a.v[i] : b.v[i]);
+}
+/* a, but +0 where x < limit; a NaN in x keeps a. */
+FSM_INLINE f32x16 f32x16_zero_below(f32x16 a, f32x16 x, f32x16 limit) {
+    FSM_LANES(f32x16, 16, x.v[i] < limit.v[i] ? 0.0f : a.v[i]);
+}
+/* a in the first `count` lanes, +0 beyond. */
+FSM_INLINE f32x16 f32x16_first(f32x16 a, size_t count) {
+    FSM_LANES(f32x16, 16, (size_t)i < count ? a.v[i] : 0);
+}
+/* a, but +0 where t is 0. */
+FSM_INLINE f32x16 f32x16_where_nonzero(f32x16 a, f32x16 t) {
+    FSM_LANES(f32x16, 16, t.v[i] == 0 ? 0 : a.v[i]);
+}
+/* One bit a lane, lane 0 lowest. */
+FSM_INLINE unsigned f32x16_equal(f32x16 a, f32x16 b) {
+    unsigned bits = 0;
+    for (int i = 0; i < 16; i++) {
+        bits |= (unsigned)(a.v[i] == b.v[i]) << i;
+    }
+    return bits;
+}
+/* C * 2^(s/8), where the integer s stands in the low 11 bits of `steps`, the exponent as the table has it. */
+FSM_INLINE f32x16 f32x16_power(f32x16 steps) {
+    static const uint32_t table[8] = F32_TABLE;
+    uint32_t bits[16];
+    memcpy(bits, steps.v, sizeof bits);
+    for (int i = 0; i < 16; i++) {
+        bits[i] = table[bits[i] & 7] + (bits[i] << 20);
+    }
+    memcpy(steps.v, bits, sizeof bits);
+    return steps;
+}
+FSM_INLINE float f32x16_reduce_max(f32x16 a) {
+    float largest = a.v[0];
+    for (int i = 1; i < 16; i++) {
+        largest = a.v[i] > largest ? a.v[i] : largest;
+    }
+    return largest;
+}
+FSM_INLINE float f32_from_f16(uint16_t half) {
+    const uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
+    const uint32_t rest = half & 0x7fffu;
+    uint32_t bits;
+    float value;
+    if (rest >= 0x7c00u) { /* infinity, NaN */
+        bits = sign | 0x7f800000u | (rest & 0x3ffu) << 13;
+    } else if (rest >= 0x0400u) {
+        bits = sign | ((rest << 13) + 0x38000000u);
+    } else { /* subnormal: an integer times 2^-24, exact in float32 */
+        value = (float)rest * 0x1p-24f;
+        memcpy(&bits, &value, sizeof bits);
+        bits |= sign;
+    }
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+/* Ties to even. */
+FSM_INLINE uint16_t f16_from_f32(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    const uint32_t sign = bits >> 16 & 0x8000u;
+    bits &= 0x7fffffffu;
+    if (bits > 0x7f800000u) {
+        return (uint16_t)(sign | 0x7e00u);
+    }
+    if (bits >= 0x477ff000u) { /* 65520 and above round to infinity */
+        return (uint16_t)(sign | 0x7c00u);
+    }
+    if (bits < 0x38800000u) { /* below 2^-14: adding 2^-1 lets the hardware round to multiples of 2^-24 */
+        float magnitude;
+        memcpy(&magnitude, &bits, sizeof magnitude);
+        magnitude += 0.5f;
+        memcpy(&bits, &magnitude, sizeof bits);
+        return (uint16_t)(sign | (bits - 0x3f000000u));
+    }
+    bits += 0xc8000fffu + (bits >> 13 & 1u); /* rebias the exponent, round half to even */
+    return (uint16_t)(sign | bits >> 13);
+}
+FSM_INLINE f32x16 f32x16_load_f16(const uint16_t *p) {
+    FSM_LANES(f32x16, 16, f32_from_f16(p[i]));
+}
+FSM_INLINE void f32x16_store_f16(uint16_t *p, f32x16 a) {
+    for (int i = 0; i < 16; i++) {
+        p[i] = f16_from_f32(a.v[i]);
+    }
+}
+
+/* ---- f64x8 ---- */
+
+FSM_INLINE f64x8 f64x8_set1(double a) {
+    FSM_LANES(f64x8, 8, a);
+}
+FSM_INLINE f64x8 f64x8_load(const double *p) {
+    FSM_LANES(f64x8, 8, p[i]);
+}
+FSM_INLINE f64x8 f64x8_load_partial(const double *p, size_t count, double fill) {
+    FSM_LANES(f64x8, 8, (size_t)i < count ? p[i] : fill);
+}
+FSM_INLINE void f64x8_store(double *p, f64x8 a) {
+    memcpy(p, a.v, sizeof a.v);
+}
+FSM_INLINE void f64x8_store_partial(double *p, f64x8 a, size_t count) {
+    memcpy(p, a.v, count * sizeof a.v[0]);
+}
+FSM_INLINE void f64x8_stream(double *p, f64x8 a) {
+    memcpy(p, a.v, sizeof a.v);
+}
+FSM_INLINE f64x8 f64x8_add(f64x8 a, f64x8 b) {
+    FSM_LANES(f64x8, 8, a.v[i] + b.v[i]);
+}
+FSM_INLINE f64x8 f64x8_sub(f64x8 a, f64x8 b) {
+    FSM_LANES(f64x8, 8, a.v[i] - b.v[i]);
+}
+FSM_INLINE f64x8 f64x8_mul(f64x8 a, f64x8 b) {
+    FSM_LANES(f64x8, 8, a.v[i] * b.v[i]);
+}
+FSM_INLINE f64x8 f64x8_fma(f64x8 a, f64x8 b, f64x8 c) {
+    FSM_LANES(f64x8, 8, fma(a.v[i], b.v[i], c.v[i]));
+}
+FSM_INLINE f64x8 f64x8_max(f64x8 a, f64x8 b) {
+    FSM_LANES(f64x8, 8, a.v[i] > b.v[i] ? a.v[i] : b.v[i]);
+}
+FSM_INLINE f64x8 f64x8_zero_below(f64x8 a, f64x8 x, f64x8 limit) {
+    FSM_LANES(f64x8, 8, x.v[i] < limit.v[i] ? 0.0 : a.v[i]);
+}
+FSM_INLINE f64x8 f64x8_first(f64x8 a, size_t count) {
+    FSM_LANES(f64x8, 8, (size_t)i < count ? a.v[i] : 0);
+}
+FSM_INLINE f64x8 f64x8_where_nonzero(f64x8 a, f64x8 t) {
+    FSM_LANES(f64x8, 8, t.v[i] == 0 ? 0 : a.v[i]);
+}
+FSM_INLINE unsigned f64x8_equal(f64x8 a, f64x8 b) {
+    unsigned bits = 0;
+    for (int i = 0; i < 8; i++) {
+        bits |= (unsigned)(a.v[i] == b.v[i]) << i;
+    }
+    return bits;
+}
+/* C * 2^(s/8), where the integer s stands in the low 14 bits of `steps`, the exponent as the table has it. */
+FSM_INLINE f64x8 f64x8_power(f64x8 steps) {
+    static const uint64_t table[8] = F64_TABLE;
+    uint64_t bits[8];
+    memcpy(bits, steps.v, sizeof bits);
+    for (int i = 0; i < 8; i++) {
+        bits[i] = table[bits[i] & 7] + (bits[i] << 49);
+    }
+    memcpy(steps.v, bits, sizeof bits);
+    return steps;
+}
+FSM_INLINE double f64x8_reduce_max(f64x8 a) {
+    double largest = a.v[0];
+    for (int i = 1; i < 8; i++) {
+        largest = a.v[i] > largest ? a.v[i] : largest;
+    }
+    return largest;
+}
+/* Lanes 4-7, 2-3 or 1 moved to lane 0: the halving tree of a horizontal sum. */
+FSM_INLINE f64x8 f64x8_fold4(f64x8 a) {
+    FSM_LANES(f64x8, 8, a.v[i ^ 4]);
+}
+FSM_INLINE f64x8 f64x8_fold2(f64x8 a) {
+    FSM_LANES(f64x8, 8, a.v[i ^ 2]);
+}
+FSM_INLINE f64x8 f64x8_fold1(f64x8 a) {
+    FSM_LANES(f64x8, 8, a.v[i ^ 1]);
+}
+FSM_INLINE double f64x8_lane0(f64x8 a) {
+    return a.v[0];
+}
+FSM_INLINE f64x8 f64x8_widen_low(f32x16 a) {
+    FSM_LANES(f64x8, 8, (double)a.v[i]);
+}
+FSM_INLINE f64x8 f64x8_widen_high(f32x16 a) {
+    FSM_LANES(f64x8, 8, (double)a.v[i + 8]);
+}
+/* Order streaming stores before what follows. */
+FSM_INLINE void vec_fence(void) {
+}
+
+#undef FSM_LANES
+
+#endif

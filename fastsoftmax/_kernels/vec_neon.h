@@ -1,0 +1,247 @@
+/* The vector vocabulary on Advanced SIMD (AArch64): f32x16 and f64x8 are four registers each.
+ *
+ * The table look-ups are byte look-ups: TBL over two registers for eight floats, over four for eight doubles. */
+#ifndef FSM_VEC_NEON_H
+#define FSM_VEC_NEON_H
+
+#include <arm_neon.h>
+#include <string.h>
+
+#include "coefficients.h"
+
+typedef struct {
+    float32x4_t v[4];
+} f32x16;
+typedef struct {
+    float64x2_t v[4];
+} f64x8;
+
+#define FSM_QUARTERS(type, expression)                                                             \
+    type r;                                                                                        \
+    for (int i = 0; i < 4; i++) {                                                                  \
+        r.v[i] = (expression);                                                                     \
+    }                                                                                              \
+    return r
+
+/* ---- f32x16 ---- */
+
+FSM_INLINE f32x16 f32x16_set1(float a) {
+    FSM_QUARTERS(f32x16, vdupq_n_f32(a));
+}
+FSM_INLINE f32x16 f32x16_load(const float *p) {
+    FSM_QUARTERS(f32x16, vld1q_f32(p + 4 * i));
+}
+FSM_INLINE f32x16 f32x16_load_partial(const float *p, size_t count, float fill) {
+    float lanes[16];
+    for (int i = 0; i < 16; i++) {
+        lanes[i] = fill;
+    }
+    memcpy(lanes, p, count * sizeof lanes[0]);
+    return f32x16_load(lanes);
+}
+FSM_INLINE void f32x16_store(float *p, f32x16 a) {
+    for (int i = 0; i < 4; i++) {
+        vst1q_f32(p + 4 * i, a.v[i]);
+    }
+}
+FSM_INLINE void f32x16_store_partial(float *p, f32x16 a, size_t count) {
+    float lanes[16];
+    f32x16_store(lanes, a);
+    memcpy(p, lanes, count * sizeof lanes[0]);
+}
+FSM_INLINE void f32x16_stream(float *p, f32x16 a) {
+    f32x16_store(p, a);
+}
+FSM_INLINE f32x16 f32x16_add(f32x16 a, f32x16 b) {
+    FSM_QUARTERS(f32x16, vaddq_f32(a.v[i], b.v[i]));
+}
+FSM_INLINE f32x16 f32x16_sub(f32x16 a, f32x16 b) {
+    FSM_QUARTERS(f32x16, vsubq_f32(a.v[i], b.v[i]));
+}
+FSM_INLINE f32x16 f32x16_mul(f32x16 a, f32x16 b) {
+    FSM_QUARTERS(f32x16, vmulq_f32(a.v[i], b.v[i]));
+}
+FSM_INLINE f32x16 f32x16_fma(f32x16 a, f32x16 b, f32x16 c) {
+    FSM_QUARTERS(f32x16, vfmaq_f32(c.v[i], a.v[i], b.v[i]));
+}
+/* FMAX would return the NaN; the vocabulary says b. */
+FSM_INLINE f32x16 f32x16_max(f32x16 a, f32x16 b) {
+    FSM_QUARTERS(f32x16, vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]));
+}
+FSM_INLINE f32x16 f32x16_zero_below(f32x16 a, f32x16 x, f32x16 limit) {
+    FSM_QUARTERS(f32x16, vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a.v[i]),
+                                                         vcltq_f32(x.v[i], limit.v[i]))));
+}
+FSM_INLINE f32x16 f32x16_first(f32x16 a, size_t count) {
+    float lanes[16];
+    f32x16_store(lanes, a);
+    return f32x16_load_partial(lanes, count, 0);
+}
+FSM_INLINE f32x16 f32x16_where_nonzero(f32x16 a, f32x16 t) {
+    FSM_QUARTERS(f32x16, vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a.v[i]),
+                                                     vceqzq_f32(t.v[i]))));
+}
+FSM_INLINE unsigned f32x16_equal(f32x16 a, f32x16 b) {
+    const uint32x4_t weight = {1, 2, 4, 8};
+    unsigned bits = 0;
+    for (int i = 0; i < 4; i++) {
+        bits |= vaddvq_u32(vandq_u32(vceqq_f32(a.v[i], b.v[i]), weight)) << (4 * i);
+    }
+    return bits;
+}
+FSM_INLINE f32x16 f32x16_power(f32x16 steps) {
+    static const uint32_t table[8] = F32_TABLE;
+    const uint8x16x2_t entries = {
+        {vreinterpretq_u8_u32(vld1q_u32(table)), vreinterpretq_u8_u32(vld1q_u32(table + 4))}};
+    f32x16 r;
+    for (int i = 0; i < 4; i++) {
+        const uint32x4_t bits = vreinterpretq_u32_f32(steps.v[i]);
+        /* Byte addresses 4j .. 4j + 3 of entry j. */
+        const uint32x4_t bytes = vmlaq_u32(vdupq_n_u32(0x03020100u), vandq_u32(bits, vdupq_n_u32(7)),
+                                           vdupq_n_u32(0x04040404u));
+        const uint8x16_t entry = vqtbl2q_u8(entries, vreinterpretq_u8_u32(bytes));
+        r.v[i] = vreinterpretq_f32_u32(
+            vaddq_u32(vreinterpretq_u32_u8(entry), vshlq_n_u32(bits, 20)));
+    }
+    return r;
+}
+FSM_INLINE float f32x16_reduce_max(f32x16 a) {
+    float lanes[16];
+    f32x16_store(lanes, a);
+    float largest = lanes[0];
+    for (int i = 1; i < 16; i++) {
+        largest = lanes[i] > largest ? lanes[i] : largest;
+    }
+    return largest;
+}
+FSM_INLINE f32x16 f32x16_load_f16(const uint16_t *p) {
+    FSM_QUARTERS(f32x16, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i))));
+}
+FSM_INLINE void f32x16_store_f16(uint16_t *p, f32x16 a) {
+    for (int i = 0; i < 4; i++) {
+        vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(a.v[i])));
+    }
+}
+
+/* ---- f64x8 ---- */
+
+FSM_INLINE f64x8 f64x8_set1(double a) {
+    FSM_QUARTERS(f64x8, vdupq_n_f64(a));
+}
+FSM_INLINE f64x8 f64x8_load(const double *p) {
+    FSM_QUARTERS(f64x8, vld1q_f64(p + 2 * i));
+}
+FSM_INLINE f64x8 f64x8_load_partial(const double *p, size_t count, double fill) {
+    double lanes[8];
+    for (int i = 0; i < 8; i++) {
+        lanes[i] = fill;
+    }
+    memcpy(lanes, p, count * sizeof lanes[0]);
+    return f64x8_load(lanes);
+}
+FSM_INLINE void f64x8_store(double *p, f64x8 a) {
+    for (int i = 0; i < 4; i++) {
+        vst1q_f64(p + 2 * i, a.v[i]);
+    }
+}
+FSM_INLINE void f64x8_store_partial(double *p, f64x8 a, size_t count) {
+    double lanes[8];
+    f64x8_store(lanes, a);
+    memcpy(p, lanes, count * sizeof lanes[0]);
+}
+FSM_INLINE void f64x8_stream(double *p, f64x8 a) {
+    f64x8_store(p, a);
+}
+FSM_INLINE f64x8 f64x8_add(f64x8 a, f64x8 b) {
+    FSM_QUARTERS(f64x8, vaddq_f64(a.v[i], b.v[i]));
+}
+FSM_INLINE f64x8 f64x8_sub(f64x8 a, f64x8 b) {
+    FSM_QUARTERS(f64x8, vsubq_f64(a.v[i], b.v[i]));
+}
+FSM_INLINE f64x8 f64x8_mul(f64x8 a, f64x8 b) {
+    FSM_QUARTERS(f64x8, vmulq_f64(a.v[i], b.v[i]));
+}
+FSM_INLINE f64x8 f64x8_fma(f64x8 a, f64x8 b, f64x8 c) {
+    FSM_QUARTERS(f64x8, vfmaq_f64(c.v[i], a.v[i], b.v[i]));
+}
+FSM_INLINE f64x8 f64x8_max(f64x8 a, f64x8 b) {
+    FSM_QUARTERS(f64x8, vbslq_f64(vcgtq_f64(a.v[i], b.v[i]), a.v[i], b.v[i]));
+}
+FSM_INLINE f64x8 f64x8_zero_below(f64x8 a, f64x8 x, f64x8 limit) {
+    FSM_QUARTERS(f64x8, vreinterpretq_f64_u64(vbicq_u64(vreinterpretq_u64_f64(a.v[i]),
+                                                        vcltq_f64(x.v[i], limit.v[i]))));
+}
+FSM_INLINE f64x8 f64x8_first(f64x8 a, size_t count) {
+    double lanes[8];
+    f64x8_store(lanes, a);
+    return f64x8_load_partial(lanes, count, 0);
+}
+FSM_INLINE f64x8 f64x8_where_nonzero(f64x8 a, f64x8 t) {
+    FSM_QUARTERS(f64x8, vreinterpretq_f64_u64(vbicq_u64(vreinterpretq_u64_f64(a.v[i]),
+                                                     vceqzq_f64(t.v[i]))));
+}
+FSM_INLINE unsigned f64x8_equal(f64x8 a, f64x8 b) {
+    const uint64x2_t weight = {1, 2};
+    unsigned bits = 0;
+    for (int i = 0; i < 4; i++) {
+        bits |= (unsigned)vaddvq_u64(vandq_u64(vceqq_f64(a.v[i], b.v[i]), weight)) << (2 * i);
+    }
+    return bits;
+}
+FSM_INLINE f64x8 f64x8_power(f64x8 steps) {
+    static const uint64_t table[8] = F64_TABLE;
+    const uint8x16x4_t entries = {
+        {vreinterpretq_u8_u64(vld1q_u64(table)), vreinterpretq_u8_u64(vld1q_u64(table + 2)),
+         vreinterpretq_u8_u64(vld1q_u64(table + 4)), vreinterpretq_u8_u64(vld1q_u64(table + 6))}};
+    const uint32x4_t eight = vdupq_n_u32(0x08080808u);
+    const uint32x4_t offsets = {0x03020100u, 0x07060504u, 0x03020100u, 0x07060504u};
+    f64x8 r;
+    for (int i = 0; i < 4; i++) {
+        const uint64x2_t bits = vreinterpretq_u64_f64(steps.v[i]);
+        /* j in both words of the lane, then byte addresses 8j .. 8j + 7. */
+        const uint64x2_t index = vandq_u64(bits, vdupq_n_u64(7));
+        const uint32x4_t words = vreinterpretq_u32_u64(vsliq_n_u64(index, index, 32));
+        const uint32x4_t bytes = vmlaq_u32(offsets, words, eight);
+        const uint8x16_t entry = vqtbl4q_u8(entries, vreinterpretq_u8_u32(bytes));
+        r.v[i] = vreinterpretq_f64_u64(
+            vaddq_u64(vreinterpretq_u64_u8(entry), vshlq_n_u64(bits, 49)));
+    }
+    return r;
+}
+FSM_INLINE double f64x8_reduce_max(f64x8 a) {
+    double lanes[8];
+    f64x8_store(lanes, a);
+    double largest = lanes[0];
+    for (int i = 1; i < 8; i++) {
+        largest = lanes[i] > largest ? lanes[i] : largest;
+    }
+    return largest;
+}
+FSM_INLINE f64x8 f64x8_fold4(f64x8 a) {
+    return (f64x8){{a.v[2], a.v[3], a.v[0], a.v[1]}};
+}
+FSM_INLINE f64x8 f64x8_fold2(f64x8 a) {
+    return (f64x8){{a.v[1], a.v[0], a.v[3], a.v[2]}};
+}
+FSM_INLINE f64x8 f64x8_fold1(f64x8 a) {
+    FSM_QUARTERS(f64x8, vextq_f64(a.v[i], a.v[i], 1));
+}
+FSM_INLINE double f64x8_lane0(f64x8 a) {
+    return vgetq_lane_f64(a.v[0], 0);
+}
+FSM_INLINE f64x8 f64_widen(float32x4_t low, float32x4_t high) {
+    return (f64x8){{vcvt_f64_f32(vget_low_f32(low)), vcvt_high_f64_f32(low),
+                    vcvt_f64_f32(vget_low_f32(high)), vcvt_high_f64_f32(high)}};
+}
+FSM_INLINE f64x8 f64x8_widen_low(f32x16 a) {
+    return f64_widen(a.v[0], a.v[1]);
+}
+FSM_INLINE f64x8 f64x8_widen_high(f32x16 a) {
+    return f64_widen(a.v[2], a.v[3]);
+}
+FSM_INLINE void vec_fence(void) {
+}
+
+#undef FSM_QUARTERS
+
+#endif
