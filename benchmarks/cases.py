@@ -6,9 +6,12 @@ the plots and ``pytest benchmarks/`` iterate over it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HOT_LOOP_CALLS = 100_000
 
@@ -111,7 +114,7 @@ def _short_rows() -> Iterator[Case]:
         Case(
             "short-3",
             (8192, 3),
-            "three classes (logits of a classifier of scikit-learn's wines): too short for a vector",
+            "three classes, of a classifier of scikit-learn's wines: too short for a vector",
             source="wine",
             quick=True,
             tags=_tags("short-3"),
@@ -136,7 +139,7 @@ def _short_rows() -> Iterator[Case]:
 
 def _rows_in_cache() -> Iterator[Case]:
     yield from _both_dtypes(
-        Case("batch-46", (512, 46), "a batch of 512 over 46 classes, as a news-topic classifier has",
+        Case("batch-46", (512, 46), "a batch of 512 over 46 classes, as news topics have",
              source="clusters46", quick=True),
     )  # fmt: skip
     rows64 = Case("rows-64", (8192, 64), "rows of whole vectors, 2 MiB in all", quick=True)
@@ -155,7 +158,7 @@ def _rows_in_cache() -> Iterator[Case]:
         source="attention", quick=True,
     )  # fmt: skip
     yield replace(
-        rows1000, name="rows-1000-f16", dtype="float16", reason="half precision, computed in float32",
+        rows1000, name="rows-1000-f16", dtype="float16", reason="half precision, summed in float32",
         tags=frozenset(),
     )  # fmt: skip
 
@@ -180,7 +183,7 @@ def _large_arrays() -> Iterator[Case]:
     )  # fmt: skip
     yield from _both_dtypes(large)
     yield from _both_dtypes(
-        replace(large, name="large-out", reason="250 MiB into a warm buffer: memory bandwidth alone",
+        replace(large, name="large-out", reason="250 MiB into a warm buffer: bandwidth alone",
                 out=True, tags=_tags("large")),
     )  # fmt: skip
 
@@ -276,7 +279,7 @@ def beyond_cache(last_level_bytes: int) -> Case:
 
 def latency_sweep(*, quick: bool) -> list[Case]:
     """Return single rows of growing length, for the plot of latency."""
-    lengths = (1, 4, 10, 16, 46, 64, 256, 1000, 4096)
+    lengths: tuple[int, ...] = (1, 4, 10, 16, 46, 64, 256, 1000, 4096)
     if not quick:
         lengths = tuple(sorted({*lengths, 2, 3, 7, 8, 24, 32, 100, 128, 300, 512, 2048, 8192}))
     return [Case(f"latency-{n}", (n,), "the latency plot", tags=_tags("sweep")) for n in lengths]

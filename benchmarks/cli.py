@@ -7,13 +7,14 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import cases
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .document import Document
     from .runner import Run
 
@@ -39,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     accuracy_parser.add_argument("--json", type=Path, default=argparse.SUPPRESS)
     accuracy_parser.add_argument("--plot", type=Path, default=argparse.SUPPRESS)
     accuracy_parser.add_argument("--peers", default=argparse.SUPPRESS)
+    accuracy_parser.add_argument("--from-json", type=Path, default=argparse.SUPPRESS)
     for name in ("--quick", "--update-readme", "--allow-fallback"):
         accuracy_parser.add_argument(name, action="store_true", default=argparse.SUPPRESS)
     accuracy_parser.add_argument(
@@ -70,22 +72,9 @@ def _list_cells() -> int:
 
 
 def _measure(run: Run, chosen: list[cases.Case], title: str) -> list[dict[str, Any]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from .progress import each
 
-    columns = (
-        TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )  # fmt: skip
-    console = Console(stderr=True)
-    cells = []
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=len(chosen))
-        for case in chosen:
-            progress.update(task, description=case.name)
-            cells.append(run.cell(case))
-            progress.advance(task)
-    return cells
+    return [run.cell(case) for case in each(chosen, title, lambda case: case.name)]
 
 
 def _chosen_cases(options: argparse.Namespace) -> list[cases.Case]:

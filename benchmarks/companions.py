@@ -13,13 +13,16 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .document import Document
 from .machine import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .document import Document
 
 STREAMING_BYTES = 1 << 22
 """Where glibc's memcpy is told to switch to streaming stores, for the streaming copy."""

@@ -5,14 +5,16 @@ Every maker takes a shape and returns float64; the same name and shape always gi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .cases import Case
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .cases import Case
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -139,7 +141,9 @@ def make(case: Case) -> Data:
     if case.function == "segment_softmax":
         return Data(x, indptr=_row_pointers(case.elements))
     if case.where:
-        return Data(x, where=np.broadcast_to(np.tri(*case.shape[-2:], dtype=bool), case.shape))
+        return Data(
+            x, where=np.broadcast_to(np.tri(case.shape[-2], case.shape[-1]) == 1, case.shape)
+        )
     return Data(x)
 
 

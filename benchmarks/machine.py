@@ -107,13 +107,15 @@ def commit() -> str | None:
 
 def versions(distributions: list[str]) -> dict[str, str]:
     """Return the versions of those distributions that are installed."""
-    found = {"Python": platform.python_version()}
-    for name in distributions:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    installed = {name: _version(name) for name in distributions}
+    return {"Python": platform.python_version()} | {k: v for k, v in installed.items() if v}
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def describe() -> dict[str, Any]:

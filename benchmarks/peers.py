@@ -11,6 +11,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,8 @@ def _numpy_softmax(x: Array, axis: int = -1) -> Array:
 def _numpy_softmax_out(x: Array, axis: int, out: Array) -> Array:
     np.subtract(x, x.max(axis=axis, keepdims=True), out=out)
     np.exp(out, out=out)
-    return np.divide(out, out.sum(axis=axis, keepdims=True), out=out)
+    result: Array = np.divide(out, out.sum(axis=axis, keepdims=True), out=out)
+    return result
 
 
 def _numpy_softmax_where(x: Array, where: Array) -> Array:
@@ -287,11 +289,12 @@ class OnnxRuntime(Peer):
         """Return the call of a cell."""
         from onnx import helper
 
-        operator = {
+        operators: dict[str, tuple[str, dict[str, Any]]] = {
             "softmax": ("Softmax", {"axis": case.axis}),
             "log_softmax": ("LogSoftmax", {"axis": case.axis}),
             "logsumexp": ("ReduceLogSumExp", {"axes": [case.axis], "keepdims": 0}),
-        }.get(case.function)
+        }
+        operator = operators.get(case.function)
         if operator is None or data.x.dtype == np.float16:  # float16 has no CPU kernel
             return None
         kind, attributes = operator
@@ -315,9 +318,10 @@ class Jax(Peer):
             flags = os.environ.get("XLA_FLAGS", "")
             os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-        import jax
-
+        jax = import_module("jax")
         jax.config.update("jax_enable_x64", True)
+        # Waiting for a result by way of another thread costs small calls up to 80 us.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
         self.jax = jax
 
     def call(self, case: Case, data: Data) -> Call | None:
@@ -368,7 +372,7 @@ class Numba(Peer):
         super().__init__(threads)
         from math import exp
 
-        import numba
+        numba = import_module("numba")
 
         @numba.njit
         def into(x: Array, out: Array) -> Array:
@@ -412,11 +416,11 @@ class TensorFlow(Peer):
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        import tensorflow
+        import tensorflow as tf
 
-        self.tf = tensorflow
-        tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
-        tensorflow.config.threading.set_inter_op_parallelism_threads(1)
+        self.tf = tf
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
 
     def call(self, case: Case, data: Data) -> Call | None:
         """Return the call of a cell."""

@@ -8,12 +8,13 @@ Linux). Where it is not, `REFERENCE_IS_WIDER` is False and float64 errors below 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .cases import Case
-from .inputs import Array, Data
+if TYPE_CHECKING:
+    from .cases import Case
+    from .inputs import Array, Data
 
 REFERENCE_IS_WIDER = np.finfo(np.longdouble).nmant > np.finfo(np.float64).nmant
 
@@ -93,7 +94,8 @@ def ulp_size(at: Array, dtype: Any) -> Array:
     info = np.finfo(dtype)
     _, exponent = np.frexp(at)
     exponent = np.where(at == 0, info.minexp, np.maximum(exponent - 1, info.minexp))
-    return np.ldexp(np.longdouble(1), exponent - info.nmant)
+    size: Array = np.ldexp(np.longdouble(1), exponent - info.nmant)
+    return size
 
 
 def _as_rows(array: Array, case: Case) -> Array:
@@ -101,23 +103,25 @@ def _as_rows(array: Array, case: Case) -> Array:
 
 
 class Reference:
-    """The exact result of one cell, on the rows that are checked."""
+    """The exact result of one cell, on the rows that are checked.
 
-    def __init__(self, case: Case, data: Data) -> None:
+    ``exact`` and ``scale`` are lists of one array for each part of the result. ``scale`` is where
+    the ULP is taken: the exact value itself, except where terms cancel.
+    """
+
+    def __init__(self, case: Case, data: Data, *, everything: bool = False) -> None:
         self.case = case
         if case.function == "segment_softmax":
             self._make_segments(data)
             return
         x = _as_rows(data.x, case)
-        count = min(len(x), max(1, SAMPLED_ELEMENTS // case.row_length))
+        sampled = len(x) if everything else SAMPLED_ELEMENTS // case.row_length
+        count = min(len(x), max(1, sampled))
         self.rows = np.unique(np.linspace(0, len(x) - 1, count).astype(np.intp))
         self._make(data, x[self.rows])
 
     def _make(self, data: Data, x: Array) -> None:
-        """Set ``exact`` and ``scale``, lists of one array for each part of the result.
-
-        ``scale`` is where the ULP is taken: the exact value itself, except where terms cancel.
-        """
+        """Set ``exact`` and ``scale``."""
         case = self.case
         kept = np.ones(x.shape, bool)
         if data.where is not None:

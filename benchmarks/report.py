@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.panel import Panel
@@ -26,6 +26,9 @@ from .document import (
     ulp,
 )
 from .targets import targets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 WIDTH_WITHOUT_TERMINAL = 150
 """A log or a file takes any width; rich would assume 80 columns."""
@@ -170,10 +173,11 @@ def print_report(console: Console, document: Document) -> None:
     console.print(targets_table(document))
     wrong = document["wrong_above"]["float32"]
     console.print(
-        f"Ratios are medians over paired rounds. Cycles come from {document['machine']['clock_method']}. "
-        f"A time is withheld where the answer is NaN or off by more than the square root of the "
-        f"dtype's epsilon ({wrong:.1g} in float32), absolute or relative. logsumexp's ULP is taken at "
-        "max(|max|, |result|), a gradient's at the size of the terms it is the difference of.",
+        "Ratios are medians over paired rounds. Cycles come from "
+        f"{document['machine']['clock_method']}. A time is withheld where the answer is NaN or off "
+        f"by more than the square root of the dtype's epsilon ({wrong:.1g} in float32), absolute "
+        "or relative. logsumexp's ULP is taken at max(|max|, |result|), a gradient's at the size "
+        "of the terms it is the difference of.",
         highlight=False,
     )
     if not document["native"]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Iterable
+import datetime as dt
 from dataclasses import asdict
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import inputs, machine, peers
-from .cases import Case
 from .reference import REFERENCE_IS_WIDER, Reference, Score, tolerance
-from .subject import Subject
 from .timing import Call, Effort, Spread, measure, paired_ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .cases import Case
+    from .subject import Subject
 
 SCHEMA = 1
 
@@ -133,7 +136,7 @@ def document(
     return {
         "schema": SCHEMA,
         "kind": kind,
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "date": dt.datetime.now(dt.timezone.utc).date().isoformat(),
         "command": command,
         "quick": quick,
         "native": run.subject.native,

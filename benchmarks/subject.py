@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .cases import Case, UsageError
-from .inputs import Array, Data
 from .machine import ROOT
 from .timing import Call
+
+if TYPE_CHECKING:
+    from .inputs import Array, Data
 
 
 def _prefer_installed() -> None:

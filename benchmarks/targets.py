@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .document import Cell, Document, best_ratio, cell_named, geometric_mean, ratio, subject, tagged
+from .document import Cell, Document, best_ratio, geometric_mean, ratio, subject, tagged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
 @dataclass(frozen=True)

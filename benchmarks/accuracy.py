@@ -1,0 +1,233 @@
+"""Errors of every library over families of rows, in ULP and in the sum of a row."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from math import exp, log
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import peers, reproducibility
+from .cases import Case
+from .inputs import SEED, Array, Data
+from .reference import Reference, ulp_size
+from .runner import Run, document
+from .subject import Subject
+from .timing import QUICK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FUNCTIONS = ("softmax", "log_softmax", "logsumexp")
+DTYPES = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Rows of one kind."""
+
+    name: str
+    make: Callable[[np.random.Generator, int, int, str], Array]
+    """From a generator, a number of rows, a length and a dtype."""
+    lengths: tuple[int, ...] = (10, 1000)
+    rows: int = 64
+
+
+def _spread(sigma: float) -> Callable[..., Array]:
+    return lambda rng, rows, n, _: rng.normal(0, sigma, (rows, n))
+
+
+def _uniform(_rng: np.random.Generator, rows: int, n: int, dtype: str) -> Array:
+    """Draw up to +-40 in float32 and +-350 in float64: every result is a normal number."""
+    half = 40 if dtype == "float32" else 350
+    return _rng.uniform(-half, half, (rows, n))
+
+
+def _offset(size: float) -> Callable[..., Array]:
+    def make(rng: np.random.Generator, rows: int, n: int, _: str) -> Array:
+        sign = np.where(np.arange(rows) % 2, -size, size)[:, None]
+        return sign + rng.normal(0, 5, (rows, n))
+
+    return make
+
+
+def _dominant(rng: np.random.Generator, rows: int, n: int, _: str) -> Array:
+    x = rng.normal(0, 1, (rows, n))
+    x[np.arange(rows), rng.integers(0, n, rows)] += rng.uniform(10, 30, rows)
+    return x
+
+
+def _equal(rng: np.random.Generator, rows: int, n: int, _: str) -> Array:
+    return np.broadcast_to(rng.normal(0, 50, (rows, 1)), (rows, n))
+
+
+def _ladder(rng: np.random.Generator, rows: int, n: int, _: str) -> Array:
+    return -np.geomspace(1e-6, 80, n) * rng.uniform(0.5, 1, (rows, 1))
+
+
+def _masked(rng: np.random.Generator, rows: int, n: int, _: str) -> Array:
+    x = rng.normal(0, 3, (rows, n))
+    dropped = rng.random((rows, n)) < 0.4
+    dropped[:, 0] = False
+    return np.where(dropped, np.where(np.arange(rows) % 2, -1e9, -np.inf)[:, None], x)
+
+
+def _tiny_results(rng: np.random.Generator, rows: int, n: int, dtype: str) -> Array:
+    """Draw rows whose smaller results are subnormal."""
+    floor = -103.0 if dtype == "float32" else -744.0
+    x = rng.uniform(floor, floor + 18, (rows, n))
+    x[:, 0] = 0
+    return x
+
+
+def _tiny_inputs(rng: np.random.Generator, rows: int, n: int, dtype: str) -> Array:
+    return rng.uniform(-1, 1, (rows, n)) * float(np.finfo(dtype).tiny)
+
+
+def _random_bits(rng: np.random.Generator, rows: int, n: int, dtype: str) -> Array:
+    """Draw any finite bit pattern, of a size that is not all over at the first element."""
+    unsigned, wide = ("u4", np.float32) if dtype == "float32" else ("u8", np.float64)
+    x = rng.integers(0, np.iinfo(unsigned).max, (rows, n), unsigned).view(wide)
+    return np.where(np.isfinite(x) & (abs(x) < 1e4), x, 1)
+
+
+FAMILIES = (
+    Family("normal, σ = 0.1", _spread(0.1)),
+    Family("normal, σ = 1", _spread(1)),
+    Family("normal, σ = 10", _spread(10)),
+    Family("normal, σ = 100", _spread(100)),
+    Family("uniform", _uniform),
+    Family("offset by ±1e4", _offset(1e4)),
+    Family("offset by ±1e30", _offset(1e30)),
+    Family("one dominant logit", _dominant),
+    Family("all equal", _equal),
+    Family("geometric ladder", _ladder),
+    Family("masked by −inf, −1e9", _masked),
+    Family("subnormal inputs", _tiny_inputs),
+    Family("subnormal results", _tiny_results),
+    Family("random bits", _random_bits),
+    Family("every length to 300", _spread(3), tuple(range(1, 301)), rows=2),
+    Family("a row of 2^20", _spread(3), (1 << 20,), rows=1),
+)
+
+
+@dataclass
+class Tally:
+    """What one library's results of one family come to."""
+
+    max_ulp: float = 0.0
+    mean_ulp: float = 0.0
+    max_ulp_subnormal: float | None = None
+    """The largest error among results below the smallest normal; None if there are none."""
+    sum_error: float = 0.0
+    flushed: int = 0
+    """Subnormal results that came back as 0."""
+    argmax_lost: int = 0
+    nan: int = 0
+
+    def add(self, got: Array, exact: Array, case: Case, scale: Array, share: float) -> None:
+        """Take in the results of one length, ``share`` of the family's elements."""
+        info = np.finfo(case.dtype)
+        wide = got.astype(np.longdouble)
+        with np.errstate(invalid="ignore"):
+            error = np.where(wide == exact, 0, abs(wide - exact)) / ulp_size(scale, case.dtype)
+        bad = np.isnan(wide) & ~np.isnan(exact)
+        self.nan += int(bad.sum())
+        error = np.where(np.isfinite(error), error, 0)
+        half_smallest = np.longdouble(info.smallest_subnormal) / 2  # what is below rounds to 0
+        subnormal = (abs(exact) < info.tiny) & (abs(exact) > half_smallest)
+        if subnormal.any() and case.function == "softmax":
+            worst = float(error[subnormal].max())
+            self.max_ulp_subnormal = max(self.max_ulp_subnormal or 0.0, worst)
+            self.flushed += int((subnormal & (got == 0)).sum())
+            error = np.where(subnormal, 0, error)
+        self.max_ulp = max(self.max_ulp, float(error.max()))
+        self.mean_ulp += share * float(error.mean())
+        if case.function == "softmax":
+            off = abs(wide.sum(axis=-1) - 1)
+            self.sum_error = max(self.sum_error, float(np.where(np.isfinite(off), off, 1).max()))
+            top = np.take_along_axis(wide, exact.argmax(-1)[:, None], -1)[:, 0]
+            self.argmax_lost += int((top < wide.max(-1)).sum())
+
+
+def _samples(family: Family, case: Case) -> list[tuple[Case, Data, Reference]]:
+    """Return the family's inputs for one function and dtype, with their references."""
+    rng = np.random.default_rng(SEED)
+    found = []
+    for n in family.lengths:
+        x = np.ascontiguousarray(family.make(rng, family.rows, n, case.dtype), case.dtype)
+        sized = replace(case, shape=x.shape)
+        data = Data(x)
+        found.append((sized, data, Reference(sized, data, everything=True)))
+    return found
+
+
+def _measure(run: Run, family: Family, case: Case) -> list[dict[str, Any]]:
+    """Return a tally for every library that offers the function."""
+    samples = _samples(family, case)
+    total = sum(sized.elements for sized, _, _ in samples)
+    tallies: dict[str, Tally] = {}
+    for sized, data, reference in samples:
+        exact, scale = reference.exact[0], reference.scale[0]
+        for name, call in _calls(run, sized, data, many=len(samples) > 9).items():
+            with np.errstate(all="ignore"):
+                got = np.asarray(call.result()).reshape(exact.shape)
+            tally = tallies.setdefault(name, Tally())
+            tally.add(got, exact, sized, scale, sized.elements / total)
+    return [{"library": name, **vars(tally)} for name, tally in tallies.items()]
+
+
+def _calls(run: Run, case: Case, data: Data, *, many: bool) -> dict[str, Any]:
+    found = {run.subject.name: run.subject.call(case, data)}
+    for peer in run.rivals:
+        if many and isinstance(peer, peers.Jax):
+            continue  # JAX compiles for each length: minutes for 300 of them
+        if call := peer.call(case, data):
+            found[peer.name] = call
+    return found
+
+
+def _libraries(names: str | None) -> list[peers.Peer]:
+    """Return the peers; scikit-learn's and numba's formula is NumPy's."""
+    if names is None:
+        known = ("scipy", "torch", "onnxruntime", "jax", "openvino", "tensorflow")
+        names = ",".join(name for name in known if peers.PEERS[name].installed())
+    return peers.choose(names, threads=1)
+
+
+def run(
+    instruction_set: str | None, names: str | None, *, quick: bool, words: list[str]
+) -> dict[str, Any]:
+    """Measure the families and the reproducibility of every library."""
+    from .progress import each
+
+    suite = Run(Subject(instruction_set), _libraries(names), QUICK)
+    dtypes = DTYPES[:1] if quick else DTYPES
+    jobs = [(f, d, family) for f in FUNCTIONS for d in dtypes for family in FAMILIES]
+    results: list[dict[str, Any]] = []
+    for function, dtype, family in each(jobs, "families", lambda job: f"{job[0]} {job[2].name}"):
+        case = Case("accuracy", (1,), "an accuracy family", function=function, dtype=dtype)
+        labels = {"function": function, "dtype": dtype, "family": family.name}
+        results.extend({**labels, **entry} for entry in _measure(suite, family, case))
+    command = shlex.join(["python", "-m", "benchmarks", *words])
+    found = document(suite, [], kind="accuracy", quick=quick, threads=1, command=command)
+    found["accuracy"] = results
+    found["reproducibility"] = reproducibility.run(suite)
+    return found
+
+
+def worst(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the worst of several families, as one entry."""
+    means = [entry["mean_ulp"] for entry in entries if entry["mean_ulp"] > 0]
+    subnormal = [e["max_ulp_subnormal"] for e in entries if e["max_ulp_subnormal"] is not None]
+    return {
+        "max_ulp": max(entry["max_ulp"] for entry in entries),
+        "mean_ulp": exp(sum(map(log, means)) / len(means)) if means else 0.0,
+        "max_ulp_subnormal": max(subnormal, default=None),
+        "sum_error": max(entry["sum_error"] for entry in entries),
+        "flushed": sum(entry["flushed"] for entry in entries),
+        "argmax_lost": sum(entry["argmax_lost"] for entry in entries),
+        "nan": sum(entry["nan"] for entry in entries),
+    }

@@ -1,0 +1,188 @@
+"""Tests of the suite itself: that its judgements, its tables and its generator are right."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from . import accuracy, cases, cli, inputs, readme, reference, timing
+from .targets import targets
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RATIO = {"q1": 1.9, "median": 2.0, "q3": 2.1}
+
+
+def contender(name: str, role: str, seconds: float, ratio: float, **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "role": role,
+        "seconds": {"q1": seconds, "median": seconds, "q3": seconds},
+        "ratio": {"q1": ratio, "median": ratio, "q3": ratio},
+        "max_ulp": 1.5,
+        "wrong": None,
+        "copy_fraction": 0.5,
+        **more,
+    }
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    case = next(case for case in cases.CASES if case.name == "rows-1000-out")
+    rows = [
+        contender("fastsoftmax", "subject", 1e-3, 1.0, cycles_per_element=0.7),
+        contender("SciPy", "peer", 2e-3, 2.0, max_ulp=20.0),
+        contender("torch", "peer", 0.5e-3, 0.5),
+        {"name": "JAX", "role": "peer", "max_ulp": 0.0, "wrong": "NaN"},
+        contender("numpy.exp", "reference", 1e-3, 1.0),
+        contender("copy", "reference", 1e-4, 0.1),
+    ]
+    cell = {
+        "name": case.name, "label": case.label, "shape": list(case.shape), "tags": list(case.tags),
+        "clock_ghz": 3.0, "contenders": rows,
+    }  # fmt: skip
+    return {
+        "kind": "speed", "native": True, "instruction_set": "avx2", "date": "2024-01-01",
+        "commit": "abc", "command": "python -m benchmarks", "cells": [cell],
+        "machine": {"cpu": "a CPU"}, "versions": {"fastsoftmax": "1"},
+    }  # fmt: skip
+
+
+def test_cell_names_are_unique_and_every_cell_has_a_reason() -> None:
+    names = [case.name for case in cases.CASES]
+    assert len(names) == len(set(names))
+    assert all(case.reason for case in cases.CASES)
+
+
+@pytest.mark.parametrize("pattern", ["no-such-cell", "short-3,no-such-cell"])
+def test_an_unknown_cell_is_refused(pattern: str) -> None:
+    with pytest.raises(cases.UsageError, match="no-such-cell"):
+        cases.select(quick=True, pattern=pattern)
+
+
+def test_the_readme_section_has_ratios_losses_and_errors(document: dict[str, Any]) -> None:
+    section = readme.benchmark_section(document)
+    assert "| `softmax float32 1024x1000 out=` | 1 ms | 2.00× | **0.50×** | – | 1.00× |" in section
+    assert "Losses, in bold: torch in `softmax float32 1024x1000 out=`." in section
+    assert "avx2" in section
+    assert "20 |" in section
+
+
+def test_only_the_text_between_the_markers_is_replaced(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(
+        "before\n<!-- benchmark:begin -->\nstale figures\n<!-- benchmark:end -->\nafter\n"
+    )
+    readme.update(document, path)
+    text = path.read_text()
+    assert text.startswith("before\n<!-- benchmark:begin -->\n")
+    assert text.endswith("\n<!-- benchmark:end -->\nafter\n")
+    assert "stale figures" not in text
+    readme.update(document, path)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("text", ["", "<!-- a:begin -->", "<!-- a:end --><!-- a:begin -->"])
+def test_missing_markers_are_an_error(text: str) -> None:
+    with pytest.raises(cases.UsageError, match="a:begin"):
+        readme.replace_between(text, "a", "body")
+
+
+def test_the_fallback_never_reaches_the_readme(document: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(cases.UsageError, match="fallback"):
+        readme.update({**document, "native": False}, tmp_path / "README.md")
+
+
+def test_the_fallback_has_its_own_exit_status(
+    document: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.json"
+    document["machine"] |= {"cores": 1, "caches": {}, "system": "", "clock_method": ""}
+    document |= {"native": False, "threads": 1, "wrong_above": {"float32": 1e-4}}
+    path.write_text(json.dumps(document))
+    assert cli.main(["--from-json", str(path)]) == cli.FALLBACK_STATUS
+    assert "NOT A NATIVE RUN" in capsys.readouterr().out
+    assert cli.main(["--from-json", str(path), "--allow-fallback"]) == 0
+
+
+def test_targets_count_a_wrong_peer_out(document: dict[str, Any]) -> None:
+    first = targets(document)[1]
+    assert first.verdict == "not met"
+    assert first.checks[1].value == 0.5
+    assert len(targets(document)) == 9
+
+
+def test_accuracy_sections_take_the_worst_family(document: dict[str, Any]) -> None:
+    tally = vars(accuracy.Tally(max_ulp=1.0, mean_ulp=0.5))
+    entry = {"library": "SciPy", "function": "softmax", "dtype": "float32", **tally}
+    found = {
+        **document,
+        "accuracy": [{**entry, "family": "a"}, {**entry, "family": "b", "max_ulp": 67.0}],
+        "reproducibility": [
+            {"library": "SciPy", "dtype": "float32", "layout": 0.93, "batch": 0.0, "cpu": None}
+        ],
+    }
+    assert "| `softmax` float32, max ULP | 67 |" in readme.accuracy_section(found)
+    assert "| memory layout, float32 | 93% |" in readme.reproducibility_section(found)
+
+
+@pytest.mark.parametrize("function", ["softmax", "log_softmax", "logsumexp"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_reference_agrees_with_mpmath(function: str, dtype: str) -> None:
+    mpmath = pytest.importorskip("mpmath")
+    if dtype == "float64" and not reference.REFERENCE_IS_WIDER:
+        pytest.skip("long double is a double here")
+    x = np.random.default_rng(0).uniform(-300, 300, (1, 20)).astype(dtype)
+    case = cases.Case("a", x.shape, "a", function=function, dtype=dtype)
+    got = reference.Reference(case, inputs.Data(x)).exact[0].ravel()
+    with mpmath.workdps(60):
+        weights = [mpmath.exp(mpmath.mpf(float(v))) for v in x[0]]
+        total = mpmath.fsum(weights)
+        exact = {
+            "softmax": [w / total for w in weights],
+            "log_softmax": [mpmath.log(w / total) for w in weights],
+            "logsumexp": [mpmath.log(total)],
+        }[function]
+        for mine, true in zip(got, exact, strict=True):
+            high = float(mine)
+            residual = mpmath.mpf(high) + mpmath.mpf(float(mine - np.longdouble(high))) - true
+            assert abs(residual / true) < 2.0**-60
+
+
+def test_ulp_size_is_the_spacing_below_the_exact_value() -> None:
+    at = np.array([1.0, 1.5, 2.0, 0.0, 1e-45], np.longdouble)
+    tiny = 2.0**-149
+    assert reference.ulp_size(at, "float32").tolist() == [2**-23, 2**-23, 2**-22, tiny, tiny]
+
+
+@pytest.mark.parametrize("spoil", [np.nan, 0.5])
+def test_a_wrong_answer_is_marked(spoil: float) -> None:
+    case = cases.Case("a", (4, 10), "a")
+    data = inputs.make(case)
+    right = reference.exact_softmax(data.x, np.ones(data.x.shape, bool)).astype("float32")
+    checker = reference.Reference(case, data)
+    assert checker.score(right).wrong is None
+    assert checker.score(right).max_ulp <= 0.5
+    right[2, 3] = spoil
+    assert checker.score(right).wrong is not None
+
+
+def test_a_timed_call_passes_its_arguments_and_runs_its_suffix() -> None:
+    seen: list[Any] = []
+
+    def record(*args: Any, **kwargs: Any) -> None:
+        seen.append((args, kwargs))
+
+    timing.Call(record, (1,), {"out": 2}, suffix=" or f(a0, out=k_out)").timer().timeit(3)
+    assert seen == [((1,), {"out": 2})] * 6
+
+
+def test_paired_ratios_use_the_rounds_both_took_part_in() -> None:
+    spread = timing.paired_ratio({0: 2.0, 2: 6.0, 4: 4.0}, {0: 1.0, 1: 9.0, 2: 2.0, 3: 9.0, 4: 2.0})
+    assert (spread.q1, spread.median, spread.q3) == (2.0, 2.0, 2.5)
