@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
+from math import exp
 from typing import Any
 
 import numpy as np
@@ -363,6 +364,20 @@ class Jax(Peer):
         return functions.get(case.function)
 
 
+def _loops(x: Array, out: Array) -> Array:
+    for i in range(x.shape[0]):
+        top = x[i, 0]
+        for j in range(x.shape[1]):
+            top = max(top, x[i, j])
+        total = x[i, 0] - x[i, 0]
+        for j in range(x.shape[1]):
+            out[i, j] = exp(x[i, j] - top)
+            total += out[i, j]
+        for j in range(x.shape[1]):
+            out[i, j] /= total
+    return out
+
+
 class Numba(Peer):
     """The textbook loops, compiled by numba: what one writes when SciPy is too slow."""
 
@@ -370,30 +385,14 @@ class Numba(Peer):
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
-        from math import exp
+        njit = import_module("numba").njit
+        into = njit(_loops)
 
-        numba = import_module("numba")
-
-        @numba.njit
-        def into(x: Array, out: Array) -> Array:
-            for i in range(x.shape[0]):
-                top = x[i, 0]
-                for j in range(x.shape[1]):
-                    top = max(top, x[i, j])
-                total = x[i, 0] - x[i, 0]
-                for j in range(x.shape[1]):
-                    out[i, j] = exp(x[i, j] - top)
-                    total += out[i, j]
-                for j in range(x.shape[1]):
-                    out[i, j] /= total
-            return out
-
-        @numba.njit
         def fresh(x: Array) -> Array:
             result: Array = into(x, np.empty_like(x))
             return result
 
-        self.into, self.fresh = into, fresh
+        self.into, self.fresh = into, njit(fresh)
 
     def softmax(self, case: Case, data: Data) -> Call | None:
         """Softmax of rows, on one thread."""

@@ -76,7 +76,8 @@ def _standing(cell: Cell) -> list[str]:
 
 def standing_table(document: Document) -> Table:
     """Return the table of our times beside the best peer, numpy.exp and a copy."""
-    table = Table(title="Time of fastsoftmax, and how many times as long the others take")
+    threads = "" if document["threads"] == 1 else f" ({document['threads']} threads each)"
+    table = Table(title=f"Time of fastsoftmax, and how many times as long the others take{threads}")
     headings = (
         "cell", "time", "best peer", "its ratio [quartiles]", "numpy.exp", "cycles/el",
         "of copy speed", "max ULP", "peers' worst",
@@ -167,9 +168,15 @@ def print_report(console: Console, document: Document) -> None:
     if not document["native"]:
         fallback_banner(console)
     console.print(heading(document), highlight=False)
-    console.print(standing_table(document))
-    console.print(peers_table(document))
-    print_standing(console, document)
+    for part in (document, document.get("two_threads")):
+        if part:
+            console.print(standing_table(part))
+            if peer_names(part):
+                console.print(peers_table(part))
+                print_standing(console, part)
+    for cell in (document.get("beyond_cache") or {}).values():
+        if isinstance(cell, dict):
+            console.print(beyond_cache_row(cell), highlight=False)
     console.print(targets_table(document))
     wrong = document["wrong_above"]["float32"]
     console.print(
@@ -185,7 +192,7 @@ def print_report(console: Console, document: Document) -> None:
 
 
 def beyond_cache_row(cell: Cell) -> str:
-    """Return one line on the cell past the cache."""
-    names = ("copy", "streaming copy")
+    """Return one line on the cell past the last-level cache."""
+    names = ("numpy.exp", "copy", "streaming copy")
     parts = [f"{name} {times(ratio(cell, name))}" for name in names if row(cell, name)]
     return f"{cell['label']}: {duration(subject(cell)['seconds']['median'])}; " + ", ".join(parts)
