@@ -8,8 +8,8 @@
  * C. Bias 64: the smallest weight kept, e^-104.25 of the maximum, is 2^-87, far from subnormal; the largest sum is
  *    below 2^(66 + log2 n).
  * D. What is below the cut-off is exactly 0: -inf, masks of -1e9, the padding of tails. NaN is not below and survives.
- * E. Sum: four vectors as a tree in float32, then 16 float64 lanes, then a halving tree. One definition for every length
- *    and every path.
+ * E. Sum: every weight is widened to float64 and added to its one of 16 lanes, then a halving tree. One definition for every
+ *    length and every path. (README.md: what adding vectors in float32 first would save, and cost in ulp.)
  */
 #ifndef FSM_CORE_F32_H
 #define FSM_CORE_F32_H
@@ -38,7 +38,7 @@ typedef struct {
     f64x8 low, high;
 } f32_sum;
 
-FSM_INLINE f32x16 f32_weight(f32x16 x, const f32_row *row, int shifted, int tempered) {
+FSM_CORE f32x16 f32_weight(f32x16 x, const f32_row *row, int shifted, int tempered) {
     const f32x16 one = f32x16_set1(1.0f);
     f32x16 residual = one;
     if (shifted) {
@@ -71,6 +71,10 @@ FSM_INLINE f32_sum f32_sum_zero(void) {
 FSM_INLINE void f32_sum_add(f32_sum *sum, f32x16 a) {
     sum->low = f64x8_add(sum->low, f64x8_widen_low(a));
     sum->high = f64x8_add(sum->high, f64x8_widen_high(a));
+}
+FSM_INLINE void f32_sum_add_pair(f32_sum *sum, f32x16 a, f32x16 b) {
+    f32_sum_add(sum, a);
+    f32_sum_add(sum, b);
 }
 /* Exact products: 48 bits fit float64. */
 FSM_INLINE void f32_sum_add_product(f32_sum *sum, f32x16 a, f32x16 b) {

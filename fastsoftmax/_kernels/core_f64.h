@@ -2,7 +2,7 @@
  *
  * Design (where it differs)
  * C. Bias 128: the smallest softmax weight kept, e^-745.5, is 2^-948.
- * E. Sum: four vectors as a tree in float64, then 8 lanes of two-sums, then a halving tree of two-sums.
+ * E. Sum: two vectors are added in float64, their sum joins 8 lanes by two-sums, then a halving tree of two-sums.
  */
 #ifndef FSM_CORE_F64_H
 #define FSM_CORE_F64_H
@@ -27,7 +27,7 @@ typedef struct {
     f64x8 hi, lo;
 } f64_sum;
 
-FSM_INLINE f64x8 f64_weight(f64x8 x, const f64_row *row, int shifted, int tempered) {
+FSM_CORE f64x8 f64_weight(f64x8 x, const f64_row *row, int shifted, int tempered) {
     const f64x8 one = f64x8_set1(1.0);
     f64x8 residual = one;
     if (shifted) {
@@ -72,6 +72,9 @@ FSM_INLINE void f64_sum_add2(f64_sum *sum, f64x8 a, f64x8 low) {
 }
 FSM_INLINE void f64_sum_add(f64_sum *sum, f64x8 a) {
     f64_sum_add2(sum, a, f64x8_set1(0.0));
+}
+FSM_INLINE void f64_sum_add_pair(f64_sum *sum, f64x8 a, f64x8 b) {
+    f64_sum_add(sum, f64x8_add(a, b));
 }
 FSM_INLINE void f64_sum_add_product(f64_sum *sum, f64x8 a, f64x8 b) {
     const f64x8 product = f64x8_mul(a, b);

@@ -41,15 +41,6 @@ typedef struct {
 
 typedef void fsm_cross_entropy_function(const fsm_cross_entropy *batch);
 
-/* Columns: element i of column j stands at base + i * stride + j; 1 <= columns <= FSM_COLUMNS. */
-#define FSM_COLUMNS 64
-typedef struct {
-    size_t n, columns;
-    const void *x;
-    void *out;
-    ptrdiff_t x_stride, out_stride; /* bytes from element to element */
-    void *scratch;                  /* (n + 64) * FSM_COLUMNS elements */
-} fsm_columns;
 
 enum fsm_function {
     FSM_SOFTMAX,

@@ -31,6 +31,14 @@
 #define FSM_AARCH64 0
 #endif
 
+/* How the exp core is compiled into the algorithms: inlined where a vector is a few registers, called where it is loops (the
+   generic unit), which keeps that unit's code and build time small. */
+#ifdef FSM_CORE_CALLED
+#define FSM_CORE FSM_NOINLINE
+#else
+#define FSM_CORE FSM_INLINE
+#endif
+
 /* A unit for a wider instruction set than the baseline puts its target between BEGIN and END. MSVC needs
    no switch for intrinsics. */
 #if defined(__clang__)

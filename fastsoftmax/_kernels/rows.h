@@ -90,23 +90,24 @@ FSM_INLINE void F(block)(const REAL *x, REAL *w, size_t count, const F(row) *row
                          int tempered, F(sum) *sum) {
     const VEC zero = V(set1)(0);
     VEC a[4];
-    for (int v = 0; v < 4; v++) {
+    const int vectors = count > 3 * LANES ? 4 : count > 2 * LANES ? 3 : count > LANES ? 2 : 1;
+    for (int v = 0; v < vectors; v++) {
         const size_t at = (size_t)v * LANES;
         if (count >= at + LANES) {
             a[v] = F(weight)(V(load)(x + at), row, shifted, tempered);
             if (w) {
                 V(store)(w + at, a[v]);
             }
-        } else if (count > at) {
+        } else {
             a[v] = F(weight)(V(load_partial)(x + at, count - at, -INFINITY), row, shifted, tempered);
             if (w) {
                 V(store_partial)(w + at, a[v], count - at);
             }
-        } else {
-            a[v] = zero;
         }
     }
-    F(sum_add)(sum, V(add)(V(add)(a[0], a[1]), V(add)(a[2], a[3])));
+    for (int v = 0; v < vectors; v += 2) {
+        F(sum_add_pair)(sum, a[v], v + 1 < vectors ? a[v + 1] : zero);
+    }
 }
 
 /* Weights of the row, stored to w when given, and their sum. */
@@ -274,15 +275,8 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
             a[v] = F(weight)(a[v], &s.row, 0, 0);
         }
     }
-    for (int v = 0; v < count; v += 4) {
-        VEC tree = a[v];
-        if (v + 1 < count) {
-            tree = V(add)(tree, a[v + 1]);
-        }
-        if (v + 2 < count) {
-            tree = V(add)(tree, v + 3 < count ? V(add)(a[v + 2], a[v + 3]) : a[v + 2]);
-        }
-        F(sum_add)(&sum, tree);
+    for (int v = 0; v < count; v += 2) {
+        F(sum_add_pair)(&sum, a[v], v + 1 < count ? a[v + 1] : V(set1)(0));
     }
     const pair total = F(sum_total)(&sum);
     if (FSM_UNLIKELY(total.hi != total.hi)) {
@@ -310,6 +304,7 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
         return
 
 static void F(softmax_rows)(const fsm_rows *b) {
+#ifndef FSM_CORE_CALLED
     if (!b->temperature.tempered && !b->scratch) {
         switch ((b->n + LANES - 1) / LANES) {
             SHORT_ROWS(1);
@@ -324,6 +319,7 @@ static void F(softmax_rows)(const fsm_rows *b) {
             break;
         }
     }
+#endif
     for (size_t i = 0; i < b->rows; i++) {
         F(softmax_row)(CONST_ROW(b->x, b->x_stride, i), ROW(b->out, b->out_stride, i), b->n, b->scratch,
                        &b->temperature, b->temperature.tempered);

@@ -1,4 +1,5 @@
 /* Portable C: any CPU. */
+#define FSM_CORE_CALLED
 #include "portable.h"
 #include "vec_generic.h"
 

@@ -1,0 +1,54 @@
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+def available() -> tuple[str, ...]: ...
+def compiled() -> tuple[str, ...]: ...
+def compiler() -> str: ...
+
+class NativeBackend:
+    name: str
+    def __init__(self, name: str) -> None: ...
+    def softmax(
+        self,
+        x: NDArray[Any],
+        out: NDArray[Any],
+        k: int,
+        where: NDArray[np.bool_] | None,
+        temperature: float,
+    ) -> None: ...
+    def log_softmax(
+        self,
+        x: NDArray[Any],
+        out: NDArray[Any],
+        k: int,
+        where: NDArray[np.bool_] | None,
+        temperature: float,
+    ) -> None: ...
+    def logsumexp(
+        self, x: NDArray[Any], out: NDArray[Any], k: int, where: NDArray[np.bool_] | None
+    ) -> None: ...
+    def softmax_backward(
+        self, grad_output: NDArray[Any], output: NDArray[Any], out: NDArray[Any], k: int
+    ) -> None: ...
+    def log_softmax_backward(
+        self, grad_output: NDArray[Any], output: NDArray[Any], out: NDArray[Any], k: int
+    ) -> None: ...
+    def softmax_cross_entropy(
+        self,
+        logits: NDArray[Any],
+        labels: NDArray[Any],
+        loss: NDArray[Any],
+        grad: NDArray[Any] | None,
+        label_smoothing: float,
+    ) -> None: ...
+    def segment_softmax(
+        self, data: NDArray[Any], indptr: NDArray[np.int64], out: NDArray[Any]
+    ) -> None: ...
+    def fast_lane(
+        self, name: str, general: _Function, get_workers: Callable[[], int]
+    ) -> _Function: ...

@@ -1,0 +1,496 @@
+# cython: language_level=3, freethreading_compatible=True, boundscheck=False, wraparound=False
+"""Bindings of the C kernels, and the fast lane.
+
+Knows arrays and calls; what is valid, what is converted and which kernels are the default is decided elsewhere.
+"""
+
+from cpython.mem cimport PyMem_Malloc
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from libc.math cimport isfinite
+from libc.stdint cimport int64_t, intptr_t, uint64_t
+from libc.string cimport memset
+
+cimport numpy as cnp
+
+import importlib
+import inspect
+
+import numpy as np
+
+cnp.import_array()
+
+cdef extern from "Python.h":
+    ctypedef struct PyMethodDef:
+        const char *ml_name
+        void *ml_meth
+        int ml_flags
+        const char *ml_doc
+    int METH_FASTCALL
+    int METH_KEYWORDS
+    object PyCFunction_NewEx(PyMethodDef *definition, PyObject *self, PyObject *module)
+    object PyObject_Vectorcall(
+        PyObject *callable, PyObject *const *arguments, size_t count, PyObject *keywords
+    )
+    int PyLong_CheckExact(PyObject *o)
+    long PyLong_AsLong(PyObject *o) except? -1
+    int PyUnicode_Compare(PyObject *left, PyObject *right) except? -1
+    PyObject *PyTuple_GET_ITEM(PyObject *o, Py_ssize_t i)
+    Py_ssize_t PyTuple_GET_SIZE(PyObject *o)
+
+cdef extern from "numpy/arrayobject.h":
+    ctypedef struct PyArrayObject:
+        pass
+    ctypedef struct PyArray_Descr:
+        pass
+    ctypedef struct PyTypeObject:
+        pass
+    PyTypeObject PyArray_Type
+    int PyArray_CheckExact(PyObject *o)
+    int PyArray_FLAGS(PyArrayObject *o)
+    int PyArray_NDIM(PyArrayObject *o)
+    cnp.npy_intp *PyArray_DIMS(PyArrayObject *o)
+    void *PyArray_DATA(PyArrayObject *o)
+    cnp.npy_intp PyArray_SIZE(PyArrayObject *o)
+    int PyArray_TYPE(PyArrayObject *o)
+    bint PyArray_ISNOTSWAPPED(PyArrayObject *o)
+    PyArray_Descr *PyArray_DescrFromType(int number)
+    object PyArray_NewFromDescr(
+        PyTypeObject *subtype, PyArray_Descr *descr, int nd, const cnp.npy_intp *dims,
+        const cnp.npy_intp *strides, void *data, int flags, PyObject *obj
+    )
+
+cdef extern from "kernels.h" nogil:
+    ctypedef struct fsm_temperature:
+        int tempered
+    ctypedef struct fsm_rows:
+        size_t rows
+        size_t n
+        const void *x
+        const void *y
+        void *out
+        ptrdiff_t x_stride
+        ptrdiff_t y_stride
+        ptrdiff_t out_stride
+        void *scratch
+        fsm_temperature temperature
+    ctypedef struct fsm_cross_entropy:
+        size_t rows
+        size_t n
+        const void *x
+        ptrdiff_t x_stride
+        const intptr_t *label
+        const void *target
+        ptrdiff_t target_stride
+        double smoothing
+        void *loss
+        void *grad
+        ptrdiff_t grad_stride
+    ctypedef void fsm_rows_function(const fsm_rows *batch)
+    ctypedef void fsm_cross_entropy_function(const fsm_cross_entropy *batch)
+    enum fsm_function:
+        FSM_SOFTMAX
+        FSM_LOG_SOFTMAX
+        FSM_LOGSUMEXP
+        FSM_SOFTMAX_BACKWARD
+        FSM_LOG_SOFTMAX_BACKWARD
+    enum fsm_dtype:
+        FSM_F32
+        FSM_F64
+        FSM_F16
+        FSM_BF16
+    ctypedef struct fsm_kernels:
+        const char *name
+        fsm_rows_function *rows[5][2]
+        fsm_cross_entropy_function *cross_entropy[2]
+    size_t fsm_compiled(const fsm_kernels *const **tables)
+    int fsm_supported(const fsm_kernels *kernels)
+    uint64_t fsm_enter()
+    void fsm_leave(uint64_t saved)
+
+cdef extern from "arrays.h" nogil:
+    ctypedef struct fsm_operand:
+        char *base
+        ptrdiff_t outer[64]
+        ptrdiff_t inner[64]
+    ctypedef struct fsm_job:
+        const fsm_kernels *kernels
+        fsm_function function
+        fsm_dtype dtype
+        int outer_dimensions
+        int inner_dimensions
+        size_t outer_shape[64]
+        size_t inner_shape[64]
+        fsm_operand x
+        fsm_operand y
+        fsm_operand mask
+        fsm_operand out
+        fsm_temperature temperature
+    int fsm_run(fsm_job *job)
+    fsm_temperature fsm_make_temperature(double temperature, fsm_dtype dtype)
+
+cdef extern from *:
+    """
+    #if defined(__clang__)
+    #define FSM_COMPILER "clang " __clang_version__
+    #elif defined(__GNUC__)
+    #define FSM_COMPILER "gcc " __VERSION__
+    #elif defined(_MSC_VER)
+    #define FSM_STRING_(a) #a
+    #define FSM_STRING(a) FSM_STRING_(a)
+    #define FSM_COMPILER "msvc " FSM_STRING(_MSC_VER)
+    #else
+    #define FSM_COMPILER "unknown"
+    #endif
+    """
+    const char *FSM_COMPILER
+
+# Releasing and taking the GIL costs some 50 ns; from this many elements on (about 1 us of work) others gain more.
+cdef enum:
+    RELEASE_GIL_FROM = 8192
+    ASK_FOR_WORKERS_FROM = 131072
+
+
+def compiled():
+    """Names of the instruction sets this extension holds kernels for, best first."""
+    cdef const fsm_kernels *const *tables
+    cdef size_t count = fsm_compiled(&tables)
+    return tuple([tables[i].name.decode() for i in range(count)])
+
+
+def available():
+    """Names of the instruction sets that this CPU and operating system can run, best first."""
+    cdef const fsm_kernels *const *tables
+    cdef size_t count = fsm_compiled(&tables)
+    return tuple([tables[i].name.decode() for i in range(count) if fsm_supported(tables[i])])
+
+
+def compiler():
+    """The compiler that built the extension, with its version."""
+    return FSM_COMPILER.decode()
+
+
+cdef const fsm_kernels *find_kernels(str name) except NULL:
+    cdef const fsm_kernels *const *tables
+    cdef size_t count = fsm_compiled(&tables)
+    for i in range(count):
+        if tables[i].name.decode() == name and fsm_supported(tables[i]):
+            return tables[i]
+    raise ValueError(f"no kernels for {name!r} on this CPU; available: {', '.join(available())}")
+
+
+cdef fsm_dtype dtype_of(cnp.ndarray a) except *:
+    cdef int number = a.descr.type_num
+    if number == cnp.NPY_FLOAT32:
+        return FSM_F32
+    if number == cnp.NPY_FLOAT64:
+        return FSM_F64
+    if number == cnp.NPY_FLOAT16:
+        return FSM_F16
+    if a.dtype.name == "bfloat16":
+        return FSM_BF16
+    raise TypeError(f"no kernels for dtype {a.dtype}")
+
+
+cdef void set_operand(fsm_operand *operand, cnp.ndarray a, int outer, int inner) noexcept:
+    cdef int d
+    operand.base = cnp.PyArray_BYTES(a)
+    for d in range(outer):
+        operand.outer[d] = a.strides[d]
+    for d in range(inner):
+        operand.inner[d] = a.strides[outer + d]
+
+
+cdef class NativeBackend:
+    """The kernels of one instruction set as a backend (see ``_numpy.NumpyBackend`` for the meaning of each method)."""
+
+    cdef const fsm_kernels *kernels
+    cdef readonly str name
+
+    def __init__(self, str name):
+        self.kernels = find_kernels(name)
+        self.name = name
+
+    def __repr__(self):
+        return f"NativeBackend({self.name!r})"
+
+    cdef run(self, fsm_function function, cnp.ndarray x, cnp.ndarray y, cnp.ndarray out, int k,
+             cnp.ndarray where, double temperature):
+        cdef fsm_job job
+        cdef int d, outer = x.ndim - k, status
+        cdef cnp.npy_intp size = cnp.PyArray_SIZE(x)
+        job.kernels = self.kernels
+        job.function = function
+        job.dtype = dtype_of(x)
+        job.outer_dimensions = outer
+        job.inner_dimensions = k
+        for d in range(outer):
+            job.outer_shape[d] = x.shape[d]
+        for d in range(k):
+            job.inner_shape[d] = x.shape[outer + d]
+        set_operand(&job.x, x, outer, k)
+        set_operand(&job.out, out, outer, 0 if function == FSM_LOGSUMEXP else k)
+        job.y.base = NULL
+        job.mask.base = NULL
+        if y is not None:
+            set_operand(&job.y, y, outer, k)
+        if where is not None:
+            set_operand(&job.mask, where, outer, k)
+        job.temperature = fsm_make_temperature(temperature, job.dtype)
+        if size >= RELEASE_GIL_FROM:
+            with nogil:
+                status = fsm_run(&job)
+        else:
+            status = fsm_run(&job)
+        if status:
+            raise MemoryError("no memory for the scratch rows")
+
+    def softmax(self, x, out, int k, where, double temperature):
+        self.run(FSM_SOFTMAX, x, None, out, k, where, temperature)
+
+    def log_softmax(self, x, out, int k, where, double temperature):
+        self.run(FSM_LOG_SOFTMAX, x, None, out, k, where, temperature)
+
+    def logsumexp(self, x, out, int k, where):
+        self.run(FSM_LOGSUMEXP, x, None, out, k, where, 1.0)
+
+    def softmax_backward(self, grad_output, output, out, int k):
+        self.run(FSM_SOFTMAX_BACKWARD, grad_output, output, out, k, None, 1.0)
+
+    def log_softmax_backward(self, grad_output, output, out, int k):
+        self.run(FSM_LOG_SOFTMAX_BACKWARD, grad_output, output, out, k, None, 1.0)
+
+    def softmax_cross_entropy(self, logits, labels, loss, grad, double label_smoothing):
+        computing = np.float64 if logits.dtype == np.float64 else np.float32
+        cdef cnp.ndarray x = np.ascontiguousarray(logits, dtype=computing)
+        cdef cnp.ndarray given, losses, gradient = None
+        cdef bint indices = labels.dtype.kind in "iu"
+        given = np.ascontiguousarray(labels, dtype=np.intp if indices else computing)
+        losses = loss if loss.dtype == computing and loss.flags.c_contiguous else (
+            np.empty(loss.shape, computing))
+        if grad is not None:
+            gradient = grad if grad.dtype == computing and grad.flags.c_contiguous else (
+                np.empty(grad.shape, computing))
+        cdef fsm_dtype dtype = dtype_of(x)
+        cdef ptrdiff_t row = x.shape[x.ndim - 1] * (8 if dtype == FSM_F64 else 4)
+        cdef fsm_cross_entropy batch
+        cdef uint64_t saved
+        batch.n = x.shape[x.ndim - 1]
+        batch.rows = cnp.PyArray_SIZE(x) // batch.n
+        batch.x = cnp.PyArray_DATA(x)
+        batch.x_stride = batch.target_stride = batch.grad_stride = row
+        batch.label = <const intptr_t *>cnp.PyArray_DATA(given) if indices else NULL
+        batch.target = NULL if indices else cnp.PyArray_DATA(given)
+        batch.smoothing = label_smoothing
+        batch.loss = cnp.PyArray_DATA(losses)
+        batch.grad = cnp.PyArray_DATA(gradient) if gradient is not None else NULL
+        with nogil:
+            saved = fsm_enter()
+            self.kernels.cross_entropy[<int>dtype](&batch)
+            fsm_leave(saved)
+        with np.errstate(all="ignore"):
+            if losses is not loss:
+                loss[...] = losses
+            if gradient is not grad:
+                grad[...] = gradient
+
+    def segment_softmax(self, data, indptr, out):
+        computing = np.float64 if data.dtype == np.float64 else np.float32
+        cdef cnp.ndarray x = np.ascontiguousarray(data, dtype=computing)
+        cdef cnp.ndarray pointers = np.ascontiguousarray(indptr, dtype=np.int64)
+        cdef cnp.ndarray result = out if out.dtype == computing and out.flags.c_contiguous else (
+            np.empty(out.shape, computing))
+        cdef fsm_dtype dtype = dtype_of(x)
+        cdef size_t size = 8 if dtype == FSM_F64 else 4
+        cdef const int64_t *at = <const int64_t *>cnp.PyArray_DATA(pointers)
+        cdef Py_ssize_t i, count = pointers.shape[0] - 1
+        cdef const char *x_data = cnp.PyArray_BYTES(x)
+        cdef char *out_data = cnp.PyArray_BYTES(result)
+        cdef fsm_rows batch
+        cdef uint64_t saved
+        memset(&batch, 0, sizeof(batch))
+        batch.rows = 1
+        batch.temperature = fsm_make_temperature(1.0, dtype)
+        with nogil:
+            saved = fsm_enter()
+            for i in range(count):
+                if at[i + 1] > at[i]:
+                    batch.n = at[i + 1] - at[i]
+                    batch.x = x_data + at[i] * size
+                    batch.out = out_data + at[i] * size
+                    self.kernels.rows[<int>FSM_SOFTMAX][<int>dtype](&batch)
+            fsm_leave(saved)
+        if result is not out:
+            with np.errstate(all="ignore"):
+                out[...] = result
+
+    def fast_lane(self, str name, general, get_workers):
+        """Return a C function that runs the plain call by itself and hands every other to ``general``."""
+        return Lane(self, name, general, get_workers).function()
+
+
+cdef class Lane:
+    """What one fast lane needs: bound as the ``self`` of a C function."""
+
+    cdef NativeBackend backend
+    cdef fsm_function operation
+    cdef object general, get_workers
+    cdef str name
+
+    def __init__(self, NativeBackend backend, str name, general, get_workers):
+        self.backend = backend
+        self.operation = {
+            "softmax": FSM_SOFTMAX, "log_softmax": FSM_LOG_SOFTMAX, "logsumexp": FSM_LOGSUMEXP
+        }[name]
+        self.name = name
+        self.general = general
+        self.get_workers = get_workers
+
+    def __reduce__(self):
+        # Pickle looks a C function up by name on its self: let that be the package.
+        return importlib.import_module, ("fastsoftmax",)
+
+    cdef function(self):
+        # Never freed: a C function refers to its definition for as long as it lives.
+        cdef PyMethodDef *definition = <PyMethodDef *>PyMem_Malloc(sizeof(PyMethodDef))
+        if definition is NULL:
+            raise MemoryError
+        parameters = [
+            p.replace(annotation=inspect.Parameter.empty)
+            for p in inspect.signature(self.general).parameters.values()
+        ]
+        # The form that inspect reads the signature of a C function from.
+        text = f"{self.name}{inspect.Signature(parameters)}\n--\n\n{inspect.getdoc(self.general)}"
+        name_bytes = self.name.encode()
+        text_bytes = text.encode()
+        Py_INCREF(name_bytes)
+        Py_INCREF(text_bytes)
+        definition.ml_name = <const char *>name_bytes
+        definition.ml_doc = <const char *>text_bytes
+        definition.ml_meth = <void *>lane_call
+        definition.ml_flags = METH_FASTCALL | METH_KEYWORDS
+        module = "fastsoftmax"
+        return PyCFunction_NewEx(definition, <PyObject *>self, <PyObject *>module)
+
+
+cdef object OUT = "out"
+cdef object AXIS = "axis"
+cdef PyArray_Descr *FLOAT32 = PyArray_DescrFromType(cnp.NPY_FLOAT32)
+cdef PyArray_Descr *FLOAT64 = PyArray_DescrFromType(cnp.NPY_FLOAT64)
+
+
+cdef inline bint plain(PyObject *o) noexcept:
+    """A base ndarray of native float32 or float64, aligned and C-contiguous."""
+    cdef int wanted = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_ALIGNED
+    cdef PyArrayObject *a = <PyArrayObject *>o
+    return (
+        PyArray_CheckExact(o)
+        and (PyArray_TYPE(a) == cnp.NPY_FLOAT32 or PyArray_TYPE(a) == cnp.NPY_FLOAT64)
+        and PyArray_FLAGS(a) & wanted == wanted
+        and PyArray_ISNOTSWAPPED(a)
+        and PyArray_NDIM(a) > 0
+    )
+
+
+cdef inline bint is_keyword(PyObject *keyword, PyObject *name) except -1:
+    # Keywords in a call are interned, so that identity settles nearly every comparison.
+    return keyword is name or PyUnicode_Compare(keyword, name) == 0
+
+
+cdef inline bint last_axis(PyObject *axis, int ndim) except -1:
+    cdef long value
+    if not PyLong_CheckExact(axis):
+        return False
+    try:
+        value = PyLong_AsLong(axis)
+    except OverflowError:
+        return False
+    return value == -1 or value == ndim - 1
+
+
+cdef inline bint usable_out(PyObject *o, PyArrayObject *x) noexcept:
+    """Of x's shape and dtype, writeable, and x itself or apart from it."""
+    cdef PyArrayObject *out = <PyArrayObject *>o
+    cdef int d, ndim = PyArray_NDIM(x)
+    if not plain(o) or PyArray_TYPE(out) != PyArray_TYPE(x) or PyArray_NDIM(out) != ndim:
+        return False
+    if not PyArray_FLAGS(out) & cnp.NPY_ARRAY_WRITEABLE:
+        return False
+    for d in range(ndim):
+        if PyArray_DIMS(out)[d] != PyArray_DIMS(x)[d]:
+            return False
+    cdef char *a = <char *>PyArray_DATA(x)
+    cdef char *b = <char *>PyArray_DATA(out)
+    cdef cnp.npy_intp size = PyArray_SIZE(x) * (8 if PyArray_TYPE(x) == cnp.NPY_FLOAT64 else 4)
+    return a == b or a + size <= b or b + size <= a
+
+
+cdef object lane_call(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords):
+    cdef Lane lane = <Lane>self
+    cdef PyArrayObject *x = NULL
+    cdef PyObject *out = NULL
+    cdef PyObject *keyword
+    cdef Py_ssize_t i, named = 0 if keywords is NULL else PyTuple_GET_SIZE(keywords)
+    cdef bint fits = count == 1 or count == 2
+    cdef cnp.npy_intp size
+    if fits:
+        x = <PyArrayObject *>arguments[0]
+        fits = plain(arguments[0]) and (count == 1 or last_axis(arguments[1], PyArray_NDIM(x)))
+    for i in range(named):
+        if not fits:
+            break
+        keyword = PyTuple_GET_ITEM(keywords, i)
+        if lane.operation != FSM_LOGSUMEXP and is_keyword(keyword, <PyObject *>OUT):
+            out = arguments[count + i]
+            fits = out == <PyObject *>None or usable_out(out, x)
+        elif is_keyword(keyword, <PyObject *>AXIS):
+            fits = count == 1 and last_axis(arguments[count + i], PyArray_NDIM(x))
+        else:
+            fits = False
+    if fits:
+        size = PyArray_SIZE(x)
+        fits = size > 0 and (size < ASK_FOR_WORKERS_FROM or lane.get_workers() == 1)
+    if not fits:
+        return PyObject_Vectorcall(<PyObject *>lane.general, arguments, count, keywords)
+    return lane_run(lane, x, NULL if out == <PyObject *>None else out, size)
+
+
+cdef object lane_run(Lane lane, PyArrayObject *x, PyObject *out, cnp.npy_intp size):
+    cdef bint double_precision = PyArray_TYPE(x) == cnp.NPY_FLOAT64
+    cdef bint single = lane.operation == FSM_LOGSUMEXP
+    cdef int ndim = PyArray_NDIM(x)
+    cdef ptrdiff_t item = 8 if double_precision else 4
+    cdef PyArray_Descr *descr = FLOAT64 if double_precision else FLOAT32
+    cdef fsm_rows batch
+    cdef uint64_t saved
+    cdef object result
+    cdef fsm_rows_function *function = (
+        lane.backend.kernels.rows[<int>lane.operation][<int>double_precision])
+    if out is NULL:
+        Py_INCREF(<object>descr)  # stolen by the call
+        result = PyArray_NewFromDescr(
+            &PyArray_Type, descr, ndim - single, PyArray_DIMS(x), NULL, NULL, 0, NULL)
+    else:
+        result = <object>out
+    batch.n = PyArray_DIMS(x)[ndim - 1]
+    batch.rows = size // batch.n
+    batch.x = PyArray_DATA(x)
+    batch.y = NULL
+    batch.out = PyArray_DATA(<PyArrayObject *>result)
+    batch.x_stride = batch.n * item
+    batch.y_stride = 0
+    batch.out_stride = item if single else batch.x_stride
+    batch.scratch = NULL
+    batch.temperature.tempered = 0
+    if size >= RELEASE_GIL_FROM:
+        with nogil:
+            saved = fsm_enter()
+            function(&batch)
+            fsm_leave(saved)
+    else:
+        saved = fsm_enter()
+        function(&batch)
+        fsm_leave(saved)
+    if single and ndim == 1:
+        return result[()]
+    return result
