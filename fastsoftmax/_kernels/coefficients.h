@@ -3,22 +3,23 @@
 #ifndef FSM_COEFFICIENTS_H
 #define FSM_COEFFICIENTS_H
 
-/* F32: table within 0.0231 ulp of C * 2^(j/8), polynomial within 0.163 ulp (of 1.0), before rounding of the evaluation. */
+/* F32: table within 0.0231 ulp of C * 2^(j/8), polynomial within 0.0316 ulp (of 1.0), before rounding of the evaluation. */
 #define F32_STEPS_PER_UNIT 0x1.7154760000000p+3f /* 8 / ln 2 */
 #define F32_LOG2E 0x1.7154760000000p+0f
 #define F32_STEP_HI 0x1.62e4300000000p-4f /* ln 2 / 8 */
 #define F32_STEP_LO -0x1.05c6100000000p-32f
-#define F32_C2 0x1.000a900000000p-1f
-#define F32_C3 0x1.556eae0000000p-3f
+#define F32_C2 0x1.0002140000000p-1f
+#define F32_C3 0x1.555da40000000p-3f
+#define F32_C4 0x1.1103100000000p-5f
 /* Bits of C * 2^(j/8), less j in the bits that the index adds back. */
 #define F32_TABLE                                    \
     {                                                     \
         0x3fb48e45u, 0x3fb4e5beu, 0x3fb6b7dau, 0x3fba26deu, \
         0x3fbf5829u, 0x3fbb3a3eu, 0x3fb7d424u, 0x3fb59202u \
     }
-#define F32_SCALE 0x1.691c8a654889ep+0 /* C, effective */
-#define F32_SCALE_INVERSE 0x1.6af7de6ef20b3p-1
-#define F32_SCALE_INVERSE_LO -0x1.15c5778607efep-55
+#define F32_SCALE 0x1.691c8a061b125p+0 /* C, effective */
+#define F32_SCALE_INVERSE 0x1.6af7dece9ccafp-1
+#define F32_SCALE_INVERSE_LO -0x1.4f49d362e8be4p-55
 
 /* F64: table within 0.0179 ulp of C * 2^(j/8), polynomial within 0.0122 ulp (of 1.0), before rounding of the evaluation. */
 #define F64_STEPS_PER_UNIT 0x1.71547652b82fep+3 /* 8 / ln 2 */

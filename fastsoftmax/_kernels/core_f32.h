@@ -57,7 +57,8 @@ FSM_CORE f32x16 f32_weight(f32x16 x, const f32_row *row, int shifted, int temper
     if (tempered) {
         r = f32x16_add(r, residual);
     }
-    f32x16 q = f32x16_fma(f32x16_set1(F32_C3), r, f32x16_set1(F32_C2));
+    f32x16 q = f32x16_fma(f32x16_set1(F32_C4), r, f32x16_set1(F32_C3));
+    q = f32x16_fma(q, r, f32x16_set1(F32_C2));
     q = f32x16_fma(q, r, one);
     q = f32x16_mul(q, r);
     const f32x16 power = f32x16_power(z);

@@ -216,7 +216,7 @@ def header():
         "#ifndef FSM_COEFFICIENTS_H",
         "#define FSM_COEFFICIENTS_H",
         "",
-        *section("F32", 24, 3, 1 << 23),
+        *section("F32", 24, 4, 1 << 23),
         "",
         *section("F64", 53, 7, 1 << 26),
         "",
