@@ -142,6 +142,10 @@ def _rows_in_cache() -> Iterator[Case]:
         Case("batch-46", (512, 46), "a batch of 512 over 46 classes, as news topics have",
              source="clusters46", quick=True),
     )  # fmt: skip
+    yield Case(
+        "subnormal-46", (512, 46), "scores far apart: subnormal results, slow on many CPUs",
+        source="discriminant46",
+    )  # fmt: skip
     rows64 = Case("rows-64", (8192, 64), "rows of whole vectors, 2 MiB in all", quick=True)
     yield from _both_dtypes(rows64, quick64=False)
     yield replace(rows64, name="rows-64-out", out=True, quick=False)

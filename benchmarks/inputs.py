@@ -63,17 +63,31 @@ def _fitted_wine() -> Array:
 
 
 @cache
-def _fitted_clusters() -> Array:
-    """Fit a classifier to 46 clusters of the digits: no bundled data has 46 classes."""
+def _clusters() -> tuple[Array, Array]:
+    """Return the digits in 46 clusters: no bundled data has 46 classes."""
     from sklearn.cluster import KMeans
     from sklearn.datasets import load_digits
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     pixels, _ = load_digits(return_X_y=True)
-    labels = KMeans(46, n_init=1, random_state=0).fit_predict(pixels)
-    # Shrinkage because some pixels are always 0, which makes the covariance singular.
-    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(pixels, labels)
+    return pixels / 16.0, KMeans(46, n_init=1, random_state=0).fit_predict(pixels)
+
+
+@cache
+def _fitted_clusters() -> Array:
+    from sklearn.linear_model import LogisticRegression
+
+    pixels, labels = _clusters()
+    model = LogisticRegression(max_iter=100, tol=1e-2).fit(pixels, labels)
     return np.asarray(model.decision_function(pixels))
+
+
+@cache
+def _discriminant_clusters() -> Array:
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    # Shrinkage because some pixels are always 0, which makes the covariance singular.
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(*_clusters())
+    return np.asarray(model.decision_function(_clusters()[0]))
 
 
 def _repeated(logits: Array, shape: tuple[int, ...]) -> Array:
@@ -92,8 +106,13 @@ def wine(shape: tuple[int, ...]) -> Array:
 
 
 def clusters46(shape: tuple[int, ...]) -> Array:
-    """Return logits of a linear discriminant over 46 clusters of the digits."""
+    """Return logits of a logistic regression over 46 clusters of the digits."""
     return _repeated(_fitted_clusters(), shape)
+
+
+def discriminant46(shape: tuple[int, ...]) -> Array:
+    """Return scores of a linear discriminant over the same: they range over hundreds."""
+    return _repeated(_discriminant_clusters(), shape)
 
 
 def attention(shape: tuple[int, ...]) -> Array:
@@ -121,7 +140,8 @@ def vocabulary(shape: tuple[int, ...]) -> Array:
 
 
 SOURCES: dict[str, Callable[[tuple[int, ...]], Array]] = {
-    maker.__name__: maker for maker in (normal, digits, wine, clusters46, attention, vocabulary)
+    maker.__name__: maker
+    for maker in (normal, digits, wine, clusters46, discriminant46, attention, vocabulary)
 }
 
 

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 WIDTH_WITHOUT_TERMINAL = 150
 """A log or a file takes any width; rich would assume 80 columns."""
 
+QUIET_LOAD = 0.5
+"""Load average above which a report says that the machine was not quiet."""
+
 
 def make_console() -> Console:
     """Return the console of reports."""
@@ -156,10 +159,12 @@ def heading(document: Document) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     clock = next((cell["clock_ghz"] for cell in document["cells"] if cell["clock_ghz"]), None)
     speed = f" at {clock:.2f} GHz" if clock else ""
+    load = machine["load_at_start"] or 0
+    busy = f"\nload average at the start: {load:.1f}; other work disturbs these figures"
     return (
         f"{machine['cpu']}{speed}, {machine['cores']} cores; {sizes}; {machine['system']}\n"
         f"instruction set: {document['instruction_set']}; threads: {document['threads']}; "
-        f"commit: {document['commit']}\n{versions}"
+        f"commit: {document['commit']}\n{versions}{busy if load > QUIET_LOAD else ''}"
     )
 
 

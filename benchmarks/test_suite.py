@@ -103,7 +103,13 @@ def test_the_fallback_has_its_own_exit_status(
     document: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "run.json"
-    document["machine"] |= {"cores": 1, "caches": {}, "system": "", "clock_method": ""}
+    document["machine"] |= {
+        "cores": 1,
+        "caches": {},
+        "system": "",
+        "clock_method": "",
+        "load_at_start": 2.0,
+    }
     document |= {"native": False, "threads": 1, "wrong_above": {"float32": 1e-4}}
     path.write_text(json.dumps(document))
     assert cli.main(["--from-json", str(path)]) == cli.FALLBACK_STATUS
