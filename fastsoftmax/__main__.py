@@ -1,0 +1,22 @@
+"""``python -m fastsoftmax``: what is installed, and which kernels are in use."""
+
+import argparse
+import json
+
+from fastsoftmax import show_config
+
+
+def main() -> None:
+    """Print the configuration, as text or as JSON."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fastsoftmax", description="What is installed, and which kernels are in use."
+    )
+    parser.add_argument("--json", action="store_true", help="for programs: one JSON object")
+    if parser.parse_args().json:
+        print(json.dumps(show_config(mode="dicts"), indent=2))
+    else:
+        show_config()
+
+
+if __name__ == "__main__":
+    main()
