@@ -1,7 +1,7 @@
 """Which backend there is and which is used; the only file that reads the environment.
 
-Nothing here can be changed after import: the tests ask for a backend by `load`, and users choose one
-by ``FASTSOFTMAX_BACKEND`` before they import the package.
+Nothing here can be changed after import: the tests ask for a backend by `load`, and users choose
+one by ``FASTSOFTMAX_BACKEND`` before they import the package.
 """
 
 from __future__ import annotations
@@ -184,9 +184,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     backend = default().name
     reason = None
     if backend == "numpy":
-        reason = (
-            f"{VARIABLE}=numpy" if os.environ.get(VARIABLE) == "numpy" else fallback_reason()
-        )
+        reason = f"{VARIABLE}=numpy" if os.environ.get(VARIABLE) == "numpy" else fallback_reason()
     config: dict[str, Any] = {
         "version": __version__,
         "backend": backend,

@@ -1,12 +1,14 @@
 """Rows split over threads: the default number of workers, and the pool that they come from.
 
-The calling thread always works too, and whoever is free takes the next piece. So a call waits only for
-threads that are busy with its own rows, never for a free one: nested calls cannot block each other, and
-a pool that cannot start threads any more (at interpreter exit) merely leaves all rows to the caller.
+The calling thread always works too, and whoever is free takes the next piece. So a call waits only
+for threads that are busy with its own rows, never for a free one: nested calls cannot block each
+other, and a pool that cannot start threads any more (at interpreter exit) merely leaves all rows to
+the caller.
 """
 
 from __future__ import annotations
 
+import itertools
 import operator
 import os
 import threading
@@ -49,8 +51,8 @@ class set_workers:  # noqa: N801 - called like a function, as scipy.fft's
 
     Notes
     -----
-    The default is 1 and belongs to the context (:mod:`contextvars`): other threads and other asyncio
-    tasks keep their own. No number of workers changes a single bit of a result.
+    The default is 1 and belongs to the context (:mod:`contextvars`): other threads and other
+    asyncio tasks keep their own. No number of workers changes a single bit of a result.
 
     Examples
     --------
@@ -131,7 +133,7 @@ def for_rows(
             call,
             [
                 [None if a is None else a[(*before, slice(start, stop))] for a in arrays]
-                for start, stop in zip(bounds, bounds[1:], strict=False)
+                for start, stop in itertools.pairwise(bounds)
             ],
         )
     else:
