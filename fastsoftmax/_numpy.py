@@ -74,7 +74,7 @@ class NumpyBackend:
     def logsumexp(self, x: Array, out: Array, k: int, where: Array | None) -> None:
         """Write log(sum(exp(x))) over the last `k` axes."""
         with np.errstate(all="ignore"):
-            for x, out, where in _blocks(k, x, out[(..., *(np.newaxis,) * k)], where):
+            for x, out, where in _blocks(k, x, out.reshape(x.shape[:-k] + (1,) * k), where):
                 rows = _Rows(x, k, where, 1.0)
                 answer = rows.largest + np.log1p(rows.total.rest)
                 # Of a row without an answer the largest element says which: -inf, inf or NaN.
@@ -366,12 +366,17 @@ def _add(values: Array) -> Array:
     return np.sum(values, axis=-1, keepdims=True)
 
 
+def _at(array: Array, tile: Index) -> Array:
+    index: Any = (..., *tile)
+    return array[index]
+
+
 def _load(x: Array, tile: Index, k: int, where: Array | None = None) -> Array:
     """Return a (rows, n) copy in the dtype that is computed in, -inf where masked."""
-    x = x[(..., *tile)]
+    x = _at(x, tile)
     values = np.array(x, dtype=_wide(x), order="C")
     if where is not None:
-        np.copyto(values, -np.inf, where=~where[(..., *tile)])
+        np.copyto(values, -np.inf, where=~_at(where, tile))
     return values.reshape(-1, math.prod(x.shape[-k:]))
 
 
@@ -379,11 +384,11 @@ def _store(
     out: Array, tile: Index, values: Array, where: Array | None = None, masked: float = 0.0
 ) -> None:
     """Round values into a tile of out: `masked` where masked, one bit pattern for every NaN."""
-    out = out[(..., *tile)]
+    out = _at(out, tile)
     np.copyto(values, np.nan, where=np.isnan(values))
     np.copyto(out, values.reshape(out.shape), casting="unsafe")
     if where is not None:
-        np.copyto(out, masked, casting="unsafe", where=~where[(..., *tile)])
+        np.copyto(out, masked, casting="unsafe", where=~_at(where, tile))
 
 
 def _pieces(shape: tuple[int, ...], limit: int) -> Iterator[Index]:

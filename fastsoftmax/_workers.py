@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future, ThreadPoolExecutor
 
     from numpy.typing import NDArray
 
@@ -128,14 +128,9 @@ def for_rows(
         length = first.shape[axis]
         pieces = min(pieces, length)
         bounds = [length * i // pieces for i in range(pieces + 1)]
-        before = (slice(None),) * axis
-        share(
-            call,
-            [
-                [None if a is None else a[(*before, slice(start, stop))] for a in arrays]
-                for start, stop in itertools.pairwise(bounds)
-            ],
-        )
+        slices = [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
+        indices = [(slice(None),) * axis + (piece,) for piece in slices]
+        share(call, [[None if a is None else a[index] for a in arrays] for index in indices])
     else:
         call(*arrays)
 
@@ -151,7 +146,7 @@ def share(call: Callable[..., None], pieces: list[list[Any]]) -> None:
                 return
             call(*piece)
 
-    helpers = []
+    helpers: list[Future[None]] = []
     try:
         pool = _get_pool()
         helpers.extend(pool.submit(take_pieces) for _ in pieces[1:])
