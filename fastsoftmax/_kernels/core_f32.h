@@ -10,6 +10,8 @@
  * D. What is below the cut-off is exactly 0: -inf, masks of -1e9, the padding of tails. NaN is not below and survives.
  * E. Sum: every weight is widened to float64 and added to its one of 16 lanes, then a halving tree. One definition for every
  *    length and every path. (README.md: what adding vectors in float32 first would save, and cost in ulp.)
+ * F. Error of a weight, against C * 2^(64 - N) * e^x: at most 0.6594 ulp over all 2^32 inputs; witness 0xc4e564d1, x = -1835.2.
+ *    (tests/c/exhaustive_exp.c, which also sees to D on every input.)
  */
 #ifndef FSM_CORE_F32_H
 #define FSM_CORE_F32_H

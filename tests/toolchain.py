@@ -1,0 +1,46 @@
+"""The kernels' sources, and the compilers and emulators that a test may need; what is absent is skipped."""
+
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+KERNELS = Path(__file__).parents[1] / "fastsoftmax" / "_kernels"
+PROGRAMS = Path(__file__).parent / "c"
+STRICT = ("-std=c11", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", f"-I{KERNELS}")
+"""setup.py's, but for the level of optimisation, with every warning an error."""
+
+ON_X86 = platform.machine().lower() in {"x86_64", "amd64"}
+
+
+def need(*tools):
+    """Skip the test where a tool, or the C sources (a wheel tested by itself), is absent."""
+    if not KERNELS.is_dir():
+        pytest.skip("needs the kernels' C sources")
+    for tool in tools:
+        if shutil.which(tool) is None:
+            pytest.skip(f"needs {tool}")
+
+
+def run(*command, **options):
+    """Return what a command prints; its messages are in the failure."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, check=False, **options)
+    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stderr!s}"
+    return done.stdout
+
+
+def unit_flags(name):
+    """Return the options for what a unit's source switches on by itself: a header of it alone needs them."""
+    source = (KERNELS / f"softmax_{name}.c").read_text()
+    target = re.search(r'FSM_TARGET_BEGIN\("(.*)"\)', source)
+    return [f"-m{feature}" for feature in target[1].split(",")] if target else []
+
+
+def compile_program(compiler, program, output, *options, sources=()):
+    """Compile one of the programs beside this file, or only objects where it is None."""
+    files = [PROGRAMS / program, *sources]
+    run(compiler, *STRICT, *options, *files, "-o", output, "-lm")
+    return output
