@@ -1,4 +1,4 @@
-"""The float32 exp core: the bound that core_f32.h states, on a sample of all inputs or on all of them."""
+"""The float32 exp core: the bound that core_f32.h states, on a sample of all inputs and on all."""
 
 import concurrent.futures
 import re
@@ -19,7 +19,9 @@ if ON_X86:
 
 def stated_bound():
     comment = (KERNELS / "core_f32.h").read_text()
-    bound, witness = re.search(r"at most (\S+) ulp .*? witness (0x[0-9a-f]{8})", comment, re.S).groups()
+    bound, witness = re.search(
+        r"at most (\S+) ulp .*? witness (0x[0-9a-f]{8})", comment, re.DOTALL
+    ).groups()
     return float(bound), witness
 
 
@@ -41,7 +43,7 @@ def build(tmp_path_factory):
 
 
 def search(command, first, step, *bits):
-    """Return the largest error in ulp, its input, the number of wrong weights and the sum of bits."""
+    """Return the largest error in ulp, its input, how many weights are wrong, the sum of bits."""
     words = run(*command, first, step, *bits, text=True).split()
     return float(words[1]), words[2], int(words[4]), int(words[6])
 

@@ -1,4 +1,4 @@
-"""The kernels' sources, and the compilers and emulators that a test may need; what is absent is skipped."""
+"""The kernels' sources, and the compilers and emulators that a test may need."""
 
 import platform
 import re
@@ -27,13 +27,15 @@ def need(*tools):
 
 def run(*command, **options):
     """Return what a command prints; its messages are in the failure."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, check=False, **options)
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, check=False, **options
+    )
     assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stderr!s}"
     return done.stdout
 
 
 def unit_flags(name):
-    """Return the options for what a unit's source switches on by itself: a header of it alone needs them."""
+    """Return options for what the source of a unit switches on by itself."""
     source = (KERNELS / f"softmax_{name}.c").read_text()
     target = re.search(r'FSM_TARGET_BEGIN\("(.*)"\)', source)
     return [f"-m{feature}" for feature in target[1].split(",")] if target else []

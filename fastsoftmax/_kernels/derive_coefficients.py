@@ -3,18 +3,19 @@
     python derive_coefficients.py            # rewrites coefficients.h beside this file
     python derive_coefficients.py --check    # exit status 1 when the header is not what this gives
 
-The core computes ``w = 2^(k // 8) * T[k % 8] * (1 + q(r))`` with ``x = k * ln2/8 + r``. Three ideas decide
-the constants; all of them use that softmax needs ratios of weights only, so that one constant factor
-common to all weights is free:
+The core computes ``w = 2^(k // 8) * T[k % 8] * (1 + q(r))`` with ``x = k * ln2/8 + r``. Three ideas
+decide the constants; all of them use that softmax needs ratios of weights only, so that one
+constant factor common to all weights is free:
 
-* **The table.** The entries stand for ``C * 2^(j/8)``. The free factor ``C`` is searched for a value that puts
-  all eight entries next to a representable number (the idea of S. Gal's accurate tables, 1986/1991, with
-  the scale instead of the abscissae as the freedom). It takes the error of the table from half an ulp to a few hundredths.
-* **The polynomial.** ``q(r) = r + c2 r^2 + ... + cd r^d`` minimises the relative error of ``1 + q`` up to one
-  constant factor (Remez exchange in multiple precision, then the coefficients are rounded one at a time from the lowest and
-  the rest is fitted again).
-* **Effective constant.** The logarithmic functions need the factor that was free above: it is written as
-  ``..._LN_SCALE`` and its reciprocal.
+* **The table.** The entries stand for ``C * 2^(j/8)``. The free factor ``C`` is searched for a
+  value that puts all eight entries next to a representable number (the idea of S. Gal's accurate
+  tables, 1986/1991, with the scale instead of the abscissae as the freedom). It takes the error of
+  the table from half an ulp to a few hundredths.
+* **The polynomial.** ``q(r) = r + c2 r^2 + ... + cd r^d`` minimises the relative error of ``1 + q``
+  up to one constant factor (Remez exchange in multiple precision, then the coefficients are rounded
+  one at a time from the lowest and the rest is fitted again).
+* **Effective constant.** The logarithmic functions need the factor that was free above: it is
+  written as ``..._SCALE`` and its reciprocal, the latter in two parts.
 
 Needs mpmath and NumPy; takes some seconds.
 """
@@ -29,45 +30,32 @@ import numpy as np
 mp.mp.prec = 200
 LN2 = mp.log(2)
 TABLE = 8
-# Rounding of the reduction lets |r| exceed half a step by a little: |x * 8/ln2| <= 4096 * 8/ln2 carries a relative
-# error of 2^-24 (float32), i.e. 0.003 steps, and the sum one half.
+# Rounding of the reduction lets |r| exceed half a step by a little: |x * 8/ln2| <= 4096 * 8/ln2
+# carries a relative error of 2^-24 (float32), i.e. 0.003 steps, and the sum one half.
 HALF_STEP = LN2 / TABLE * (mp.mpf("0.5") + mp.mpf("0.003"))
+PROMISING = 0.12  # ulp; candidates with all entries this close are looked at exactly
 HEADER = Path(__file__).with_name("coefficients.h")
 
 
-def fractional_distance(values):
-    """Signed distance to the nearest integer, elementwise."""
-    return values - np.rint(values)
-
-
 def accurate_scale(bits, candidates):
-    """Return the integer mantissa m of C = m / 2^(bits-1) whose eight multiples lie closest to integers.
+    """Return the integer m of C = m / 2^(bits-1) whose eight multiples lie closest to integers.
 
-    Distances are taken relative to each entry, since an entry above 2 has twice the spacing.
+    Distances are relative to each entry's spacing, which is 2 for an entry above 2.
     """
     start = 1 << (bits - 1)
     best = (mp.inf, 0)
     for low in range(0, candidates, 1 << 22):
-        count = min(1 << 22, candidates - low)
-        index = np.arange(count, dtype=np.float64)
-        alive = np.arange(count)
+        alive = np.arange(min(1 << 22, candidates - low))
         for j in range(1, TABLE):
-            # The fractional part of (start + low + i) * 2^(j/8) from an exact first term and a short multiple.
+            # (start + low + i) * 2^(j/8), less an even integer and i, from an exact first term and
+            # a short multiple: float64 holds that to far more places than the filter looks at.
             step = mp.mpf(2) ** (mp.mpf(j) / TABLE)
             first = (start + low) * step
-            position = float(first - mp.floor(first)) + index[alive] * float(step - 1)
-            mantissa = (start + low + alive) * float(step)
-            spacing = np.where(mantissa >= 2.0 * start, 2.0, 1.0)
-            # |distance| is in units of the entry's own spacing.
-            distance = np.abs(fractional_distance(position / spacing)) if j == 0 else None
-            if distance is None:
-                # Half-integers count as representable only below 2 * start, so fold with the right period: the
-                # integer part matters modulo 2 where the spacing is 2.
-                parity = float(mp.fmod(mp.floor(first), 2))
-                distance = np.abs(
-                    fractional_distance((parity + position + index[alive]) / spacing)
-                )
-            alive = alive[distance < 0.12]
+            position = float(mp.fmod(first, 2)) + alive * float(step - 1)
+            above = (start + low + alive) * float(step) >= 2.0 * start
+            # i itself matters only where integers are not all representable.
+            position = np.where(above, (position + alive) / 2, position)
+            alive = alive[np.abs(position - np.rint(position)) < PROMISING]
             if alive.size == 0:
                 break
         for i in alive:
@@ -78,7 +66,7 @@ def accurate_scale(bits, candidates):
 
 
 def table_error(mantissa, bits):
-    """Half the spread of the entries' relative errors (in units of 2^(1-bits)), and the entries."""
+    """Return half the spread of the entries' relative errors, in 2^(1-bits), and the entries."""
     errors, entries = [], []
     for j in range(TABLE):
         exact = mp.mpf(mantissa) / (1 << (bits - 1)) * mp.mpf(2) ** (mp.mpf(j) / TABLE)
@@ -98,7 +86,7 @@ def round_to(value, bits):
 
 
 def remez(degree, fixed):
-    """Minimax fit of e^r ~ (1 + r + fixed terms + sum c_i r^i) * (1 + a), relative, on |r| <= HALF_STEP.
+    """Fit e^r ~ (1 + r + fixed terms + sum c_i r^i) * (1 + a), minimax, on |r| <= HALF_STEP.
 
     ``fixed`` maps powers to coefficients that are already rounded. Returns ({power: c}, a, error).
     """
@@ -143,31 +131,31 @@ def remez(degree, fixed):
 
 
 def polynomial(degree, bits):
-    """Coefficients rounded to the format, lowest power first, each refitted after the ones before it."""
+    """Return rounded coefficients, each refitted after the lower ones, their a and error."""
     fixed = {}
     for power in range(2, degree + 1):
         coefficients, _, _ = remez(degree, fixed)
         fixed[power] = round_to(coefficients[power], bits)
     grid = [HALF_STEP * mp.mpf(i) / 1000 for i in range(-1000, 1001)]
-    errors = [
-        (1 + r + sum(c * r**p for p, c in fixed.items())) * mp.exp(-r) - 1 for r in grid
-    ]
+    errors = [(1 + r + sum(c * r**p for p, c in fixed.items())) * mp.exp(-r) - 1 for r in grid]
     offset = (max(errors) + min(errors)) / 2
     return fixed, offset, (max(errors) - min(errors)) / 2
 
 
 def float_bits(value, bits):
+    """Return the representation of a number as an integer."""
     dtype, integer = (np.float32, np.uint32) if bits == 24 else (np.float64, np.uint64)
     return int(np.array(float(value), dtype=dtype).view(integer))
 
 
 def hexadecimal(value, bits):
+    """Return a number as a literal of C."""
     text = float(value).hex()
     return text + "f" if bits == 24 else text
 
 
 def section(name, bits, degree, candidates):
-    """The lines of one format's constants."""
+    """Return the lines of one format's constants."""
     mantissa = accurate_scale(bits, candidates)
     spread, entries = table_error(mantissa, bits)
     fixed, offset, error = polynomial(degree, bits)
@@ -175,43 +163,64 @@ def section(name, bits, degree, candidates):
     step_hi = round_to(LN2 / TABLE, bits)
     step_lo = round_to(LN2 / TABLE - step_hi, bits)
     # Entries' mean relative error and the polynomial's constant belong to the effective factor C.
-    relative = [e / (mp.mpf(mantissa) / ulp * mp.mpf(2) ** (mp.mpf(j) / TABLE)) for j, e in enumerate(entries)]
+    factor = mp.mpf(mantissa) / ulp
+    relative = [e / (factor * mp.mpf(2) ** (mp.mpf(j) / TABLE)) for j, e in enumerate(entries)]
     centre = (max(relative) + min(relative)) / 2
-    scale = mp.mpf(mantissa) / ulp * centre * (1 + offset)
-    shift = bits - 1 - 3  # the table index occupies the three bits below the exponent
-    lines = [
-        f"/* {name}: table within {mp.nstr(spread, 3)} ulp of C * 2^(j/8), polynomial within "
-        f"{mp.nstr(error * ulp, 3)} ulp (of 1.0), before rounding of the evaluation. */",
-        f"#define {name}_STEPS_PER_UNIT {hexadecimal(round_to(TABLE / LN2, bits), bits)} /* 8 / ln 2 */",
-        f"#define {name}_LOG2E {hexadecimal(round_to(1 / LN2, bits), bits)}",
-        f"#define {name}_STEP_HI {hexadecimal(step_hi, bits)} /* ln 2 / 8 */",
-        f"#define {name}_STEP_LO {hexadecimal(step_lo, bits)}",
-    ]
-    for power, value in fixed.items():
-        lines.append(f"#define {name}_C{power} {hexadecimal(value, bits)}")
-    words = []
-    for j, entry in enumerate(entries):
-        word = (float_bits(entry, bits) - (j << shift)) % (1 << (32 if bits == 24 else 64))
-        words.append(f"0x{word:0{8 if bits == 24 else 16}x}" + ("u" if bits == 24 else "u"))
-    per_line = 4 if bits == 24 else 2
-    rows = [", ".join(words[i : i + per_line]) for i in range(0, TABLE, per_line)]
-    joined = ", \\\n        ".join(rows)
-    lines.append(f"/* Bits of C * 2^(j/8), less j in the bits that the index adds back. */")
-    lines.append(f"#define {name}_TABLE                                    \\\n    {{                                                     \\\n        {joined} \\\n    }}")
+    scale = factor * centre * (1 + offset)
     inverse = 1 / scale
-    lines.append(f"#define {name}_SCALE {hexadecimal(round_to(scale, 53), 53)} /* C, effective */")
-    lines.append(f"#define {name}_SCALE_INVERSE {hexadecimal(round_to(inverse, 53), 53)}")
-    lines.append(
-        f"#define {name}_SCALE_INVERSE_LO "
-        f"{hexadecimal(round_to(inverse - round_to(inverse, 53), 53), 53)}"
+    inverse_lo = inverse - round_to(inverse, 53)
+
+    def define(suffix, value, bits=bits, comment=""):
+        literal = hexadecimal(round_to(value, bits), bits)
+        return f"#define {name}_{suffix} {literal}" + (comment and f" /* {comment} */")
+
+    quality = (
+        f"table within {mp.nstr(spread, 3)} ulp of C * 2^(j/8), polynomial within "
+        f"{mp.nstr(error * ulp, 3)} ulp (of 1.0), before rounding of the evaluation"
     )
-    return lines
+    return [
+        f"/* {name}: {quality}. */",
+        define("STEPS_PER_UNIT", TABLE / LN2, comment="8 / ln 2"),
+        define("LOG2E", 1 / LN2),
+        define("STEP_HI", step_hi, comment="ln 2 / 8"),
+        define("STEP_LO", step_lo),
+        *[define(f"C{power}", value) for power, value in fixed.items()],
+        "/* Bits of C * 2^(j/8), less j in the bits that the index adds back. */",
+        *table(name, bits, entries),
+        define("SCALE", scale, 53, "C, effective"),
+        define("SCALE_INVERSE", inverse, 53),
+        define("SCALE_INVERSE_LO", inverse_lo, 53),
+    ]
+
+
+def table(name, bits, entries):
+    """Return the lines of a macro with the entries' bits."""
+    width, per_line = (32, 4) if bits == 24 else (64, 2)
+    shift = bits - 1 - 3  # the index occupies the three bits below the exponent
+    words = [(float_bits(e, bits) - (j << shift)) % (1 << width) for j, e in enumerate(entries)]
+    literals = [f"0x{word:0{width // 4}x}u" for word in words]
+    rows = [", ".join(literals[i : i + per_line]) for i in range(0, TABLE, per_line)]
+    return [
+        f"#define {name}_TABLE".ljust(53) + "\\",
+        "    {".ljust(58) + "\\",
+        ", \\\n".join(f"        {row}" for row in rows) + " \\",
+        "    }",
+    ]
+
+
+ORIGIN = (
+    "Generated by derive_coefficients.py, which says what each constant is and why. Do not edit."
+)
+LOGARITHM = (
+    "Natural logarithm of 2 in two doubles; "
+    "the first has 11 zero low bits, so that n * hi is exact."
+)
 
 
 def header():
-    """The text of coefficients.h."""
+    """Return the text of coefficients.h."""
     lines = [
-        "/* Generated by derive_coefficients.py, which says what each constant is and why. Do not edit. */",
+        f"/* {ORIGIN} */",
         "/* clang-format off */",
         "#ifndef FSM_COEFFICIENTS_H",
         "#define FSM_COEFFICIENTS_H",
@@ -220,7 +229,7 @@ def header():
         "",
         *section("F64", 53, 7, 1 << 26),
         "",
-        "/* Natural logarithm of 2 in two doubles; the first has 11 zero low bits, so that n * hi is exact. */",
+        f"/* {LOGARITHM} */",
     ]
     high = mp.floor(LN2 * mp.mpf(2) ** 42) / mp.mpf(2) ** 42
     lines += [
@@ -234,6 +243,7 @@ def header():
 
 
 def main():
+    """Write the header, or compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare, do not write")
     arguments = parser.parse_args()
