@@ -1,0 +1,169 @@
+"""The rows that the golden hashes are taken over, the same on every machine.
+
+Made from integers by a generator of our own and by exact scaling, without NumPy's generators (whose
+streams may change) or any function of a C library (whose last bits may differ).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+FUNCTIONS = ("softmax", "log_softmax", "logsumexp", "softmax_backward", "log_softmax_backward")
+"""In the order of enum fsm_function."""
+ENTROPY = ("cross_entropy_of_labels", "cross_entropy_of_targets")
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+"""In the order of enum fsm_dtype."""
+UNSIGNED = {"float32": "u4", "float64": "u8", "float16": "u2", "bfloat16": "u2"}
+TEMPERATURES = (1.0, 0.7, 3e-3, 250.0)
+
+
+@dataclass
+class Record:
+    """Rows of one length for one function."""
+
+    function: str
+    dtype: str
+    x: np.ndarray
+    """Rows in the dtype; bfloat16 as its bits."""
+    second: np.ndarray | None
+    """The operand of a gradient, labels or targets."""
+    parameter: float
+    """The temperature, or the label smoothing."""
+
+    @property
+    def key(self):
+        return f"{self.function} {self.dtype}"
+
+    @property
+    def header(self):
+        """What tests/c/bits.c reads before the operands."""
+        function = (*FUNCTIONS, *ENTROPY).index(self.function)
+        numbers = np.array([function, DTYPES.index(self.dtype), *self.x.shape], np.int64)
+        return numbers.tobytes() + np.float64(self.parameter).tobytes()
+
+    @property
+    def result_size(self):
+        rows, n = self.x.shape
+        elements = {"logsumexp": rows}.get(self.function, rows * n)
+        return self.x.itemsize * (elements + rows * (self.function in ENTROPY))
+
+
+class Source:
+    """The splitmix64 generator (Steele, Lea, Flood 2014), whole arrays at a time."""
+
+    def __init__(self, seed):
+        self.state = seed
+
+    def integers(self, shape):
+        count = int(np.prod(shape))
+        with np.errstate(over="ignore"):
+            z = np.uint64(self.state) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(
+                0x9E3779B97F4A7C15
+            )
+            self.state = int(z[-1]) if count else self.state
+            z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+            z = (z ^ z >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+        return (z ^ z >> np.uint64(31)).reshape(shape)
+
+    def bits(self, shape, dtype):
+        """Any bit patterns."""
+        width = np.dtype(UNSIGNED[dtype]).itemsize * 8
+        return (self.integers(shape) >> np.uint64(64 - width)).astype(UNSIGNED[dtype])
+
+    def uniform(self, shape, exponent):
+        """Multiples of 2^(exponent - 52) between -2^exponent and 2^exponent."""
+        return np.ldexp(
+            (self.integers(shape).view(np.int64) >> 11).astype(np.float64), exponent - 52
+        )
+
+    def chance(self, shape, eighths):
+        return (self.integers(shape) >> np.uint64(61)) < np.uint64(eighths)
+
+
+def _adversarial(source, rows, n, wide):
+    """Yield float64 rows that kernels get wrong; `wide` says for which of the two formats."""
+    half_exponent, floor, beyond = (9, 744, 900) if wide else (6, 103, 100)
+    smallest = np.finfo(np.float64 if wide else np.float32).smallest_subnormal
+    x = source.uniform((rows, n), 2)
+    yield source.uniform((rows, n), half_exponent)
+    yield x + np.ldexp(1.0, 13)
+    yield x - np.ldexp(1.0, 100)
+    yield source.uniform((rows, n), beyond)
+    yield source.uniform((rows, n), -30)
+    yield np.where(source.chance((rows, n), 3), -np.inf, x)
+    yield np.where(source.chance((rows, n), 3), -1e9, x)
+    yield np.repeat(source.uniform((rows, 1), 6), n, axis=1)
+    yield np.where(source.chance((rows, n), 4), 0.0, -0.0)
+    yield (source.integers((rows, n)) >> np.uint64(44)).astype(np.float64) * smallest
+    tiny = source.uniform((rows, n), 3) - (floor - 7.75)
+    tiny[:, n // 2] = 0
+    yield tiny
+    dominant = x.copy()
+    dominant[:, -1] += 18
+    yield dominant
+    ladder = np.ldexp(-1.0, np.arange(n) % 24 - 16) * np.ones((rows, 1))
+    yield ladder
+    special = x.copy()
+    special[0] = -np.inf
+    special[1, n // 2] = np.inf
+    special[2, 0] = np.nan
+    special[3, -1], special[3, 0] = np.inf, -np.inf
+    yield special
+
+
+def _inputs(source, dtype):
+    """Yield arrays of rows in the dtype (bfloat16: float32 to be rounded by its bits)."""
+    for n in (*range(1, 301), 511, 512, 513, 1000, 4099, 20000):
+        yield source.uniform((2 if n < 300 else 1, n), 3)
+    for n in (5, 33, 150, 700):
+        yield from _adversarial(source, 4, n, dtype == "float64")
+
+
+def _in(dtype, x):
+    """Round to the dtype; bfloat16 as its bits, by cutting."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if dtype == "bfloat16":
+            return (x.astype(np.float32).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+        return x.astype(dtype)
+
+
+def _finite(x):
+    return np.where(np.isfinite(x), x, 0)
+
+
+def _second(source, function, dtype, x):
+    """Return what the function wants beside x."""
+    if function == "softmax_backward":
+        return _in(dtype, abs(source.uniform(x.shape, 0)))
+    if function == "log_softmax_backward":
+        return _in(dtype, -abs(source.uniform(x.shape, 4)))
+    if function == "cross_entropy_of_labels":
+        return (source.integers(len(x)) % np.uint64(x.shape[1])).astype(np.int64)
+    if function == "cross_entropy_of_targets":
+        kept = np.where(source.chance(x.shape, 5), source.uniform(x.shape, 0), 0)
+        return _in(dtype, abs(kept))
+    return None
+
+
+def _parameters(function):
+    if function in ENTROPY:
+        return (0.0, 0.1)
+    return TEMPERATURES if function in ("softmax", "log_softmax") else (1.0,)
+
+
+def records():
+    """Return every record, in the order in which their results are hashed."""
+    found = []
+    for function in (*FUNCTIONS, *ENTROPY):
+        for dtype in DTYPES[:2] if function in ENTROPY else DTYPES:
+            source = Source(0x5EED)
+            inputs = [_in(dtype, x) for x in _inputs(source, dtype)]
+            # Arbitrary bits: infinities and NaNs of every kind among them.
+            raw = [source.bits((8, n), dtype) for n in (1, 2, 7, 31, 200)]
+            kind = UNSIGNED[dtype] if dtype == "bfloat16" else dtype
+            inputs += [bits.view(kind) for bits in raw]
+            for parameter in _parameters(function):
+                for x in inputs:
+                    second = _second(source, function, dtype, x)
+                    found.append(Record(function, dtype, x, second, parameter))
+    return found

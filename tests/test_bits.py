@@ -1,0 +1,403 @@
+"""One bit pattern for every instruction set, layout, batch, number of workers, control register.
+
+The golden hashes are in golden.json, one for each function and dtype. After a change of the kernels
+that is meant to change bits, write them anew with
+
+    python tests/test_bits.py
+"""
+
+import ctypes
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden_rows import DTYPES, ENTROPY, FUNCTIONS, UNSIGNED, Source, records
+from toolchain import KERNELS, ON_X86, compile_program, need, run
+
+from fastsoftmax import _api, _backend
+
+try:
+    import ml_dtypes
+except ImportError:
+    ml_dtypes = None
+
+GOLDEN = Path(__file__).with_name("golden.json")
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return records()
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return json.loads(GOLDEN.read_text())
+
+
+# ---- the golden hashes ----
+
+
+def result_bytes(fs, record):
+    """Return the bytes that a record's result has by the public functions."""
+    x, second, options = record.x, record.second, {}
+    if record.dtype == "bfloat16":
+        x = x.view(ml_dtypes.bfloat16)
+        second = None if second is None else second.view(ml_dtypes.bfloat16)
+    if record.function in ENTROPY:
+        loss, grad = fs.softmax_cross_entropy(
+            x, second, label_smoothing=record.parameter, return_grad=True
+        )
+        return loss.tobytes() + grad.tobytes()
+    if record.parameter != 1:
+        options["temperature"] = record.parameter
+    operands = [x] if second is None else [x, second]
+    return getattr(fs, record.function)(*operands, **options).tobytes()
+
+
+def hashes_of(fs, rows):
+    found = {}
+    for record in rows:
+        if record.dtype != "bfloat16" or ml_dtypes:
+            found.setdefault(record.key, hashlib.sha256()).update(result_bytes(fs, record))
+    return {key: value.hexdigest() for key, value in found.items()}
+
+
+def hashes_of_program(command, rows):
+    """Return the hashes of what tests/c/bits.c computes from the same rows."""
+    operands = [[r.header, r.x, *([] if r.second is None else [r.second])] for r in rows]
+    source = b"".join(bytes(part) for record in operands for part in record)
+    output = memoryview(run(*command, input=source))
+    found = {}
+    for record in rows:
+        part, output = output[: record.result_size], output[record.result_size :]
+        found.setdefault(record.key, hashlib.sha256()).update(part)
+    assert not output
+    return {key: value.hexdigest() for key, value in found.items()}
+
+
+def test_the_golden_hashes_cover_every_function_and_dtype(rows, golden):
+    assert list(golden) == list(dict.fromkeys(record.key for record in rows))
+    expected = {f"{f} {d}" for f in FUNCTIONS for d in DTYPES}
+    assert expected | {f"{f} {d}" for f in ENTROPY for d in DTYPES[:2]} == set(golden)
+
+
+def test_every_nan_is_the_canonical_one(native_fs, rows):
+    canonical = {"float32": 0x7FC00000, "float64": 0x7FF8 << 48, "float16": 0x7E00}
+    for record in rows:
+        if record.dtype in canonical:
+            bits = np.frombuffer(result_bytes(native_fs, record), UNSIGNED[record.dtype])
+            wrong = np.isnan(bits.view(record.dtype)) & (bits != canonical[record.dtype])
+            assert not wrong.any(), (record.key, record.x.shape, hex(bits[wrong][0]))
+
+
+def test_every_instruction_set_gives_the_golden_bits(native_fs, rows, golden):
+    found = hashes_of(native_fs, rows)
+    assert found == {key: golden[key] for key in found}
+
+
+BUILDS = [
+    pytest.param("gcc", "-O1", (), id="gcc-O1"),
+    pytest.param("clang", "-O2", (), id="clang-O2"),
+]
+if ON_X86:
+    BUILDS.append(
+        pytest.param("aarch64-linux-gnu-gcc", "-O1", ("qemu-aarch64",), id="gcc-aarch64-emulated")
+    )
+
+
+@pytest.mark.parametrize(("compiler", "level", "emulator"), BUILDS)
+def test_every_compiler_and_processor_gives_the_golden_bits(
+    tmp_path, rows, golden, compiler, level, emulator
+):
+    need(compiler, *emulator)
+    static = ["-static"] if emulator else []
+    sources = sorted(KERNELS.glob("*.c"))
+    program = compile_program(
+        compiler, "bits.c", tmp_path / "bits", level, *static, sources=sources
+    )
+    names = ("neon", "generic") if emulator else _backend.INSTRUCTION_SETS
+    for name in names:
+        # The emulator computes an fma of the C library's in hundreds of instructions.
+        chosen = rows[::7] if emulator and name == "generic" else rows
+        if chosen is rows:
+            assert hashes_of_program([*emulator, program, name], rows) == golden, name
+        else:
+            expected = hashes_of_program([*emulator, program, "neon"], chosen)
+            assert hashes_of_program([*emulator, program, name], chosen) == expected, name
+
+
+# ---- what must not matter: layout, batch, place, workers, the caller's control register ----
+
+LENGTHS = (1, 5, 16, 37, 128, 300, 1001)
+ROWS = 12
+
+
+def sample(dtype, n, rows=ROWS):
+    """Return rows with masks, large offsets, subnormal results and a NaN; a second operand."""
+    source = Source(n)
+    x = source.uniform((rows, n), 4)
+    x[1::6] = np.where(source.chance((len(x[1::6]), n), 3), -np.inf, x[1::6])
+    x[2::6] += 2.0**14
+    x[3::6, ::2] -= 725 if dtype == "float64" else 86
+    x[4, n // 2] = np.nan
+    return x.astype(dtype), abs(source.uniform((rows, n), 0)).astype(dtype)
+
+
+def whole(function):
+    """Return a function's call with the second operand, if any; keywords pass."""
+
+    def call(fs, x, y, axis=-1, **options):
+        operands = [x, y] if function.endswith("backward") else [x]
+        return getattr(fs, function)(*operands, axis, **options)
+
+    return call
+
+
+def entropy_of_targets(fs, x, y, axis=-1, **options):
+    loss, grad = fs.softmax_cross_entropy(x, y, axis, return_grad=True, **options)
+    return np.concatenate([np.expand_dims(loss, axis), grad], axis)
+
+
+def tempered(fs, x, _, axis=-1, **options):
+    return fs.log_softmax(x, axis, temperature=0.7, **options)
+
+
+def masked(fs, x, y, axis=-1, **options):
+    return fs.softmax(x, axis, where=y > 0.25, **options)
+
+
+CALLS = {name: whole(name) for name in FUNCTIONS}
+CALLS |= {
+    "softmax_cross_entropy": entropy_of_targets,
+    "log_softmax with a temperature": tempered,
+    "softmax with where": masked,
+}
+
+
+@pytest.fixture(params=CALLS)
+def call(request):
+    return CALLS[request.param]
+
+
+@pytest.fixture(params=["float32", "float64", "float16"])
+def dtype(request):
+    return request.param
+
+
+def alone(fs, call, x, y):
+    """Return the result of each row computed by itself, from fresh contiguous memory."""
+    return np.stack([call(fs, row.copy(), other.copy()) for row, other in zip(x, y, strict=True)])
+
+
+def assert_same(got, expected):
+    assert got.shape == expected.shape
+    assert got.dtype == expected.dtype
+    assert got.tobytes() == expected.tobytes()
+
+
+def at_offset(a, offset):
+    """Return a copy that starts `offset` bytes beyond a multiple of 64."""
+    memory = np.empty(a.nbytes + 128, np.uint8)
+    start = -memory.ctypes.data % 64 + offset
+    moved = memory[start : start + a.nbytes].view(a.dtype).reshape(a.shape)
+    moved[...] = a
+    return moved
+
+
+def strided(rows_step, step):
+    def lay_out(a):
+        rows, n = a.shape
+        memory = np.zeros((rows * abs(rows_step), n * abs(step)), a.dtype)
+        view = memory[::rows_step, ::step]
+        view[...] = a
+        return view
+
+    return lay_out
+
+
+LAYOUTS = {
+    "Fortran order": np.asfortranarray,
+    "every other element": strided(1, 2),
+    "every third element of every other row": strided(2, 3),
+    "elements backwards": strided(1, -1),
+    "rows backwards": strided(-1, 1),
+    "both backwards, every fifth": strided(-1, -5),
+    "foreign byte order": lambda a: a.astype(a.dtype.newbyteorder()),
+}
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+def test_the_same_bits_in_any_batch_and_at_any_place(native_fs, call, dtype, n):
+    x, y = sample(dtype, n)
+    expected = alone(native_fs, call, x, y)
+    assert_same(call(native_fs, x, y), expected)
+    for first, last in ((0, 1), (3, 5), (5, 12)):
+        assert_same(call(native_fs, x[first:last], y[first:last]), expected[first:last])
+    order = np.argsort(Source(1).integers(ROWS))
+    assert_same(call(native_fs, x[order], y[order]), expected[order])
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+def test_the_same_bits_at_any_offset(native_fs, call, dtype, n):
+    x, y = (a[:4] for a in sample(dtype, n))
+    expected = alone(native_fs, call, x, y)
+    for offset in range(64):
+        assert_same(call(native_fs, at_offset(x, offset), at_offset(y, 63 - offset)), expected)
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+def test_the_same_bits_in_any_layout_and_along_any_axis(native_fs, call, dtype, n):
+    x, y = sample(dtype, n)
+    expected = alone(native_fs, call, x, y)
+    for lay_out in LAYOUTS.values():
+        assert_same(call(native_fs, lay_out(x), lay_out(y)), expected)
+        assert_same(call(native_fs, lay_out(x), y), expected)
+    assert_same(call(native_fs, x.T, y.T, 0).T, expected)
+    single = expected.ndim == 1
+    cube, other = (np.moveaxis(a.reshape(3, 4, n), -1, 1) for a in (x, y))
+    for lay_out in (np.ascontiguousarray, np.asfortranarray, np.positive):
+        got = call(native_fs, lay_out(cube), lay_out(other), 1)
+        assert_same(
+            got.reshape(ROWS) if single else np.moveaxis(got, 1, -1).reshape(expected.shape),
+            expected,
+        )
+
+
+@pytest.mark.parametrize("function", FUNCTIONS[:3])
+def test_the_same_bits_over_several_axes_as_over_one(native_fs, dtype, function):
+    x, _ = sample(dtype, 120)
+    operate = getattr(native_fs, function)
+    expected = operate(x).ravel()
+    assert_same(operate(x.reshape(ROWS, 3, 40), (1, 2)).ravel(), expected)
+    apart = np.ascontiguousarray(np.moveaxis(x.reshape(ROWS, 3, 40), 1, 0))
+    got = operate(apart, (0, 2))
+    assert_same((got if got.ndim == 1 else np.moveaxis(got, 0, 1)).ravel(), expected)
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+def test_the_same_bits_in_place_and_into_any_out(native_fs, dtype, n):
+    x, y = sample(dtype, n)
+    for name in ("softmax", "log_softmax", "softmax_backward", "log_softmax_backward"):
+        call = CALLS[name]
+        expected = alone(native_fs, call, x, y)
+        for lay_out in (np.copy, lambda a: at_offset(a, 20), *list(LAYOUTS.values())[:-1]):
+            out = lay_out(np.zeros_like(x))
+            assert call(native_fs, x, y, out=out) is out
+            assert_same(np.ascontiguousarray(out), expected)
+            same = lay_out(x)
+            call(native_fs, same, y, out=same)
+            assert_same(np.ascontiguousarray(same), expected)
+        if name.endswith("backward"):
+            second = y.copy()
+            call(native_fs, x, second, out=second)
+            assert_same(second, expected)
+        # One row later, or earlier: an overlap in part.
+        memory = np.concatenate([x, x[:1]])
+        call(native_fs, memory[:-1], y, out=memory[1:])
+        assert_same(memory[1:], expected)
+
+
+def test_the_same_bits_by_any_number_of_workers(native_fs, call, dtype):
+    x, y = sample(dtype, 1001, rows=330)
+    expected = call(native_fs, x, y, workers=1)
+    assert_same(alone(native_fs, call, x[:12], y[:12]), expected[:12])
+    for workers in (2, 3, 5):
+        assert_same(call(native_fs, x, y, workers=workers), expected)
+        assert_same(call(native_fs, x.T, y.T, 0, workers=workers).T, expected)
+
+
+def test_segments_have_the_bits_of_rows(native_fs, dtype):
+    x, _ = sample(dtype, 1001)
+    flat = x.ravel()
+    pointers = np.concatenate([[0], np.cumsum(Source(2).integers(200) % np.uint64(90)).astype(int)])
+    pointers = np.append(pointers[pointers < flat.size], flat.size)
+    got = native_fs.segment_softmax(flat, pointers)
+    parts = [native_fs.softmax(part) for part in np.split(flat, pointers[1:-1]) if part.size]
+    assert_same(got, np.concatenate(parts))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_same_bits_past_the_caches(native_fs, function, dtype):
+    """An array that no cache holds may take another path, with streaming stores for one."""
+    n = 131072
+    x = np.tile(sample(dtype, n, rows=6)[0], (64, 1))
+    operate = getattr(native_fs, function)
+    expected = np.stack([operate(row.copy()) for row in x[:6]])
+    got = operate(x)
+    for first in range(0, len(x), 6):
+        assert got[first : first + 6].tobytes() == expected.tobytes(), first
+    long = x.reshape(-1)[: 1 << 24]
+    out = np.empty(long.size + 16, dtype)
+    expected = operate(long.copy()).tobytes()
+    for offset in (1, 5):
+        part = out[offset : offset + long.size]
+        operate(long, out=part)
+        assert part.tobytes() == expected
+
+
+# ---- the caller's control register ----
+
+if ON_X86:
+    CONTROLS = {
+        "round down": 0x2000,
+        "round up": 0x4000,
+        "round to zero": 0x6000,
+        "flush to zero": 0x8000,
+        "denormals are zero": 0x40,
+        "all of it": 0xE040,
+    }
+    FLAGS = 0x3F
+else:
+    CONTROLS = {
+        "round up": 1 << 22,
+        "round down": 2 << 22,
+        "round to zero": 3 << 22,
+        "flush to zero": 1 << 24,
+        "all of it": 7 << 22,
+    }
+    FLAGS = 0
+
+
+@pytest.fixture(scope="module")
+def control_register(tmp_path_factory):
+    need("gcc")
+    output = tmp_path_factory.mktemp("environment") / "environment.so"
+    library = ctypes.CDLL(str(compile_program("gcc", "environment.c", output, "-shared", "-fPIC")))
+    library.get_control.restype = ctypes.c_uint64
+    library.set_control.argtypes = [ctypes.c_uint64]
+    library.set_control.restype = None
+    return library
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_the_same_bits_whatever_the_control_register_which_is_restored(
+    native_fs, call, dtype, control_register, control
+):
+    saved = control_register.get_control()
+    changed = (saved & ~FLAGS) | CONTROLS[control]
+    assert changed != saved & ~FLAGS
+    for n in LENGTHS:
+        x, y = sample(dtype, n)
+        views = [(x, y, -1), (x.T, y.T, 0)]
+        expected = [call(native_fs, *view) for view in views]
+        try:
+            control_register.set_control(changed)
+            got = [call(native_fs, *view) for view in views]
+            left = control_register.get_control()
+        finally:
+            control_register.set_control(saved)
+        assert left & ~FLAGS == changed
+        for one, other in zip(got, expected, strict=True):
+            assert_same(one, other)
+
+
+if __name__ == "__main__":
+    # The portable unit is the one that every machine has.
+    fresh = hashes_of(_api.Functions(_backend.load("generic")), records())
+    if ml_dtypes is None:
+        raise SystemExit("golden.json needs ml_dtypes, for bfloat16")
+    GOLDEN.write_text(json.dumps(fresh, indent=4) + "\n")
