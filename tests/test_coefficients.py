@@ -1,18 +1,12 @@
 """coefficients.h is what the script beside it derives."""
 
-import subprocess
-import sys
-
 import pytest
-from toolchain import KERNELS, need
+from toolchain import KERNELS, need, run_python
 
 pytest.importorskip("mpmath")
 
 
 def test_the_header_is_what_the_script_gives():
     need()
-    script = KERNELS / "derive_coefficients.py"
-    done = subprocess.run(
-        [sys.executable, str(script), "--check"], capture_output=True, text=True, check=False
-    )
+    done = run_python(KERNELS / "derive_coefficients.py", "--check")
     assert done.returncode == 0, done.stderr

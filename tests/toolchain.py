@@ -1,9 +1,11 @@
-"""The kernels' sources, and the compilers and emulators that a test may need."""
+"""The kernels' sources, compilers and emulators that a test may need, and child processes."""
 
+import os
 import platform
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,15 @@ def compile_program(compiler, program, output, *options, sources=()):
     files = [PROGRAMS / program, *sources]
     run(compiler, *STRICT, *options, *files, "-o", output, "-lm")
     return output
+
+
+def run_python(*arguments, under=()):
+    """Run Python in a child that imports what this process would."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run(
+        [*under, sys.executable, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -62,7 +62,8 @@ static const fsm_kernels *find(const char *name) {
 }
 
 static fsm_operand rows_at(void *memory, size_t n, size_t size) {
-    return (fsm_operand){.base = memory, .outer = {(ptrdiff_t)(n * size)}, .inner = {(ptrdiff_t)size}};
+    return (fsm_operand){
+        .base = memory, .outer = {(ptrdiff_t)(n * size)}, .inner = {(ptrdiff_t)size}};
 }
 
 static void run_rows(const fsm_kernels *kernels, const header *h) {

@@ -66,9 +66,8 @@ static void as_maximum(const float *x, findings *found) {
         magic[i] = F32_MAGIC + 8 * (F32_BIAS - steps[i]);
         limit[i] = top - F32_CUT;
     }
-    const f32_row row = {.shift = f32x16_load(shift),
-                         .magic = f32x16_load(magic),
-                         .limit = f32x16_load(limit)};
+    const f32_row row = {
+        .shift = f32x16_load(shift), .magic = f32x16_load(magic), .limit = f32x16_load(limit)};
     f32x16_store(weight, f32_weight(f32x16_load(x), &row, 1, 0));
     for (int i = 0; i < LANES; i++) {
         if (x[i] - x[i] != 0) { /* an infinity or NaN as the maximum: the row is lost */
