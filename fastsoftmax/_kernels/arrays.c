@@ -42,7 +42,9 @@ fsm_temperature fsm_make_temperature(double temperature, enum fsm_dtype dtype) {
         t.inv_lo = fma(-scaled, inverse, 1.0) * inverse;
     } else {
         /* Outside float32's range the result is that of the nearest end: one maximum, or all equal. */
-        inverse = inverse > FLT_MAX ? (double)FLT_MAX : inverse < FLT_MIN ? (double)FLT_MIN : inverse;
+        inverse = inverse > FLT_MAX   ? (double)FLT_MAX
+                  : inverse < FLT_MIN ? (double)FLT_MIN
+                                      : inverse;
         t.inv_hi = (double)(float)inverse;
         t.inv_lo = (double)(float)(inverse - t.inv_hi);
     }
@@ -93,8 +95,7 @@ static void order_outer(fsm_job *job) {
     const int last = job->outer_dimensions - 1;
     int best = last;
     for (int d = 0; d < last; d++) {
-        if (job->outer_shape[d] > 1 &&
-            magnitude(job->x.outer[d]) < magnitude(job->x.outer[best])) {
+        if (job->outer_shape[d] > 1 && magnitude(job->x.outer[d]) < magnitude(job->x.outer[best])) {
             best = d;
         }
     }
@@ -195,8 +196,8 @@ typedef struct {
     uint8_t *mask;
 } scratch_rows;
 
-static void gather(const fsm_job *job, const fsm_operand *operand, char *base, size_t rows, size_t n,
-                   const scratch_rows *scratch, char *packed) {
+static void gather(const fsm_job *job, const fsm_operand *operand, char *base, size_t rows,
+                   size_t n, const scratch_rows *scratch, char *packed) {
     const int narrow = job->dtype >= FSM_COMPUTE_DTYPES;
     char *raw = narrow ? scratch->half : packed;
     transfer(job, operand, base, rows, raw, n, storage_size(job->dtype), 0, 1);

@@ -38,8 +38,8 @@ static void F(softmax_backward_rows)(const fsm_rows *b) {
         }
         if (i < b->n) {
             const VEC difference = V(sub)(V(sub)(V(load_partial)(g + i, b->n - i, 0), hi), lo);
-            V(store_partial)
-            (out + i, V(mul)(V(load_partial)(y + i, b->n - i, 0), difference), b->n - i);
+            V(store_partial)(out + i, V(mul)(V(load_partial)(y + i, b->n - i, 0), difference),
+                             b->n - i);
         }
         if (FSM_UNLIKELY(!F(harmless)(dot_hi))) {
             F(canonical_nans)(out, b->n);

@@ -29,10 +29,10 @@
 
 /* What one row's weights depend on besides x. */
 typedef struct {
-    f32x16 shift;   /* 0, or the maximum where |max| is large */
-    f32x16 magic;   /* 1.5 * 2^23 + 8 * (bias - N) */
-    f32x16 limit;   /* arguments below it weigh 0 */
-    f32x16 scale;   /* 2^-e of the temperature */
+    f32x16 shift;          /* 0, or the maximum where |max| is large */
+    f32x16 magic;          /* 1.5 * 2^23 + 8 * (bias - N) */
+    f32x16 limit;          /* arguments below it weigh 0 */
+    f32x16 scale;          /* 2^-e of the temperature */
     f32x16 inv_hi, inv_lo; /* 1 / (temperature * scale) */
 } f32_row;
 

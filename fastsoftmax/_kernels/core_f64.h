@@ -65,8 +65,7 @@ FSM_INLINE f64_sum f64_sum_zero(void) {
 FSM_INLINE void f64_sum_add2(f64_sum *sum, f64x8 a, f64x8 low) {
     const f64x8 hi = f64x8_add(sum->hi, a);
     const f64x8 of_a = f64x8_sub(hi, sum->hi);
-    const f64x8 error =
-        f64x8_add(f64x8_sub(sum->hi, f64x8_sub(hi, of_a)), f64x8_sub(a, of_a));
+    const f64x8 error = f64x8_add(f64x8_sub(sum->hi, f64x8_sub(hi, of_a)), f64x8_sub(a, of_a));
     sum->lo = f64x8_add(f64x8_add(sum->lo, low), error);
     sum->hi = hi;
 }

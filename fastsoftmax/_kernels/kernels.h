@@ -19,7 +19,8 @@ typedef struct {
     const void *y; /* IN: output of the forward pass (backward functions) */
     void *out;     /* OUT: n elements a row; logsumexp: one; may be x or y */
     ptrdiff_t x_stride, y_stride, out_stride;
-    void *scratch; /* n elements: weights go there and only results to `out`, past the caches; or NULL */
+    void *
+        scratch; /* n elements: weights go there and only results to `out`, past the caches; or NULL */
     fsm_temperature temperature;
 } fsm_rows;
 
@@ -41,7 +42,6 @@ typedef struct {
 
 typedef void fsm_cross_entropy_function(const fsm_cross_entropy *batch);
 
-
 enum fsm_function {
     FSM_SOFTMAX,
     FSM_LOG_SOFTMAX,
@@ -50,7 +50,14 @@ enum fsm_function {
     FSM_LOG_SOFTMAX_BACKWARD,
     FSM_FUNCTIONS
 };
-enum fsm_dtype { FSM_F32, FSM_F64, FSM_COMPUTE_DTYPES, FSM_F16 = FSM_COMPUTE_DTYPES, FSM_BF16, FSM_DTYPES };
+enum fsm_dtype {
+    FSM_F32,
+    FSM_F64,
+    FSM_COMPUTE_DTYPES,
+    FSM_F16 = FSM_COMPUTE_DTYPES,
+    FSM_BF16,
+    FSM_DTYPES
+};
 
 /* One instruction set's kernels. */
 typedef struct {

@@ -99,7 +99,8 @@ FSM_INLINE void F(block)(const REAL *x, REAL *w, size_t count, const F(row) *row
                 V(store)(w + at, a[v]);
             }
         } else {
-            a[v] = F(weight)(V(load_partial)(x + at, count - at, -INFINITY), row, shifted, tempered);
+            a[v] =
+                F(weight)(V(load_partial)(x + at, count - at, -INFINITY), row, shifted, tempered);
             if (w) {
                 V(store_partial)(w + at, a[v], count - at);
             }
@@ -124,7 +125,8 @@ FSM_INLINE pair F(weights_as)(const REAL *x, REAL *w, size_t n, const F(row) *ro
     return F(sum_total)(&sum);
 }
 
-FSM_NOINLINE pair F(weights_rare)(const REAL *x, REAL *w, size_t n, const F(start) *s, int tempered) {
+FSM_NOINLINE pair F(weights_rare)(const REAL *x, REAL *w, size_t n, const F(start) *s,
+                                  int tempered) {
     if (!tempered) {
         return F(weights_as)(x, w, n, &s->row, 1, 0);
     }
@@ -293,7 +295,8 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
 }
 
 #define ROW(base, stride, i) ((REAL *)((char *)(base) + (ptrdiff_t)(i) * (stride)))
-#define CONST_ROW(base, stride, i) ((const REAL *)((const char *)(base) + (ptrdiff_t)(i) * (stride)))
+#define CONST_ROW(base, stride, i)                                                                 \
+    ((const REAL *)((const char *)(base) + (ptrdiff_t)(i) * (stride)))
 
 #define SHORT_ROWS(count)                                                                          \
     case count:                                                                                    \
@@ -321,8 +324,8 @@ static void F(softmax_rows)(const fsm_rows *b) {
     }
 #endif
     for (size_t i = 0; i < b->rows; i++) {
-        F(softmax_row)(CONST_ROW(b->x, b->x_stride, i), ROW(b->out, b->out_stride, i), b->n, b->scratch,
-                       &b->temperature, b->temperature.tempered);
+        F(softmax_row)(CONST_ROW(b->x, b->x_stride, i), ROW(b->out, b->out_stride, i), b->n,
+                       b->scratch, &b->temperature, b->temperature.tempered);
     }
     if (b->scratch) {
         vec_fence();
@@ -339,8 +342,7 @@ FSM_INLINE void F(log_softmax_plain)(const REAL *x, REAL *out, size_t n, REAL lo
         V(store)(out + i, V(sub)(V(sub)(V(load)(x + i), hi), lo));
     }
     if (i < n) {
-        V(store_partial)
-        (out + i, V(sub)(V(sub)(V(load_partial)(x + i, n - i, 0), hi), lo), n - i);
+        V(store_partial)(out + i, V(sub)(V(sub)(V(load_partial)(x + i, n - i, 0), hi), lo), n - i);
     }
 }
 
@@ -349,8 +351,7 @@ FSM_INLINE VEC F(log_softmax_tempered_vector)(VEC x, const F(start) *s, VEC log_
     const VEC zero = V(set1)(0), maximum = V(set1)(s->maximum);
     const VEC d = V(sub)(x, maximum);
     const VEC of_max = V(sub)(d, x); /* -(what was taken of max) */
-    const VEC error =
-        V(sub)(V(sub)(x, V(sub)(d, of_max)), V(add)(maximum, of_max));
+    const VEC error = V(sub)(V(sub)(x, V(sub)(d, of_max)), V(add)(maximum, of_max));
     const VEC scaled = V(mul)(d, s->row.scale);
     const VEC high = V(mul)(scaled, s->row.inv_hi);
     VEC low = V(fma)(scaled, s->row.inv_hi, V(sub)(zero, high));

@@ -86,12 +86,12 @@ FSM_INLINE f32x16 f32x16_zero_below(f32x16 w, f32x16 x, f32x16 limit) {
 FSM_INLINE f32x16 f32x16_first(f32x16 x, size_t count) {
     const size_t high = count > 8 ? count - 8 : 0;
     return (f32x16){_mm256_and_ps(x.a, _mm256_castsi256_ps(f32_first(count))),
-                   _mm256_and_ps(x.b, _mm256_castsi256_ps(f32_first(high)))};
+                    _mm256_and_ps(x.b, _mm256_castsi256_ps(f32_first(high)))};
 }
 FSM_INLINE f32x16 f32x16_where_nonzero(f32x16 x, f32x16 t) {
     const __m256 zero = _mm256_setzero_ps();
     return (f32x16){_mm256_and_ps(x.a, _mm256_cmp_ps(t.a, zero, _CMP_NEQ_UQ)),
-                   _mm256_and_ps(x.b, _mm256_cmp_ps(t.b, zero, _CMP_NEQ_UQ))};
+                    _mm256_and_ps(x.b, _mm256_cmp_ps(t.b, zero, _CMP_NEQ_UQ))};
 }
 FSM_INLINE unsigned f32x16_equal(f32x16 x, f32x16 y) {
     const int low = _mm256_movemask_ps(_mm256_cmp_ps(x.a, y.a, _CMP_EQ_OQ));
@@ -201,10 +201,10 @@ FSM_INLINE __m256d f64_power4(__m256d steps) {
     /* Words 2j and 2j + 1 of the table; vpermps looks at three bits, bit 2 of j picks the half. */
     const __m256i twice = _mm256_shuffle_epi32(_mm256_add_epi64(bits, bits), 0xA0);
     const __m256i words = _mm256_or_si256(twice, _mm256_set1_epi64x(0x100000000LL));
-    const __m256d entry = _mm256_blendv_pd(
-        _mm256_castsi256_pd(_mm256_permutevar8x32_epi32(low, words)),
-        _mm256_castsi256_pd(_mm256_permutevar8x32_epi32(high, words)),
-        _mm256_castsi256_pd(_mm256_slli_epi64(bits, 61)));
+    const __m256d entry =
+        _mm256_blendv_pd(_mm256_castsi256_pd(_mm256_permutevar8x32_epi32(low, words)),
+                         _mm256_castsi256_pd(_mm256_permutevar8x32_epi32(high, words)),
+                         _mm256_castsi256_pd(_mm256_slli_epi64(bits, 61)));
     return _mm256_castsi256_pd(
         _mm256_add_epi64(_mm256_castpd_si256(entry), _mm256_slli_epi64(bits, 49)));
 }

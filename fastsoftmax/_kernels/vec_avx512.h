@@ -76,8 +76,7 @@ FSM_INLINE f32x16 f32x16_power(f32x16 steps) {
         _mm512_add_epi32(_mm512_permutexvar_epi32(bits, entries), _mm512_slli_epi32(bits, 20)));
 }
 FSM_INLINE float f32x16_reduce_max(f32x16 a) {
-    const __m256 half =
-        _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
     __m128 quarter = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
     quarter = _mm_max_ps(quarter, _mm_movehl_ps(quarter, quarter));
     return _mm_cvtss_f32(_mm_max_ss(quarter, _mm_shuffle_ps(quarter, quarter, 1)));
@@ -144,8 +143,7 @@ FSM_INLINE f64x8 f64x8_power(f64x8 steps) {
         _mm512_add_epi64(_mm512_permutexvar_epi64(bits, entries), _mm512_slli_epi64(bits, 49)));
 }
 FSM_INLINE double f64x8_reduce_max(f64x8 a) {
-    const __m256d half =
-        _mm256_max_pd(_mm512_castpd512_pd256(a), _mm512_extractf64x4_pd(a, 1));
+    const __m256d half = _mm256_max_pd(_mm512_castpd512_pd256(a), _mm512_extractf64x4_pd(a, 1));
     const __m128d quarter =
         _mm_max_pd(_mm256_castpd256_pd128(half), _mm256_extractf128_pd(half, 1));
     return _mm_cvtsd_f64(_mm_max_sd(quarter, _mm_unpackhi_pd(quarter, quarter)));

@@ -128,7 +128,8 @@ FSM_INLINE uint16_t f16_from_f32(float value) {
     if (bits >= 0x477ff000u) { /* 65520 and above round to infinity */
         return (uint16_t)(sign | 0x7c00u);
     }
-    if (bits < 0x38800000u) { /* below 2^-14: adding 2^-1 lets the hardware round to multiples of 2^-24 */
+    if (bits <
+        0x38800000u) { /* below 2^-14: adding 2^-1 lets the hardware round to multiples of 2^-24 */
         float magnitude;
         memcpy(&magnitude, &bits, sizeof magnitude);
         magnitude += 0.5f;

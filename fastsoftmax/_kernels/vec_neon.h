@@ -78,8 +78,8 @@ FSM_INLINE f32x16 f32x16_first(f32x16 a, size_t count) {
     return f32x16_load_partial(lanes, count, 0);
 }
 FSM_INLINE f32x16 f32x16_where_nonzero(f32x16 a, f32x16 t) {
-    FSM_QUARTERS(f32x16, vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a.v[i]),
-                                                     vceqzq_f32(t.v[i]))));
+    FSM_QUARTERS(f32x16, vreinterpretq_f32_u32(
+                             vbicq_u32(vreinterpretq_u32_f32(a.v[i]), vceqzq_f32(t.v[i]))));
 }
 FSM_INLINE unsigned f32x16_equal(f32x16 a, f32x16 b) {
     const uint32x4_t weight = {1, 2, 4, 8};
@@ -97,11 +97,11 @@ FSM_INLINE f32x16 f32x16_power(f32x16 steps) {
     for (int i = 0; i < 4; i++) {
         const uint32x4_t bits = vreinterpretq_u32_f32(steps.v[i]);
         /* Byte addresses 4j .. 4j + 3 of entry j. */
-        const uint32x4_t bytes = vmlaq_u32(vdupq_n_u32(0x03020100u), vandq_u32(bits, vdupq_n_u32(7)),
-                                           vdupq_n_u32(0x04040404u));
+        const uint32x4_t bytes = vmlaq_u32(
+            vdupq_n_u32(0x03020100u), vandq_u32(bits, vdupq_n_u32(7)), vdupq_n_u32(0x04040404u));
         const uint8x16_t entry = vqtbl2q_u8(entries, vreinterpretq_u8_u32(bytes));
-        r.v[i] = vreinterpretq_f32_u32(
-            vaddq_u32(vreinterpretq_u32_u8(entry), vshlq_n_u32(bits, 20)));
+        r.v[i] =
+            vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_u8(entry), vshlq_n_u32(bits, 20)));
     }
     return r;
 }
@@ -177,8 +177,8 @@ FSM_INLINE f64x8 f64x8_first(f64x8 a, size_t count) {
     return f64x8_load_partial(lanes, count, 0);
 }
 FSM_INLINE f64x8 f64x8_where_nonzero(f64x8 a, f64x8 t) {
-    FSM_QUARTERS(f64x8, vreinterpretq_f64_u64(vbicq_u64(vreinterpretq_u64_f64(a.v[i]),
-                                                     vceqzq_f64(t.v[i]))));
+    FSM_QUARTERS(
+        f64x8, vreinterpretq_f64_u64(vbicq_u64(vreinterpretq_u64_f64(a.v[i]), vceqzq_f64(t.v[i]))));
 }
 FSM_INLINE unsigned f64x8_equal(f64x8 a, f64x8 b) {
     const uint64x2_t weight = {1, 2};
@@ -203,8 +203,8 @@ FSM_INLINE f64x8 f64x8_power(f64x8 steps) {
         const uint32x4_t words = vreinterpretq_u32_u64(vsliq_n_u64(index, index, 32));
         const uint32x4_t bytes = vmlaq_u32(offsets, words, eight);
         const uint8x16_t entry = vqtbl4q_u8(entries, vreinterpretq_u8_u32(bytes));
-        r.v[i] = vreinterpretq_f64_u64(
-            vaddq_u64(vreinterpretq_u64_u8(entry), vshlq_n_u64(bits, 49)));
+        r.v[i] =
+            vreinterpretq_f64_u64(vaddq_u64(vreinterpretq_u64_u8(entry), vshlq_n_u64(bits, 49)));
     }
     return r;
 }
