@@ -147,7 +147,7 @@ static REAL F(entropy_row)(const F(entropy) *given, const fsm_temperature *plain
     F(entropy) e = *given;
     const F(start) s = F(row_start)(F(row_max)(e.x, e.n), FC(LOG_CUT), plain);
     e.top = F(row_find)(e.x, e.n, s.maximum);
-    const pair others = F(others)(e.x, e.grad, e.n, e.top, &s, 0);
+    const pair others = F(others)(e.x, e.grad, e.n, 0, e.top, &s, 0);
     const pair top = F(top_weight)(s.top_hi, s.top_lo, s.steps);
     const double ratio = F(ratio)(others, top);
     const double logarithm = log_one_plus(ratio);

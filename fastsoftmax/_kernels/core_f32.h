@@ -8,8 +8,9 @@
  * C. Bias 64: the smallest weight kept, e^-104.25 of the maximum, is 2^-87, far from subnormal; the largest sum is
  *    below 2^(66 + log2 n).
  * D. What is below the cut-off is exactly 0: -inf, masks of -1e9, the padding of tails. NaN is not below and survives.
- * E. Sum: every weight is widened to float64 and added to its one of 16 lanes, then a halving tree. One definition for every
- *    length and every path. (README.md: what adding vectors in float32 first would save, and cost in ulp.)
+ * E. Sum of a softmax: every weight is added to its one of 16 lanes, a float32 pair (rows.h, C); the pairs are widened to float64,
+ *    then a halving tree. Sum of a logarithm: every weight is widened. One definition each for every length and every path.
+ *    (README.md: what else was tried, and its cost in ulp.)
  * F. Error of a weight, against C * 2^(64 - N) * e^x: at most 0.6594 ulp over all 2^32 inputs; witness 0xc4e564d1, x = -1835.2.
  *    (tests/c/exhaustive_exp.c, which also sees to D on every input.)
  */
@@ -27,6 +28,9 @@
 /* Beyond this |max|, max is subtracted first: exact for all that contributes (Sterbenz, 2 * 126 <= 4096). */
 #define F32_SHIFT_ABOVE 4096.0f
 
+/* Above every weight, C * 2^(64.5) at most, as the accumulators of a mass must be. */
+#define F32_MASS_START 0x1p66f
+
 /* What one row's weights depend on besides x. */
 typedef struct {
     f32x16 shift;          /* 0, or the maximum where |max| is large */
@@ -40,9 +44,12 @@ typedef struct {
     f64x8 low, high;
 } f32_sum;
 
+typedef struct {
+    f32x16 hi, lo;
+} f32_mass;
+
 FSM_CORE f32x16 f32_weight(f32x16 x, const f32_row *row, int shifted, int tempered) {
-    const f32x16 one = f32x16_set1(1.0f);
-    f32x16 residual = one;
+    f32x16 residual = x;
     if (shifted) {
         x = f32x16_sub(x, row->shift);
     }
@@ -59,10 +66,10 @@ FSM_CORE f32x16 f32_weight(f32x16 x, const f32_row *row, int shifted, int temper
     if (tempered) {
         r = f32x16_add(r, residual);
     }
-    f32x16 q = f32x16_fma(f32x16_set1(F32_C4), r, f32x16_set1(F32_C3));
-    q = f32x16_fma(q, r, f32x16_set1(F32_C2));
-    q = f32x16_fma(q, r, one);
-    q = f32x16_mul(q, r);
+    const f32x16 square = f32x16_mul(r, r);
+    f32x16 q = f32x16_fma(f32x16_set1(F32_C3), r, f32x16_set1(F32_C2));
+    q = f32x16_fma(f32x16_set1(F32_C4), square, q);
+    q = f32x16_fma(q, square, r);
     const f32x16 power = f32x16_power(z);
     return f32x16_zero_below(f32x16_fma(power, q, power), x, row->limit);
 }
@@ -83,6 +90,24 @@ FSM_INLINE void f32_sum_add_pair(f32_sum *sum, f32x16 a, f32x16 b) {
 FSM_INLINE void f32_sum_add_product(f32_sum *sum, f32x16 a, f32x16 b) {
     sum->low = f64x8_fma(f64x8_widen_low(a), f64x8_widen_low(b), sum->low);
     sum->high = f64x8_fma(f64x8_widen_high(a), f64x8_widen_high(b), sum->high);
+}
+
+FSM_INLINE f32_mass f32_mass_start(void) {
+    return (f32_mass){f32x16_set1(F32_MASS_START), f32x16_set1(0.0f)};
+}
+FSM_INLINE void f32_mass_add(f32_mass *mass, f32x16 w) {
+    const f32x16 hi = f32x16_add(mass->hi, w);
+    mass->lo = f32x16_add(mass->lo, f32x16_sub(w, f32x16_sub(hi, mass->hi)));
+    mass->hi = hi;
+}
+FSM_INLINE void f32_mass_add_pair(f32_mass *mass, f32x16 a, f32x16 b) {
+    f32_mass_add(mass, a);
+    f32_mass_add(mass, b);
+}
+FSM_INLINE void f32_mass_end(f32_sum *sum, const f32_mass *mass) {
+    const f32x16 hi = f32x16_sub(mass->hi, f32x16_set1(F32_MASS_START));
+    f32_sum_add(sum, mass->lo);
+    f32_sum_add(sum, hi);
 }
 FSM_INLINE pair f32_sum_total(const f32_sum *sum) {
     f64x8 a = f64x8_add(sum->low, sum->high);

@@ -2,7 +2,7 @@
  *
  * Design (where it differs)
  * C. Bias 128: the smallest softmax weight kept, e^-745.5, is 2^-948.
- * E. Sum: two vectors are added in float64, their sum joins 8 lanes by two-sums, then a halving tree of two-sums.
+ * E. Sum: two vectors are added, their sum joins its 8 lanes as in float32 (rows.h, C), then a halving tree of two-sums.
  */
 #ifndef FSM_CORE_F64_H
 #define FSM_CORE_F64_H
@@ -14,6 +14,9 @@
 #define F64_CUT 745.5
 #define F64_LOG_CUT 767.0
 #define F64_SHIFT_ABOVE 4096.0
+
+/* Above every sum of two weights. */
+#define F64_MASS_START 0x1p131
 
 typedef struct {
     f64x8 shift;
@@ -27,9 +30,12 @@ typedef struct {
     f64x8 hi, lo;
 } f64_sum;
 
+typedef struct {
+    f64x8 hi, lo;
+} f64_mass;
+
 FSM_CORE f64x8 f64_weight(f64x8 x, const f64_row *row, int shifted, int tempered) {
-    const f64x8 one = f64x8_set1(1.0);
-    f64x8 residual = one;
+    f64x8 residual = x;
     if (shifted) {
         x = f64x8_sub(x, row->shift);
     }
@@ -46,13 +52,13 @@ FSM_CORE f64x8 f64_weight(f64x8 x, const f64_row *row, int shifted, int tempered
     if (tempered) {
         r = f64x8_add(r, residual);
     }
+    const f64x8 square = f64x8_mul(r, r);
+    const f64x8 q23 = f64x8_fma(f64x8_set1(F64_C3), r, f64x8_set1(F64_C2));
+    const f64x8 q45 = f64x8_fma(f64x8_set1(F64_C5), r, f64x8_set1(F64_C4));
     f64x8 q = f64x8_fma(f64x8_set1(F64_C7), r, f64x8_set1(F64_C6));
-    q = f64x8_fma(q, r, f64x8_set1(F64_C5));
-    q = f64x8_fma(q, r, f64x8_set1(F64_C4));
-    q = f64x8_fma(q, r, f64x8_set1(F64_C3));
-    q = f64x8_fma(q, r, f64x8_set1(F64_C2));
-    q = f64x8_fma(q, r, one);
-    q = f64x8_mul(q, r);
+    q = f64x8_fma(q, square, q45);
+    q = f64x8_fma(q, square, q23);
+    q = f64x8_fma(q, square, r);
     const f64x8 power = f64x8_power(z);
     return f64x8_zero_below(f64x8_fma(power, q, power), x, row->limit);
 }
@@ -78,6 +84,19 @@ FSM_INLINE void f64_sum_add_pair(f64_sum *sum, f64x8 a, f64x8 b) {
 FSM_INLINE void f64_sum_add_product(f64_sum *sum, f64x8 a, f64x8 b) {
     const f64x8 product = f64x8_mul(a, b);
     f64_sum_add2(sum, product, f64x8_fma(a, b, f64x8_sub(f64x8_set1(-0.0), product)));
+}
+
+FSM_INLINE f64_mass f64_mass_start(void) {
+    return (f64_mass){f64x8_set1(F64_MASS_START), f64x8_set1(0.0)};
+}
+FSM_INLINE void f64_mass_add_pair(f64_mass *mass, f64x8 a, f64x8 b) {
+    const f64x8 both = f64x8_add(a, b);
+    const f64x8 hi = f64x8_add(mass->hi, both);
+    mass->lo = f64x8_add(mass->lo, f64x8_sub(both, f64x8_sub(hi, mass->hi)));
+    mass->hi = hi;
+}
+FSM_INLINE void f64_mass_end(f64_sum *sum, const f64_mass *mass) {
+    f64_sum_add2(sum, f64x8_sub(mass->hi, f64x8_set1(F64_MASS_START)), mass->lo);
 }
 FSM_INLINE pair f64_sum_total(const f64_sum *sum) {
     f64_sum a = *sum;

@@ -31,6 +31,12 @@
 #define FSM_AARCH64 0
 #endif
 
+#if defined(_MSC_VER) && !defined(__clang__)
+#define FSM_PREFETCH(address) ((void)(address))
+#else
+#define FSM_PREFETCH(address) __builtin_prefetch(address)
+#endif
+
 /* How the exp core is compiled into the algorithms: inlined where a vector is a few registers, called where it is loops (the
    generic unit), which keeps that unit's code and build time small. */
 #ifdef FSM_CORE_CALLED

@@ -5,10 +5,22 @@
  * Design
  * A. One definition of the sum of a row (core_*.h, E) for every path below, so that paths are free to differ in anything else.
  * B. Padding is -inf: the identity of max, and weight exactly +0, the identity of the sum.
- * C. A vector that lies wholly beyond the row is left out: adding +0 changes nothing.
+ * C. The weights of up to CHUNK elements are added to accumulators that start above every weight, so that the rounding of
+ *    each addition is had by two subtractions (Dekker's Fast2Sum); both parts then join the sum of the row. CHUNK keeps the
+ *    rounding of the second part, which is not compensated, below a few hundredths of an ulp of a sum with the maximum in it.
+ * D. A vector that lies wholly beyond the row is left out: adding +0 changes nothing.
  */
 
+#define ROW(base, stride, i) ((REAL *)((char *)(base) + (ptrdiff_t)(i) * (stride)))
+#define CONST_ROW(base, stride, i)                                                                 \
+    ((const REAL *)((const char *)(base) + (ptrdiff_t)(i) * (stride)))
+
 #define BLOCK (4 * LANES)
+/* Elements whose weights go into one compensated sum. */
+#define CHUNK (16 * BLOCK)
+/* Rows computed together: so many, and so many bytes of them, at most. */
+#define GROUP 8
+#define GROUP_BYTES (16 * 1024)
 
 /* What a row needs before its weights can be computed. */
 typedef struct {
@@ -85,15 +97,17 @@ FSM_INLINE F(start) F(row_start)(REAL maximum, REAL cut, const fsm_temperature *
     return s;
 }
 
-/* Weights of up to four vectors from x, stored to w when given; their tree sum joins the total. */
-FSM_INLINE void F(block)(const REAL *x, REAL *w, size_t count, const F(row) *row, int shifted,
-                         int tempered, F(sum) *sum) {
+/* Weights of up to four vectors from x, stored to w when given; they join the mass or the sum, whichever is given.
+ * What lies `ahead` bytes further, the next row, is fetched meanwhile: finding its maximum is bound by memory, this is not. */
+FSM_INLINE void F(block)(const REAL *x, REAL *w, size_t count, ptrdiff_t ahead, const F(row) *row,
+                         int shifted, int tempered, F(mass) *mass, F(sum) *sum) {
     const VEC zero = V(set1)(0);
     VEC a[4];
     const int vectors = count > 3 * LANES ? 4 : count > 2 * LANES ? 3 : count > LANES ? 2 : 1;
     for (int v = 0; v < vectors; v++) {
         const size_t at = (size_t)v * LANES;
         if (count >= at + LANES) {
+            FSM_PREFETCH((const char *)(x + at) + ahead);
             a[v] = F(weight)(V(load)(x + at), row, shifted, tempered);
             if (w) {
                 V(store)(w + at, a[v]);
@@ -107,82 +121,96 @@ FSM_INLINE void F(block)(const REAL *x, REAL *w, size_t count, const F(row) *row
         }
     }
     for (int v = 0; v < vectors; v += 2) {
-        F(sum_add_pair)(sum, a[v], v + 1 < vectors ? a[v + 1] : zero);
+        const VEC b = v + 1 < vectors ? a[v + 1] : zero;
+        if (mass) {
+            F(mass_add_pair)(mass, a[v], b);
+        } else {
+            F(sum_add_pair)(sum, a[v], b);
+        }
     }
 }
 
 /* Weights of the row, stored to w when given, and their sum. */
-FSM_INLINE pair F(weights_as)(const REAL *x, REAL *w, size_t n, const F(row) *row, int shifted,
-                              int tempered) {
+FSM_INLINE pair F(weights_as)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(row) *row,
+                              int shifted, int tempered) {
     F(sum) sum = F(sum_zero)();
     size_t i = 0;
-    for (; i + BLOCK <= n; i += BLOCK) {
-        F(block)(x + i, w ? w + i : NULL, BLOCK, row, shifted, tempered, &sum);
-    }
-    if (i < n) {
-        F(block)(x + i, w ? w + i : NULL, n - i, row, shifted, tempered, &sum);
-    }
+    do {
+        F(mass) mass = F(mass_start)();
+        const size_t end = n - i > CHUNK ? i + CHUNK : n;
+        for (; i + BLOCK <= end; i += BLOCK) {
+            F(block)(x + i, w ? w + i : NULL, BLOCK, ahead, row, shifted, tempered, &mass, NULL);
+        }
+        if (i < end) {
+            F(block)(x + i, w ? w + i : NULL, end - i, ahead, row, shifted, tempered, &mass, NULL);
+            i = end;
+        }
+        F(mass_end)(&sum, &mass);
+    } while (i < n);
     return F(sum_total)(&sum);
 }
 
-FSM_NOINLINE pair F(weights_rare)(const REAL *x, REAL *w, size_t n, const F(start) *s,
-                                  int tempered) {
+FSM_NOINLINE pair F(weights_rare)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead,
+                                  const F(start) *s, int tempered) {
     if (!tempered) {
-        return F(weights_as)(x, w, n, &s->row, 1, 0);
+        return F(weights_as)(x, w, n, ahead, &s->row, 1, 0);
     }
-    return s->shifted ? F(weights_as)(x, w, n, &s->row, 1, 1)
-                      : F(weights_as)(x, w, n, &s->row, 0, 1);
+    return s->shifted ? F(weights_as)(x, w, n, ahead, &s->row, 1, 1)
+                      : F(weights_as)(x, w, n, ahead, &s->row, 0, 1);
 }
 
-FSM_INLINE pair F(weights)(const REAL *x, REAL *w, size_t n, const F(start) *s, int tempered) {
+FSM_INLINE pair F(weights)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
+                           int tempered) {
     if (FSM_UNLIKELY(s->shifted || tempered)) {
-        return F(weights_rare)(x, w, n, s, tempered);
+        return F(weights_rare)(x, w, n, ahead, s, tempered);
     }
-    return F(weights_as)(x, w, n, &s->row, 0, 0);
+    return F(weights_as)(x, w, n, ahead, &s->row, 0, 0);
 }
 
-/* The sum of all weights but that of element `skip`; weights are stored to w when given, that of `skip` as 0. */
-FSM_INLINE pair F(others_as)(const REAL *x, REAL *w, size_t n, size_t skip, const F(row) *row,
-                             int shifted, int tempered) {
+/* The sum of all weights but that of element `skip`, with a relative accuracy that a mass has not where they are small;
+ * weights are stored to w when given, that of `skip` as 0. */
+FSM_INLINE pair F(others_as)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, size_t skip,
+                             const F(row) *row, int shifted, int tempered) {
     F(sum) sum = F(sum_zero)();
-    size_t i = 0;
-    for (; i < n; i += BLOCK) {
+    for (size_t i = 0; i < n; i += BLOCK) {
         const size_t count = n - i < BLOCK ? n - i : BLOCK;
+        REAL *const to = w ? w + i : NULL;
         if (skip - i < count) { /* wraps, and is large, where skip < i */
             REAL copy[BLOCK];
             memcpy(copy, x + i, count * sizeof(REAL));
             copy[skip - i] = -INFINITY;
-            F(block)(copy, w ? w + i : NULL, count, row, shifted, tempered, &sum);
+            F(block)(copy, to, count, 0, row, shifted, tempered, NULL, &sum);
         } else if (count == BLOCK) {
-            F(block)(x + i, w ? w + i : NULL, BLOCK, row, shifted, tempered, &sum);
+            F(block)(x + i, to, BLOCK, ahead, row, shifted, tempered, NULL, &sum);
         } else {
-            F(block)(x + i, w ? w + i : NULL, count, row, shifted, tempered, &sum);
+            F(block)(x + i, to, count, ahead, row, shifted, tempered, NULL, &sum);
         }
     }
     return F(sum_total)(&sum);
 }
 
-FSM_NOINLINE pair F(others_rare)(const REAL *x, REAL *w, size_t n, size_t skip, const F(start) *s,
-                                 int tempered) {
+FSM_NOINLINE pair F(others_rare)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, size_t skip,
+                                 const F(start) *s, int tempered) {
     if (!tempered) {
-        return F(others_as)(x, w, n, skip, &s->row, 1, 0);
+        return F(others_as)(x, w, n, ahead, skip, &s->row, 1, 0);
     }
-    return s->shifted ? F(others_as)(x, w, n, skip, &s->row, 1, 1)
-                      : F(others_as)(x, w, n, skip, &s->row, 0, 1);
+    return s->shifted ? F(others_as)(x, w, n, ahead, skip, &s->row, 1, 1)
+                      : F(others_as)(x, w, n, ahead, skip, &s->row, 0, 1);
 }
 
-FSM_INLINE pair F(others)(const REAL *x, REAL *w, size_t n, size_t skip, const F(start) *s,
-                          int tempered) {
+FSM_INLINE pair F(others)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, size_t skip,
+                          const F(start) *s, int tempered) {
     if (FSM_UNLIKELY(s->shifted || tempered)) {
-        return F(others_rare)(x, w, n, skip, s, tempered);
+        return F(others_rare)(x, w, n, ahead, skip, s, tempered);
     }
-    return F(others_as)(x, w, n, skip, &s->row, 0, 0);
+    return F(others_as)(x, w, n, ahead, skip, &s->row, 0, 0);
 }
 
 /* log of the sum of e^(x - max), relative accuracy kept near 0: log1p of the sum without one maximal element. */
-FSM_INLINE double F(row_log)(const REAL *x, size_t n, const F(start) *s, int tempered) {
+FSM_INLINE double F(row_log)(const REAL *x, size_t n, ptrdiff_t ahead, const F(start) *s,
+                             int tempered) {
     const size_t skip = F(row_find)(x, n, s->maximum);
-    const pair others = F(others)(x, NULL, n, skip, s, tempered);
+    const pair others = F(others)(x, NULL, n, ahead, skip, s, tempered);
     return log_one_plus(F(ratio)(others, F(top_weight)(s->top_hi, s->top_lo, s->steps)));
 }
 
@@ -230,21 +258,35 @@ FSM_INLINE void F(stream_row)(REAL *out, const REAL *w, size_t n, REAL inv_hi, R
     }
 }
 
-FSM_INLINE void F(softmax_row)(const REAL *x, REAL *out, size_t n, REAL *scratch,
-                               const fsm_temperature *t, int tempered) {
-    const F(start) s = F(row_start)(F(row_max)(x, n), FC(CUT), t);
-    REAL *w = scratch ? scratch : out;
-    const pair total = F(weights)(x, w, n, &s, tempered);
-    if (FSM_UNLIKELY(total.hi != total.hi)) {
-        F(fill_nan)(out, n);
-        return;
+/* A few rows at a time, phase by phase: what a row waits for (its maximum, its sum, the division) is computed while the
+ * processor has the other rows to go on with. */
+static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
+    F(start) start[GROUP];
+    pair total[GROUP];
+    REAL hi[GROUP], lo[GROUP];
+    for (size_t g = 0; g < rows; g++) {
+        const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
+        start[g] = F(row_start)(F(row_max)(x, b->n), FC(CUT), &b->temperature);
     }
-    REAL hi, lo;
-    F(quotient)((pair){1.0, 0.0}, total, &hi, &lo);
-    if (scratch) {
-        F(stream_row)(out, w, n, hi, lo);
-    } else {
-        F(scale_row)(out, w, n, hi, lo);
+    for (size_t g = 0; g < rows; g++) {
+        const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
+        REAL *w =
+            b->scratch ? (REAL *)b->scratch + g * b->n : ROW(b->out, b->out_stride, first + g);
+        total[g] = F(weights)(x, w, b->n, (ptrdiff_t)rows * b->x_stride, &start[g],
+                              b->temperature.tempered);
+    }
+    for (size_t g = 0; g < rows; g++) {
+        F(quotient)((pair){1.0, 0.0}, total[g], &hi[g], &lo[g]);
+    }
+    for (size_t g = 0; g < rows; g++) {
+        REAL *out = ROW(b->out, b->out_stride, first + g);
+        if (FSM_UNLIKELY(total[g].hi != total[g].hi)) {
+            F(fill_nan)(out, b->n);
+        } else if (b->scratch) {
+            F(stream_row)(out, (const REAL *)b->scratch + g * b->n, b->n, hi[g], lo[g]);
+        } else {
+            F(scale_row)(out, out, b->n, hi[g], lo[g]);
+        }
     }
 }
 
@@ -267,7 +309,7 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
     }
     const REAL maximum = V(reduce_max)(top);
     const F(start) s = F(row_start)(maximum, FC(CUT), t);
-    F(sum) sum = F(sum_zero)();
+    F(mass) mass = F(mass_start)();
     if (FSM_UNLIKELY(s.shifted)) {
         for (int v = 0; v < count; v++) {
             a[v] = F(weight)(a[v], &s.row, 1, 0);
@@ -278,8 +320,10 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
         }
     }
     for (int v = 0; v < count; v += 2) {
-        F(sum_add_pair)(&sum, a[v], v + 1 < count ? a[v + 1] : V(set1)(0));
+        F(mass_add_pair)(&mass, a[v], v + 1 < count ? a[v + 1] : V(set1)(0));
     }
+    F(sum) sum = F(sum_zero)();
+    F(mass_end)(&sum, &mass);
     const pair total = F(sum_total)(&sum);
     if (FSM_UNLIKELY(total.hi != total.hi)) {
         F(fill_nan)(out, n);
@@ -293,10 +337,6 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
     }
     V(store_partial)(out + last, F(normalised)(a[count - 1], hi, lo), n - last);
 }
-
-#define ROW(base, stride, i) ((REAL *)((char *)(base) + (ptrdiff_t)(i) * (stride)))
-#define CONST_ROW(base, stride, i)                                                                 \
-    ((const REAL *)((const char *)(base) + (ptrdiff_t)(i) * (stride)))
 
 #define SHORT_ROWS(count)                                                                          \
     case count:                                                                                    \
@@ -323,9 +363,10 @@ static void F(softmax_rows)(const fsm_rows *b) {
         }
     }
 #endif
-    for (size_t i = 0; i < b->rows; i++) {
-        F(softmax_row)(CONST_ROW(b->x, b->x_stride, i), ROW(b->out, b->out_stride, i), b->n,
-                       b->scratch, &b->temperature, b->temperature.tempered);
+    const size_t fit = GROUP_BYTES / sizeof(REAL) / b->n;
+    const size_t group = fit < 1 ? 1 : fit > GROUP ? GROUP : fit;
+    for (size_t i = 0; i < b->rows; i += group) {
+        F(softmax_group)(b, i, b->rows - i < group ? b->rows - i : group);
     }
     if (b->scratch) {
         vec_fence();
@@ -382,7 +423,7 @@ static void F(log_softmax_rows)(const fsm_rows *b) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, i);
         REAL *out = ROW(b->out, b->out_stride, i);
         const F(start) s = F(row_start)(F(row_max)(x, b->n), FC(LOG_CUT), &b->temperature);
-        const double logarithm = F(row_log)(x, b->n, &s, tempered);
+        const double logarithm = F(row_log)(x, b->n, b->x_stride, &s, tempered);
         if (FSM_UNLIKELY(logarithm != logarithm)) {
             F(fill_nan)(out, b->n);
         } else if (tempered) {
@@ -409,7 +450,7 @@ static void F(logsumexp_rows)(const fsm_rows *b) {
     for (size_t i = 0; i < b->rows; i++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, i);
         const F(start) s = F(row_start)(F(row_max)(x, b->n), FC(LOG_CUT), &b->temperature);
-        const double logarithm = F(row_log)(x, b->n, &s, 0);
+        const double logarithm = F(row_log)(x, b->n, b->x_stride, &s, 0);
         REAL hi, lo;
         F(split_log)(s.maximum, logarithm, &hi, &lo);
         if (FSM_UNLIKELY(logarithm != logarithm)) {

@@ -7,5 +7,8 @@
 #undef FC
 #undef FMA
 #undef BLOCK
+#undef CHUNK
+#undef GROUP
+#undef GROUP_BYTES
 #undef ROW
 #undef CONST_ROW
