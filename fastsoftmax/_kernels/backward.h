@@ -151,7 +151,7 @@ static REAL F(entropy_row)(const F(entropy) *given, const fsm_temperature *plain
     const pair top = F(top_weight)(s.top_hi, s.top_lo, s.steps);
     const double ratio = F(ratio)(others, top);
     const double logarithm = log_one_plus(ratio);
-    if (FSM_UNLIKELY(logarithm != logarithm)) {
+    if (FSM_UNLIKELY(F(no_answer)(&s, logarithm))) {
         if (e.grad) {
             F(fill_nan)(e.grad, e.n);
         }

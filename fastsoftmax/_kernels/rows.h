@@ -214,6 +214,11 @@ FSM_INLINE double F(row_log)(const REAL *x, size_t n, ptrdiff_t ahead, const F(s
     return log_one_plus(F(ratio)(others, F(top_weight)(s->top_hi, s->top_lo, s->steps)));
 }
 
+/* A NaN, nothing above -inf, or an infinite maximum, whose own term alone would be NaN. */
+FSM_INLINE int F(no_answer)(const F(start) *s, double logarithm) {
+    return !(logarithm == logarithm && s->maximum <= FC(MAX));
+}
+
 FSM_INLINE VEC F(normalised)(VEC w, VEC hi, VEC lo) {
     return V(fma)(w, hi, V(mul)(w, lo));
 }
@@ -424,7 +429,7 @@ static void F(log_softmax_rows)(const fsm_rows *b) {
         REAL *out = ROW(b->out, b->out_stride, i);
         const F(start) s = F(row_start)(F(row_max)(x, b->n), FC(LOG_CUT), &b->temperature);
         const double logarithm = F(row_log)(x, b->n, b->x_stride, &s, tempered);
-        if (FSM_UNLIKELY(logarithm != logarithm)) {
+        if (FSM_UNLIKELY(F(no_answer)(&s, logarithm))) {
             F(fill_nan)(out, b->n);
         } else if (tempered) {
             F(log_softmax_tempered)(x, out, b->n, &s, logarithm);
