@@ -31,6 +31,7 @@ fsm_temperature fsm_make_temperature(double temperature, enum fsm_dtype dtype) {
     if (!t.tempered) {
         return t;
     }
+    const uint64_t saved = fsm_enter(); /* the caller's rounding mode must not change a bit */
     const int limit = computing(dtype) == FSM_F64 ? 1022 : 126;
     int exponent = ilogb(temperature);
     exponent = exponent > limit ? limit : exponent < -limit ? -limit : exponent;
@@ -48,6 +49,7 @@ fsm_temperature fsm_make_temperature(double temperature, enum fsm_dtype dtype) {
         t.inv_hi = (double)(float)inverse;
         t.inv_lo = (double)(float)(inverse - t.inv_hi);
     }
+    fsm_leave(saved);
     return t;
 }
 
