@@ -96,7 +96,9 @@ FSM_INLINE void f64_mass_add_pair(f64_mass *mass, f64x8 a, f64x8 b) {
     mass->hi = hi;
 }
 FSM_INLINE void f64_mass_end(f64_sum *sum, const f64_mass *mass) {
-    f64_sum_add2(sum, f64x8_sub(mass->hi, f64x8_set1(F64_MASS_START)), mass->lo);
+    const f64x8 hi = f64x8_sub(mass->hi, f64x8_set1(F64_MASS_START));
+    const f64x8 both = f64x8_add(hi, mass->lo);
+    f64_sum_add2(sum, both, f64x8_sub(mass->lo, f64x8_sub(both, hi)));
 }
 FSM_INLINE pair f64_sum_total(const f64_sum *sum) {
     f64_sum a = *sum;
