@@ -130,6 +130,11 @@ FSM_INLINE void f32_quotient(pair numerator, pair total, float *hi, float *lo) {
     *lo = (float)(quotient - (double)*hi);
 }
 
+/* 1 / total as two float32. */
+FSM_INLINE void f32_inverse(pair total, float *hi, float *lo) {
+    f32_quotient((pair){1.0, 0.0}, total, hi, lo);
+}
+
 /* The weight of the maximum, whose argument is hi + lo, to float64's accuracy: C32 2^64 in place of the core's C64 2^128. */
 FSM_INLINE pair f32_top_weight(double hi, double lo, double steps) {
     const pair top = precise_weight(hi, lo, 0x1.8p52 + 8.0 * (128.0 - steps));

@@ -113,6 +113,13 @@ FSM_INLINE void f64_split(pair a, double *hi, double *lo) {
     *lo = a.hi - a.hi == 0.0 ? a.lo : 0.0;
 }
 
+/* 1 / total as hi + lo; one division. */
+FSM_INLINE void f64_inverse(pair total, double *hi, double *lo) {
+    const double inverse = 1.0 / total.hi;
+    *hi = inverse;
+    *lo = fma(-inverse, total.lo, fma(-inverse, total.hi, 1.0)) * inverse;
+}
+
 /* numerator / total as hi + lo, the low part from the remainder. */
 FSM_INLINE void f64_quotient(pair numerator, pair total, double *hi, double *lo) {
     const double quotient = numerator.hi / total.hi;

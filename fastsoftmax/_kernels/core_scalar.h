@@ -60,12 +60,14 @@ FSM_INLINE pair precise_weight(double hi, double lo, double magic) {
     return (pair){weight, fma(power, q, power - weight)};
 }
 
+#define SQRT_HALF_BITS 0x3fe6a09e667f3bcdu
+
 /* log(1 + a) for a >= 0, about 0.7 ulp. With s = 1 + a = 2^k (1 + u), |u| < 0.42 exact to double precision, and t = u / (2 + u):
  * log(1 + u) = 2 atanh(t) = u - (u^2/2 - t (u^2/2 + t^2 P(t^2))), whose leading term is exact (the arrangement of
  * fdlibm's e_log.c); P is the Taylor series of 2 atanh, 2/3 + 2/5 z + ..., cut where 0.0295^11 is below 2^-55. */
 FSM_INLINE double log_one_plus(double a) {
     const pair s = two_sum(1.0, a);
-    const int64_t k = (int64_t)(f64_to_bits(s.hi) - 0x3fe6a09e667f3bcdu) >> 52; /* sqrt(1/2) */
+    const int64_t k = (int64_t)(f64_to_bits(s.hi) - SQRT_HALF_BITS) >> 52;
     const double unscale = f64_from_bits((uint64_t)(1023 - k) << 52);
     const double u = (s.hi * unscale - 1.0) + s.lo * unscale;
     const double t = u / (2.0 + u);

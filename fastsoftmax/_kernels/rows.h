@@ -87,9 +87,11 @@ FSM_INLINE F(start) F(row_start)(REAL maximum, REAL cut, const fsm_temperature *
     if (s.shifted) {
         top = residual = 0;
     }
-    const REAL steps = (top * FC(LOG2E) + FC(MAGIC)) - FC(MAGIC);
+    /* magic + 8 (bias - steps) straight from the rounded sum; every operation after it is exact. */
+    const REAL rounded = FMA(top, FC(LOG2E), FC(MAGIC));
+    const REAL steps = rounded - FC(MAGIC);
     s.row.shift = V(set1)(s.shifted ? maximum : 0);
-    s.row.magic = V(set1)(FC(MAGIC) + 8 * ((REAL)FC(BIAS) - steps));
+    s.row.magic = V(set1)(FMA(rounded, -8, 9 * FC(MAGIC) + 8 * FC(BIAS)));
     s.row.limit = V(set1)(top - cut);
     s.top_hi = (double)top;
     s.top_lo = (double)residual;
@@ -281,7 +283,7 @@ static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
                               b->temperature.tempered);
     }
     for (size_t g = 0; g < rows; g++) {
-        F(quotient)((pair){1.0, 0.0}, total[g], &hi[g], &lo[g]);
+        F(inverse)(total[g], &hi[g], &lo[g]);
     }
     for (size_t g = 0; g < rows; g++) {
         REAL *out = ROW(b->out, b->out_stride, first + g);
@@ -335,7 +337,7 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
         return;
     }
     REAL inv_hi, inv_lo;
-    F(quotient)((pair){1.0, 0.0}, total, &inv_hi, &inv_lo);
+    F(inverse)(total, &inv_hi, &inv_lo);
     const VEC hi = V(set1)(inv_hi), lo = V(set1)(inv_lo);
     for (int v = 0; v < count - 1; v++) {
         V(store)(out + v * LANES, F(normalised)(a[v], hi, lo));
@@ -351,7 +353,7 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
         }                                                                                          \
         return
 
-static void F(softmax_rows)(const fsm_rows *b) {
+static void F(softmax_along)(const fsm_rows *b) {
 #ifndef FSM_CORE_CALLED
     if (!b->temperature.tempered && !b->scratch) {
         switch ((b->n + LANES - 1) / LANES) {

@@ -2,6 +2,7 @@
 #undef REAL
 #undef VEC
 #undef LANES
+#undef COLUMNS
 #undef V
 #undef F
 #undef FC
@@ -12,3 +13,6 @@
 #undef GROUP_BYTES
 #undef ROW
 #undef CONST_ROW
+#undef SHORT
+#undef ALL_LANES
+#undef SPAN

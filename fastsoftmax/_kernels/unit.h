@@ -7,6 +7,7 @@
 
 #include "core_f32.h"
 #include "core_f64.h"
+#include "core_lanes.h"
 #include "kernels.h"
 #include "portable.h"
 
@@ -16,8 +17,10 @@
 #define FSM_STRING(a) FSM_STRING_(a)
 
 #define F32_NAN f32_nan()
+#define F32_MINUS_ZERO -0.0f
 #define F32_MAX FLT_MAX
 #define F64_NAN f64_nan()
+#define F64_MINUS_ZERO -0.0
 #define F64_MAX DBL_MAX
 
 /* The canonical quiet NaN: positive, empty payload, whatever the compiler's NAN is. */
@@ -34,22 +37,26 @@ FSM_INLINE double f64_nan(void) {
 #define REAL float
 #define VEC f32x16
 #define LANES 16
+#define COLUMNS 4
 #define V(operation) f32x16_##operation
 #define F(name) f32_##name
 #define FC(name) F32_##name
 #define FMA fmaf
 #include "rows.h"
+#include "columns.h"
 #include "backward.h"
 #include "undefine.h"
 
 #define REAL double
 #define VEC f64x8
 #define LANES 8
+#define COLUMNS 2
 #define V(operation) f64x8_##operation
 #define F(name) f64_##name
 #define FC(name) F64_##name
 #define FMA fma
 #include "rows.h"
+#include "columns.h"
 #include "backward.h"
 #include "undefine.h"
 

@@ -123,6 +123,88 @@ FSM_INLINE void f32x16_store_f16(uint16_t *p, f32x16 x) {
     _mm_storeu_si128((__m128i *)(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
 }
 
+FSM_INLINE f32x16 f32x16_where_equal(f32x16 x, f32x16 y, f32x16 yes, f32x16 no) {
+    return (f32x16){_mm256_blendv_ps(no.a, yes.a, _mm256_cmp_ps(x.a, y.a, _CMP_EQ_OQ)),
+                    _mm256_blendv_ps(no.b, yes.b, _mm256_cmp_ps(x.b, y.b, _CMP_EQ_OQ))};
+}
+/* Four by four elements transposed within each half. */
+FSM_INLINE void f32_transpose_halves(__m256 *x) {
+    const __m256d low01 = _mm256_castps_pd(_mm256_unpacklo_ps(x[0], x[1]));
+    const __m256d high01 = _mm256_castps_pd(_mm256_unpackhi_ps(x[0], x[1]));
+    const __m256d low23 = _mm256_castps_pd(_mm256_unpacklo_ps(x[2], x[3]));
+    const __m256d high23 = _mm256_castps_pd(_mm256_unpackhi_ps(x[2], x[3]));
+    x[0] = _mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23));
+    x[1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23));
+    x[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23));
+    x[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(high01, high23));
+}
+FSM_INLINE void f32_load_group8(const char *row, ptrdiff_t stride, __m256 *x) {
+    for (int r = 0; r < 4; r++) {
+        const __m128 low = _mm_loadu_ps((const float *)(row + r * stride));
+        const __m128 high = _mm_loadu_ps((const float *)(row + (r + 4) * stride));
+        x[r] = _mm256_insertf128_ps(_mm256_castps128_ps256(low), high, 1);
+    }
+    f32_transpose_halves(x);
+}
+FSM_INLINE void f32_store_group8(char *row, ptrdiff_t stride, __m256 *x) {
+    f32_transpose_halves(x);
+    for (int r = 0; r < 4; r++) {
+        _mm_storeu_ps((float *)(row + r * stride), _mm256_castps256_ps128(x[r]));
+        _mm_storeu_ps((float *)(row + (r + 4) * stride), _mm256_extractf128_ps(x[r], 1));
+    }
+}
+FSM_INLINE void f32x16_load_group(const float *p, ptrdiff_t stride, f32x16 *x) {
+    __m256 a[4], b[4];
+    f32_load_group8((const char *)p, stride, a);
+    f32_load_group8((const char *)p + 8 * stride, stride, b);
+    for (int c = 0; c < 4; c++) {
+        x[c] = (f32x16){a[c], b[c]};
+    }
+}
+FSM_INLINE void f32x16_store_group(float *p, ptrdiff_t stride, const f32x16 *x) {
+    __m256 a[4] = {x[0].a, x[1].a, x[2].a, x[3].a}, b[4] = {x[0].b, x[1].b, x[2].b, x[3].b};
+    f32_store_group8((char *)p, stride, a);
+    f32_store_group8((char *)p + 8 * stride, stride, b);
+}
+/* By way of rows of four: every read and write but the last row's may cover its neighbour. */
+FSM_INLINE void f32x16_load_narrow(const float *p, size_t n, f32x16 *x) {
+    if (n == 1) {
+        x[0] = f32x16_load(p);
+        return;
+    }
+    float padded[64];
+    for (size_t r = 0; r < 15; r++) {
+        _mm_storeu_ps(padded + 4 * r, n == 2 ? _mm_castpd_ps(_mm_load_sd((const double *)(p + 2 * r)))
+                                             : _mm_loadu_ps(p + 3 * r));
+    }
+    memcpy(padded + 60, p + 15 * n, n * sizeof(float));
+    padded[62] = n == 2 ? 0.0f : padded[62];
+    padded[63] = 0.0f;
+    f32x16 group[4];
+    f32x16_load_group(padded, 16, group);
+    for (size_t c = 0; c < n; c++) {
+        x[c] = group[c];
+    }
+}
+FSM_INLINE void f32x16_store_narrow(float *p, size_t n, const f32x16 *x) {
+    if (n == 1) {
+        f32x16_store(p, x[0]);
+        return;
+    }
+    float padded[64];
+    const f32x16 group[4] = {x[0], x[1], x[n == 2 ? 1 : 2], x[1]};
+    f32x16_store_group(padded, 16, group);
+    for (size_t r = 0; r < 15; r++) {
+        const __m128 row = _mm_loadu_ps(padded + 4 * r);
+        if (n == 2) {
+            _mm_store_sd((double *)(p + 2 * r), _mm_castps_pd(row));
+        } else {
+            _mm_storeu_ps(p + 3 * r, row);
+        }
+    }
+    memcpy(p + 15 * n, padded + 60, n * sizeof(float));
+}
+
 /* ---- f64x8 ---- */
 
 FSM_INLINE f64x8 f64x8_set1(double s) {
@@ -238,6 +320,67 @@ FSM_INLINE f64x8 f64x8_widen_low(f32x16 x) {
 }
 FSM_INLINE f64x8 f64x8_widen_high(f32x16 x) {
     return f64x8_widen8(x.b);
+}
+
+FSM_INLINE f32x16 f32x16_narrow(f64x8 low, f64x8 high) {
+    return (f32x16){_mm256_set_m128(_mm256_cvtpd_ps(low.b), _mm256_cvtpd_ps(low.a)),
+                    _mm256_set_m128(_mm256_cvtpd_ps(high.b), _mm256_cvtpd_ps(high.a))};
+}
+FSM_INLINE f64x8 f64x8_div(f64x8 x, f64x8 y) {
+    return (f64x8){_mm256_div_pd(x.a, y.a), _mm256_div_pd(x.b, y.b)};
+}
+FSM_INLINE f64x8 f64x8_where_equal(f64x8 x, f64x8 y, f64x8 yes, f64x8 no) {
+    return (f64x8){_mm256_blendv_pd(no.a, yes.a, _mm256_cmp_pd(x.a, y.a, _CMP_EQ_OQ)),
+                   _mm256_blendv_pd(no.b, yes.b, _mm256_cmp_pd(x.b, y.b, _CMP_EQ_OQ))};
+}
+/* A small integer in the low bits of 2^52 is the number 2^52 + k. */
+FSM_INLINE __m256d f64_binade4(__m256d x, uint64_t from) {
+    const __m256i above =
+        _mm256_sub_epi64(_mm256_castpd_si256(x), _mm256_set1_epi64x((long long)from));
+    const __m256d offset = _mm256_set1_pd(0x1p52);
+    const __m256i k = _mm256_or_si256(_mm256_srli_epi64(above, 52), _mm256_castpd_si256(offset));
+    return _mm256_sub_pd(_mm256_castsi256_pd(k), offset);
+}
+FSM_INLINE f64x8 f64x8_binade(f64x8 x, uint64_t from) {
+    return (f64x8){f64_binade4(x.a, from), f64_binade4(x.b, from)};
+}
+FSM_INLINE __m256d f64_power_of_two4(__m256d k) {
+    const __m256i biased = _mm256_castpd_si256(_mm256_add_pd(k, _mm256_set1_pd(0x1.8p52 + 1023)));
+    return _mm256_castsi256_pd(_mm256_slli_epi64(biased, 52));
+}
+FSM_INLINE f64x8 f64x8_power_of_two(f64x8 k) {
+    return (f64x8){f64_power_of_two4(k.a), f64_power_of_two4(k.b)};
+}
+FSM_INLINE __m256d f64_load_halves(const char *row, ptrdiff_t stride) {
+    return _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd((const double *)row)),
+                                _mm_loadu_pd((const double *)(row + 2 * stride)), 1);
+}
+FSM_INLINE void f64_store_halves(char *row, ptrdiff_t stride, __m256d x) {
+    _mm_storeu_pd((double *)row, _mm256_castpd256_pd128(x));
+    _mm_storeu_pd((double *)(row + 2 * stride), _mm256_extractf128_pd(x, 1));
+}
+FSM_INLINE void f64x8_load_group(const double *p, ptrdiff_t stride, f64x8 *x) {
+    const char *low = (const char *)p, *high = low + 4 * stride;
+    const __m256d even_a = f64_load_halves(low, stride), odd_a = f64_load_halves(low + stride, stride);
+    const __m256d even_b = f64_load_halves(high, stride);
+    const __m256d odd_b = f64_load_halves(high + stride, stride);
+    x[0] = (f64x8){_mm256_unpacklo_pd(even_a, odd_a), _mm256_unpacklo_pd(even_b, odd_b)};
+    x[1] = (f64x8){_mm256_unpackhi_pd(even_a, odd_a), _mm256_unpackhi_pd(even_b, odd_b)};
+}
+FSM_INLINE void f64x8_store_group(double *p, ptrdiff_t stride, const f64x8 *x) {
+    char *low = (char *)p, *high = low + 4 * stride;
+    f64_store_halves(low, stride, _mm256_unpacklo_pd(x[0].a, x[1].a));
+    f64_store_halves(low + stride, stride, _mm256_unpackhi_pd(x[0].a, x[1].a));
+    f64_store_halves(high, stride, _mm256_unpacklo_pd(x[0].b, x[1].b));
+    f64_store_halves(high + stride, stride, _mm256_unpackhi_pd(x[0].b, x[1].b));
+}
+FSM_INLINE void f64x8_load_narrow(const double *p, size_t n, f64x8 *a) {
+    (void)n;
+    a[0] = f64x8_load(p);
+}
+FSM_INLINE void f64x8_store_narrow(double *p, size_t n, const f64x8 *a) {
+    (void)n;
+    f64x8_store(p, a[0]);
 }
 
 FSM_INLINE void vec_fence(void) {

@@ -88,6 +88,99 @@ FSM_INLINE void f32x16_store_f16(uint16_t *p, f32x16 a) {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
 }
 
+FSM_INLINE f32x16 f32x16_where_equal(f32x16 a, f32x16 b, f32x16 yes, f32x16 no) {
+    return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), yes);
+}
+/* Rows r, r + 4, r + 8, r + 12 in one register: inserting from memory is a blend, not a shuffle. */
+FSM_INLINE f32x16 f32_load_quarters(const char *row, ptrdiff_t stride) {
+    f32x16 a = _mm512_castps128_ps512(_mm_loadu_ps((const float *)row));
+    a = _mm512_insertf32x4(a, _mm_loadu_ps((const float *)(row + 4 * stride)), 1);
+    a = _mm512_insertf32x4(a, _mm_loadu_ps((const float *)(row + 8 * stride)), 2);
+    return _mm512_insertf32x4(a, _mm_loadu_ps((const float *)(row + 12 * stride)), 3);
+}
+FSM_INLINE void f32_store_quarters(char *row, ptrdiff_t stride, f32x16 a) {
+    _mm_storeu_ps((float *)row, _mm512_castps512_ps128(a));
+    _mm_storeu_ps((float *)(row + 4 * stride), _mm512_extractf32x4_ps(a, 1));
+    _mm_storeu_ps((float *)(row + 8 * stride), _mm512_extractf32x4_ps(a, 2));
+    _mm_storeu_ps((float *)(row + 12 * stride), _mm512_extractf32x4_ps(a, 3));
+}
+/* Four by four elements transposed within each quarter. */
+FSM_INLINE void f32_transpose_quarters(f32x16 *a) {
+    const __m512d low01 = _mm512_castps_pd(_mm512_unpacklo_ps(a[0], a[1]));
+    const __m512d high01 = _mm512_castps_pd(_mm512_unpackhi_ps(a[0], a[1]));
+    const __m512d low23 = _mm512_castps_pd(_mm512_unpacklo_ps(a[2], a[3]));
+    const __m512d high23 = _mm512_castps_pd(_mm512_unpackhi_ps(a[2], a[3]));
+    a[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23));
+    a[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23));
+    a[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23));
+    a[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23));
+}
+FSM_INLINE void f32x16_load_group(const float *p, ptrdiff_t stride, f32x16 *a) {
+    for (int r = 0; r < 4; r++) {
+        a[r] = f32_load_quarters((const char *)p + r * stride, stride);
+    }
+    f32_transpose_quarters(a);
+}
+FSM_INLINE void f32x16_store_group(float *p, ptrdiff_t stride, const f32x16 *a) {
+    f32x16 rows[4] = {a[0], a[1], a[2], a[3]};
+    f32_transpose_quarters(rows);
+    for (int r = 0; r < 4; r++) {
+        f32_store_quarters((char *)p + r * stride, stride, rows[r]);
+    }
+}
+/* Where element 3r + c of three vectors is: in the first two (index), or in the third (mask, index). */
+FSM_INLINE f32x16 f32_every_third(f32x16 a, f32x16 b, f32x16 c, __m512i first, __mmask16 third,
+                                  __m512i last) {
+    return _mm512_mask_permutexvar_ps(_mm512_permutex2var_ps(a, first, b), third, last, c);
+}
+FSM_INLINE void f32x16_load_narrow(const float *p, size_t n, f32x16 *a) {
+    const f32x16 v0 = f32x16_load(p);
+    if (n == 1) {
+        a[0] = v0;
+        return;
+    }
+    const f32x16 v1 = f32x16_load(p + 16);
+    const __m512i lane =
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i one = _mm512_set1_epi32(1), two = _mm512_set1_epi32(2);
+    if (n == 2) {
+        const __m512i even = _mm512_add_epi32(lane, lane);
+        a[0] = _mm512_permutex2var_ps(v0, even, v1);
+        a[1] = _mm512_permutex2var_ps(v0, _mm512_add_epi32(even, one), v1);
+        return;
+    }
+    const f32x16 v2 = f32x16_load(p + 32);
+    /* Indices beyond 31 wrap to those of the third vector. */
+    const __m512i at = _mm512_add_epi32(_mm512_add_epi32(lane, lane), lane);
+    const __m512i at1 = _mm512_add_epi32(at, one), at2 = _mm512_add_epi32(at, two);
+    a[0] = f32_every_third(v0, v1, v2, at, 0xF800, at);
+    a[1] = f32_every_third(v0, v1, v2, at1, 0xF800, at1);
+    a[2] = f32_every_third(v0, v1, v2, at2, 0xFC00, at2);
+}
+FSM_INLINE void f32x16_store_narrow(float *p, size_t n, const f32x16 *a) {
+    if (n == 1) {
+        f32x16_store(p, a[0]);
+        return;
+    }
+    if (n == 2) {
+        const __m512i low =
+            _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+        f32x16_store(p, _mm512_permutex2var_ps(a[0], low, a[1]));
+        f32x16_store(p + 16, _mm512_permutex2var_ps(a[0], high, a[1]));
+        return;
+    }
+    const __m512i first =
+        _mm512_setr_epi32(0, 16, 0, 1, 17, 1, 2, 18, 2, 3, 19, 3, 4, 20, 4, 5);
+    const __m512i second =
+        _mm512_setr_epi32(21, 5, 6, 22, 6, 7, 23, 7, 8, 24, 8, 9, 25, 9, 10, 26);
+    const __m512i third =
+        _mm512_setr_epi32(10, 11, 27, 11, 12, 28, 12, 13, 29, 13, 14, 30, 14, 15, 31, 15);
+    f32x16_store(p, f32_every_third(a[0], a[1], a[2], first, 0x4924, first));
+    f32x16_store(p + 16, f32_every_third(a[0], a[1], a[2], second, 0x2492, second));
+    f32x16_store(p + 32, f32_every_third(a[0], a[1], a[2], third, 0x9249, third));
+}
+
 /* ---- f64x8 ---- */
 
 FSM_INLINE f64x8 f64x8_set1(double a) {
@@ -167,6 +260,57 @@ FSM_INLINE f64x8 f64x8_widen_low(f32x16 a) {
 }
 FSM_INLINE f64x8 f64x8_widen_high(f32x16 a) {
     return _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1));
+}
+
+FSM_INLINE f32x16 f32x16_narrow(f64x8 low, f64x8 high) {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(low)), _mm512_cvtpd_ps(high),
+                              1);
+}
+FSM_INLINE f64x8 f64x8_div(f64x8 a, f64x8 b) {
+    return _mm512_div_pd(a, b);
+}
+FSM_INLINE f64x8 f64x8_where_equal(f64x8 a, f64x8 b, f64x8 yes, f64x8 no) {
+    return _mm512_mask_mov_pd(no, _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ), yes);
+}
+FSM_INLINE f64x8 f64x8_binade(f64x8 a, uint64_t from) {
+    const __m512i above =
+        _mm512_sub_epi64(_mm512_castpd_si512(a), _mm512_set1_epi64((long long)from));
+    return _mm512_cvtepi64_pd(_mm512_srli_epi64(above, 52));
+}
+FSM_INLINE f64x8 f64x8_power_of_two(f64x8 k) {
+    const __m512i biased = _mm512_castpd_si512(_mm512_add_pd(k, _mm512_set1_pd(0x1.8p52 + 1023)));
+    return _mm512_castsi512_pd(_mm512_slli_epi64(biased, 52));
+}
+/* Even rows in one register, odd ones in the other. */
+FSM_INLINE f64x8 f64_load_quarters(const char *row, ptrdiff_t stride) {
+    f64x8 a = _mm512_castpd128_pd512(_mm_loadu_pd((const double *)row));
+    a = _mm512_insertf64x2(a, _mm_loadu_pd((const double *)(row + 2 * stride)), 1);
+    a = _mm512_insertf64x2(a, _mm_loadu_pd((const double *)(row + 4 * stride)), 2);
+    return _mm512_insertf64x2(a, _mm_loadu_pd((const double *)(row + 6 * stride)), 3);
+}
+FSM_INLINE void f64_store_quarters(char *row, ptrdiff_t stride, f64x8 a) {
+    _mm_storeu_pd((double *)row, _mm512_castpd512_pd128(a));
+    _mm_storeu_pd((double *)(row + 2 * stride), _mm512_extractf64x2_pd(a, 1));
+    _mm_storeu_pd((double *)(row + 4 * stride), _mm512_extractf64x2_pd(a, 2));
+    _mm_storeu_pd((double *)(row + 6 * stride), _mm512_extractf64x2_pd(a, 3));
+}
+FSM_INLINE void f64x8_load_group(const double *p, ptrdiff_t stride, f64x8 *a) {
+    const f64x8 even = f64_load_quarters((const char *)p, stride);
+    const f64x8 odd = f64_load_quarters((const char *)p + stride, stride);
+    a[0] = _mm512_unpacklo_pd(even, odd);
+    a[1] = _mm512_unpackhi_pd(even, odd);
+}
+FSM_INLINE void f64x8_store_group(double *p, ptrdiff_t stride, const f64x8 *a) {
+    f64_store_quarters((char *)p, stride, _mm512_unpacklo_pd(a[0], a[1]));
+    f64_store_quarters((char *)p + stride, stride, _mm512_unpackhi_pd(a[0], a[1]));
+}
+FSM_INLINE void f64x8_load_narrow(const double *p, size_t n, f64x8 *a) {
+    (void)n;
+    a[0] = f64x8_load(p);
+}
+FSM_INLINE void f64x8_store_narrow(double *p, size_t n, const f64x8 *a) {
+    (void)n;
+    f64x8_store(p, a[0]);
 }
 
 FSM_INLINE void vec_fence(void) {

@@ -148,6 +148,43 @@ FSM_INLINE void f32x16_store_f16(uint16_t *p, f32x16 a) {
     }
 }
 
+/* yes where a equals b, no elsewhere. */
+FSM_INLINE f32x16 f32x16_where_equal(f32x16 a, f32x16 b, f32x16 yes, f32x16 no) {
+    FSM_LANES(f32x16, 16, a.v[i] == b.v[i] ? yes.v[i] : no.v[i]);
+}
+/* Four elements of each of 16 rows, `stride` bytes apart: element c of row r is lane r of a[c]. */
+FSM_INLINE void f32x16_load_group(const float *p, ptrdiff_t stride, f32x16 *a) {
+    for (int r = 0; r < 16; r++) {
+        const float *row = (const float *)((const char *)p + r * stride);
+        for (int c = 0; c < 4; c++) {
+            a[c].v[r] = row[c];
+        }
+    }
+}
+FSM_INLINE void f32x16_store_group(float *p, ptrdiff_t stride, const f32x16 *a) {
+    for (int r = 0; r < 16; r++) {
+        float *row = (float *)((char *)p + r * stride);
+        for (int c = 0; c < 4; c++) {
+            row[c] = a[c].v[r];
+        }
+    }
+}
+/* The same for 16 rows of fewer than four elements, n, one after another. */
+FSM_INLINE void f32x16_load_narrow(const float *p, size_t n, f32x16 *a) {
+    for (size_t r = 0; r < 16; r++) {
+        for (size_t c = 0; c < n; c++) {
+            a[c].v[r] = p[r * n + c];
+        }
+    }
+}
+FSM_INLINE void f32x16_store_narrow(float *p, size_t n, const f32x16 *a) {
+    for (size_t r = 0; r < 16; r++) {
+        for (size_t c = 0; c < n; c++) {
+            p[r * n + c] = a[c].v[r];
+        }
+    }
+}
+
 /* ---- f64x8 ---- */
 
 FSM_INLINE f64x8 f64x8_set1(double a) {
@@ -235,6 +272,57 @@ FSM_INLINE f64x8 f64x8_widen_low(f32x16 a) {
 }
 FSM_INLINE f64x8 f64x8_widen_high(f32x16 a) {
     FSM_LANES(f64x8, 8, (double)a.v[i + 8]);
+}
+FSM_INLINE f32x16 f32x16_narrow(f64x8 low, f64x8 high) {
+    FSM_LANES(f32x16, 16, (float)(i < 8 ? low.v[i & 7] : high.v[i & 7]));
+}
+FSM_INLINE f64x8 f64x8_div(f64x8 a, f64x8 b) {
+    FSM_LANES(f64x8, 8, a.v[i] / b.v[i]);
+}
+FSM_INLINE f64x8 f64x8_where_equal(f64x8 a, f64x8 b, f64x8 yes, f64x8 no) {
+    FSM_LANES(f64x8, 8, a.v[i] == b.v[i] ? yes.v[i] : no.v[i]);
+}
+/* The integer k with from <= a / 2^k < 2 from, for a at or above the number whose bits are `from`; any k for a NaN. */
+FSM_INLINE f64x8 f64x8_binade(f64x8 a, uint64_t from) {
+    uint64_t bits[8];
+    memcpy(bits, a.v, sizeof bits);
+    for (int i = 0; i < 8; i++) {
+        a.v[i] = (double)((bits[i] - from) >> 52);
+    }
+    return a;
+}
+/* 2^k for an integer k whose power is a normal number. */
+FSM_INLINE f64x8 f64x8_power_of_two(f64x8 k) {
+    uint64_t bits[8];
+    for (int i = 0; i < 8; i++) {
+        bits[i] = (uint64_t)((int64_t)k.v[i] + 1023) << 52;
+    }
+    memcpy(k.v, bits, sizeof bits);
+    return k;
+}
+/* Two elements of each of 8 rows, `stride` bytes apart. */
+FSM_INLINE void f64x8_load_group(const double *p, ptrdiff_t stride, f64x8 *a) {
+    for (int r = 0; r < 8; r++) {
+        const double *row = (const double *)((const char *)p + r * stride);
+        a[0].v[r] = row[0];
+        a[1].v[r] = row[1];
+    }
+}
+FSM_INLINE void f64x8_store_group(double *p, ptrdiff_t stride, const f64x8 *a) {
+    for (int r = 0; r < 8; r++) {
+        double *row = (double *)((char *)p + r * stride);
+        row[0] = a[0].v[r];
+        row[1] = a[1].v[r];
+    }
+}
+/* Groups are of two: a narrow row has one element. */
+FSM_INLINE void f64x8_load_narrow(const double *p, size_t n, f64x8 *a) {
+    (void)n;
+    a[0] = f64x8_load(p);
+}
+FSM_INLINE void f64x8_store_narrow(double *p, size_t n, const f64x8 *a) {
+    (void)n;
+    f64x8_store(p, a[0]);
 }
 /* Order streaming stores before what follows. */
 FSM_INLINE void vec_fence(void) {

@@ -123,6 +123,69 @@ FSM_INLINE void f32x16_store_f16(uint16_t *p, f32x16 a) {
     }
 }
 
+FSM_INLINE f32x16 f32x16_where_equal(f32x16 a, f32x16 b, f32x16 yes, f32x16 no) {
+    FSM_QUARTERS(f32x16, vbslq_f32(vceqq_f32(a.v[i], b.v[i]), yes.v[i], no.v[i]));
+}
+FSM_INLINE void f32x16_load_group(const float *p, ptrdiff_t stride, f32x16 *a) {
+    const char *row = (const char *)p;
+    for (int q = 0; q < 4; q++, row += 4 * stride) {
+        const float32x4_t r0 = vld1q_f32((const float *)row);
+        const float32x4_t r1 = vld1q_f32((const float *)(row + stride));
+        const float32x4_t r2 = vld1q_f32((const float *)(row + 2 * stride));
+        const float32x4_t r3 = vld1q_f32((const float *)(row + 3 * stride));
+        const float32x4_t even_low = vzip1q_f32(r0, r2), odd_low = vzip1q_f32(r1, r3);
+        const float32x4_t even_high = vzip2q_f32(r0, r2), odd_high = vzip2q_f32(r1, r3);
+        a[0].v[q] = vzip1q_f32(even_low, odd_low);
+        a[1].v[q] = vzip2q_f32(even_low, odd_low);
+        a[2].v[q] = vzip1q_f32(even_high, odd_high);
+        a[3].v[q] = vzip2q_f32(even_high, odd_high);
+    }
+}
+FSM_INLINE void f32x16_store_group(float *p, ptrdiff_t stride, const f32x16 *a) {
+    char *row = (char *)p;
+    for (int q = 0; q < 4; q++, row += 4 * stride) {
+        const float32x4_t even_low = vzip1q_f32(a[0].v[q], a[2].v[q]);
+        const float32x4_t odd_low = vzip1q_f32(a[1].v[q], a[3].v[q]);
+        const float32x4_t even_high = vzip2q_f32(a[0].v[q], a[2].v[q]);
+        const float32x4_t odd_high = vzip2q_f32(a[1].v[q], a[3].v[q]);
+        vst1q_f32((float *)row, vzip1q_f32(even_low, odd_low));
+        vst1q_f32((float *)(row + stride), vzip2q_f32(even_low, odd_low));
+        vst1q_f32((float *)(row + 2 * stride), vzip1q_f32(even_high, odd_high));
+        vst1q_f32((float *)(row + 3 * stride), vzip2q_f32(even_high, odd_high));
+    }
+}
+FSM_INLINE void f32x16_load_narrow(const float *p, size_t n, f32x16 *a) {
+    if (n == 1) {
+        a[0] = f32x16_load(p);
+        return;
+    }
+    for (int q = 0; q < 4; q++) {
+        if (n == 2) {
+            const float32x4x2_t rows = vld2q_f32(p + 8 * q);
+            a[0].v[q] = rows.val[0];
+            a[1].v[q] = rows.val[1];
+        } else {
+            const float32x4x3_t rows = vld3q_f32(p + 12 * q);
+            a[0].v[q] = rows.val[0];
+            a[1].v[q] = rows.val[1];
+            a[2].v[q] = rows.val[2];
+        }
+    }
+}
+FSM_INLINE void f32x16_store_narrow(float *p, size_t n, const f32x16 *a) {
+    if (n == 1) {
+        f32x16_store(p, a[0]);
+        return;
+    }
+    for (int q = 0; q < 4; q++) {
+        if (n == 2) {
+            vst2q_f32(p + 8 * q, (float32x4x2_t){{a[0].v[q], a[1].v[q]}});
+        } else {
+            vst3q_f32(p + 12 * q, (float32x4x3_t){{a[0].v[q], a[1].v[q], a[2].v[q]}});
+        }
+    }
+}
+
 /* ---- f64x8 ---- */
 
 FSM_INLINE f64x8 f64x8_set1(double a) {
@@ -238,6 +301,52 @@ FSM_INLINE f64x8 f64x8_widen_low(f32x16 a) {
 }
 FSM_INLINE f64x8 f64x8_widen_high(f32x16 a) {
     return f64_widen(a.v[2], a.v[3]);
+}
+FSM_INLINE f32x16 f32x16_narrow(f64x8 low, f64x8 high) {
+    return (f32x16){{vcvt_high_f32_f64(vcvt_f32_f64(low.v[0]), low.v[1]),
+                     vcvt_high_f32_f64(vcvt_f32_f64(low.v[2]), low.v[3]),
+                     vcvt_high_f32_f64(vcvt_f32_f64(high.v[0]), high.v[1]),
+                     vcvt_high_f32_f64(vcvt_f32_f64(high.v[2]), high.v[3])}};
+}
+FSM_INLINE f64x8 f64x8_div(f64x8 a, f64x8 b) {
+    FSM_QUARTERS(f64x8, vdivq_f64(a.v[i], b.v[i]));
+}
+FSM_INLINE f64x8 f64x8_where_equal(f64x8 a, f64x8 b, f64x8 yes, f64x8 no) {
+    FSM_QUARTERS(f64x8, vbslq_f64(vceqq_f64(a.v[i], b.v[i]), yes.v[i], no.v[i]));
+}
+FSM_INLINE f64x8 f64x8_binade(f64x8 a, uint64_t from) {
+    const uint64x2_t below = vdupq_n_u64(from);
+    FSM_QUARTERS(f64x8,
+                 vcvtq_f64_u64(vshrq_n_u64(vsubq_u64(vreinterpretq_u64_f64(a.v[i]), below), 52)));
+}
+FSM_INLINE f64x8 f64x8_power_of_two(f64x8 k) {
+    const float64x2_t bias = vdupq_n_f64(0x1.8p52 + 1023);
+    FSM_QUARTERS(f64x8, vreinterpretq_f64_u64(vshlq_n_u64(
+                            vreinterpretq_u64_f64(vaddq_f64(k.v[i], bias)), 52)));
+}
+FSM_INLINE void f64x8_load_group(const double *p, ptrdiff_t stride, f64x8 *a) {
+    const char *row = (const char *)p;
+    for (int q = 0; q < 4; q++, row += 2 * stride) {
+        const float64x2_t even = vld1q_f64((const double *)row);
+        const float64x2_t odd = vld1q_f64((const double *)(row + stride));
+        a[0].v[q] = vzip1q_f64(even, odd);
+        a[1].v[q] = vzip2q_f64(even, odd);
+    }
+}
+FSM_INLINE void f64x8_store_group(double *p, ptrdiff_t stride, const f64x8 *a) {
+    char *row = (char *)p;
+    for (int q = 0; q < 4; q++, row += 2 * stride) {
+        vst1q_f64((double *)row, vzip1q_f64(a[0].v[q], a[1].v[q]));
+        vst1q_f64((double *)(row + stride), vzip2q_f64(a[0].v[q], a[1].v[q]));
+    }
+}
+FSM_INLINE void f64x8_load_narrow(const double *p, size_t n, f64x8 *a) {
+    (void)n;
+    a[0] = f64x8_load(p);
+}
+FSM_INLINE void f64x8_store_narrow(double *p, size_t n, const f64x8 *a) {
+    (void)n;
+    f64x8_store(p, a[0]);
 }
 FSM_INLINE void vec_fence(void) {
 }

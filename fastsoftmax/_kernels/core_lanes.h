@@ -1,0 +1,169 @@
+/* core_scalar.h and the ends of core_f32.h and core_f64.h lane by lane, for columns.h: each lane does the operations that the
+ * scalar function of the same purpose does, in that order, so that either gives the bits of the other. */
+#ifndef FSM_CORE_LANES_H
+#define FSM_CORE_LANES_H
+
+#include "core_f32.h"
+#include "core_f64.h"
+#include "core_scalar.h"
+
+/* An unevaluated sum hi + lo in every lane. */
+typedef struct {
+    f64x8 hi, lo;
+} pairs;
+
+FSM_INLINE f64x8 lanes_negated(f64x8 a) {
+    return f64x8_sub(f64x8_set1(-0.0), a);
+}
+
+/* precise_weight */
+FSM_INLINE pairs lanes_precise_weight(f64x8 hi, f64x8 lo, f64x8 magic) {
+    const f64x8 steps = f64x8_fma(hi, f64x8_set1(F64_STEPS_PER_UNIT), magic);
+    const f64x8 k = f64x8_sub(steps, magic);
+    f64x8 r = f64x8_fma(k, f64x8_set1(-F64_STEP_HI), hi);
+    r = f64x8_add(f64x8_fma(k, f64x8_set1(-F64_STEP_LO), r), lo);
+    f64x8 q = f64x8_fma(f64x8_set1(F64_C7), r, f64x8_set1(F64_C6));
+    q = f64x8_fma(q, r, f64x8_set1(F64_C5));
+    q = f64x8_fma(q, r, f64x8_set1(F64_C4));
+    q = f64x8_fma(q, r, f64x8_set1(F64_C3));
+    q = f64x8_fma(q, r, f64x8_set1(F64_C2));
+    q = f64x8_mul(f64x8_fma(q, r, f64x8_set1(1.0)), r);
+    const f64x8 power = f64x8_power(steps);
+    const f64x8 weight = f64x8_fma(power, q, power);
+    return (pairs){weight, f64x8_fma(power, q, f64x8_sub(power, weight))};
+}
+
+/* log_one_plus */
+FSM_CORE f64x8 lanes_log_one_plus(f64x8 a) {
+    static const double odd[] = {2.0 / 21, 2.0 / 19, 2.0 / 17, 2.0 / 15, 2.0 / 13,
+                                 2.0 / 11, 2.0 / 9,  2.0 / 7,  2.0 / 5,  2.0 / 3};
+    const f64x8 one = f64x8_set1(1.0);
+    const f64x8 sum = f64x8_add(one, a);
+    const f64x8 of_a = f64x8_sub(sum, one);
+    const f64x8 low = f64x8_add(f64x8_sub(one, f64x8_sub(sum, of_a)), f64x8_sub(a, of_a));
+    const f64x8 k = f64x8_binade(sum, SQRT_HALF_BITS);
+    const f64x8 unscale = f64x8_power_of_two(f64x8_sub(f64x8_set1(0.0), k));
+    const f64x8 u = f64x8_add(f64x8_sub(f64x8_mul(sum, unscale), one), f64x8_mul(low, unscale));
+    const f64x8 t = f64x8_div(u, f64x8_add(f64x8_set1(2.0), u));
+    const f64x8 z = f64x8_mul(t, t);
+    f64x8 series = f64x8_set1(2.0 / 23);
+    for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
+        series = f64x8_fma(z, series, f64x8_set1(odd[i]));
+    }
+    const f64x8 half = f64x8_mul(f64x8_mul(f64x8_set1(0.5), u), u);
+    const f64x8 rest = f64x8_sub(half, f64x8_mul(t, f64x8_fma(z, series, half)));
+    const f64x8 small = f64x8_sub(u, f64x8_sub(rest, f64x8_mul(k, f64x8_set1(LN2_LO))));
+    return f64x8_fma(k, f64x8_set1(LN2_HI), small);
+}
+
+/* ---- float32: a sum's low and high are the lanes' totals ---- */
+
+FSM_INLINE f32_sum f32_lanes_first(f32x16 a) {
+    return (f32_sum){f64x8_widen_low(a), f64x8_widen_high(a)};
+}
+FSM_INLINE void f32_lanes_join(f32_sum *a, const f32_sum *b) {
+    a->low = f64x8_add(a->low, b->low);
+    a->high = f64x8_add(a->high, b->high);
+}
+/* f32_quotient of numerators and totals */
+FSM_INLINE void f32_lanes_quotient(const f32_sum *numerator, const f32_sum *total, f32x16 *hi,
+                                   f32x16 *lo) {
+    const f64x8 low = f64x8_div(numerator->low, total->low);
+    const f64x8 high = f64x8_div(numerator->high, total->high);
+    *hi = f32x16_narrow(low, high);
+    *lo = f32x16_narrow(f64x8_sub(low, f64x8_widen_low(*hi)),
+                        f64x8_sub(high, f64x8_widen_high(*hi)));
+}
+/* f32_inverse */
+FSM_INLINE void f32_lanes_inverse(const f32_sum *total, f32x16 *hi, f32x16 *lo) {
+    const f64x8 one = f64x8_set1(1.0);
+    const f64x8 low = f64x8_div(one, total->low), high = f64x8_div(one, total->high);
+    *hi = f32x16_narrow(low, high);
+    *lo = f32x16_narrow(f64x8_sub(low, f64x8_widen_low(*hi)),
+                        f64x8_sub(high, f64x8_widen_high(*hi)));
+}
+/* f32_top_weight */
+FSM_INLINE f32_sum f32_lanes_top_weight(f32x16 hi, f32x16 lo, f32x16 steps) {
+    const f64x8 to_f32 = f64x8_set1(0x1p-64 * F32_SCALE * F64_SCALE_INVERSE);
+    const f64x8 magic = f64x8_set1(0x1.8p52), bias = f64x8_set1(128.0), eight = f64x8_set1(8.0);
+    const f64x8 magic_low =
+        f64x8_add(magic, f64x8_mul(eight, f64x8_sub(bias, f64x8_widen_low(steps))));
+    const f64x8 magic_high =
+        f64x8_add(magic, f64x8_mul(eight, f64x8_sub(bias, f64x8_widen_high(steps))));
+    const pairs low =
+        lanes_precise_weight(f64x8_widen_low(hi), f64x8_widen_low(lo), magic_low);
+    const pairs high =
+        lanes_precise_weight(f64x8_widen_high(hi), f64x8_widen_high(lo), magic_high);
+    return (f32_sum){f64x8_mul(low.hi, to_f32), f64x8_mul(high.hi, to_f32)};
+}
+/* What float64 holds of a lane, for every lane. */
+typedef struct {
+    f64x8 low, high;
+} f32_wide;
+
+FSM_INLINE f32_wide f32_lanes_ratio(const f32_sum *others, const f32_sum *top) {
+    return (f32_wide){f64x8_div(others->low, top->low), f64x8_div(others->high, top->high)};
+}
+FSM_INLINE f32_wide f32_lanes_log_one_plus(f32_wide a) {
+    return (f32_wide){lanes_log_one_plus(a.low), lanes_log_one_plus(a.high)};
+}
+/* f32_split_log */
+FSM_INLINE void f32_lanes_split_log(f32x16 maximum, f32_wide logarithm, f32x16 *hi, f32x16 *lo) {
+    const f64x8 low = f64x8_widen_low(maximum), high = f64x8_widen_high(maximum);
+    *hi = f32x16_narrow(f64x8_add(low, logarithm.low), f64x8_add(high, logarithm.high));
+    *lo = f32x16_narrow(
+        f64x8_add(f64x8_sub(low, f64x8_widen_low(*hi)), logarithm.low),
+        f64x8_add(f64x8_sub(high, f64x8_widen_high(*hi)), logarithm.high));
+}
+
+/* ---- float64: a sum's hi and lo are the lanes' totals ---- */
+
+FSM_INLINE f64_sum f64_lanes_first(f64x8 a) {
+    return (f64_sum){a, f64x8_set1(0.0)};
+}
+FSM_INLINE void f64_lanes_join(f64_sum *a, const f64_sum *b) {
+    f64_sum_add2(a, b->hi, b->lo);
+}
+FSM_INLINE void f64_lanes_quotient(const f64_sum *numerator, const f64_sum *total, f64x8 *hi,
+                                   f64x8 *lo) {
+    const f64x8 quotient = f64x8_div(numerator->hi, total->hi);
+    const f64x8 correction =
+        f64x8_sub(numerator->lo, f64x8_mul(total->lo, quotient));
+    const f64x8 remainder =
+        f64x8_add(f64x8_fma(lanes_negated(total->hi), quotient, numerator->hi), correction);
+    *hi = quotient;
+    *lo = f64x8_div(remainder, total->hi);
+}
+/* f64_inverse */
+FSM_INLINE void f64_lanes_inverse(const f64_sum *total, f64x8 *hi, f64x8 *lo) {
+    const f64x8 one = f64x8_set1(1.0), inverse = f64x8_div(one, total->hi);
+    const f64x8 minus = lanes_negated(inverse);
+    *hi = inverse;
+    *lo = f64x8_mul(f64x8_fma(minus, total->lo, f64x8_fma(minus, total->hi, one)), inverse);
+}
+FSM_INLINE f64_sum f64_lanes_top_weight(f64x8 hi, f64x8 lo, f64x8 steps) {
+    const f64x8 bias = f64x8_sub(f64x8_set1(F64_BIAS), steps);
+    const f64x8 magic = f64x8_add(f64x8_set1(F64_MAGIC), f64x8_mul(f64x8_set1(8.0), bias));
+    const pairs top = lanes_precise_weight(hi, lo, magic);
+    return (f64_sum){top.hi, top.lo};
+}
+typedef f64x8 f64_wide;
+
+FSM_INLINE f64_wide f64_lanes_ratio(const f64_sum *others, const f64_sum *top) {
+    const f64x8 ratio = f64x8_div(others->hi, top->hi);
+    const f64x8 correction = f64x8_sub(others->lo, f64x8_mul(ratio, top->lo));
+    const f64x8 residual =
+        f64x8_add(f64x8_fma(lanes_negated(ratio), top->hi, others->hi), correction);
+    return f64x8_add(ratio, f64x8_div(residual, top->hi));
+}
+FSM_INLINE f64_wide f64_lanes_log_one_plus(f64_wide a) {
+    return lanes_log_one_plus(a);
+}
+FSM_INLINE void f64_lanes_split_log(f64x8 maximum, f64_wide logarithm, f64x8 *hi, f64x8 *lo) {
+    const f64x8 sum = f64x8_add(maximum, logarithm);
+    const f64x8 of_log = f64x8_sub(sum, maximum);
+    *hi = sum;
+    *lo = f64x8_add(f64x8_sub(maximum, f64x8_sub(sum, of_log)), f64x8_sub(logarithm, of_log));
+}
+
+#endif
