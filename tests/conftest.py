@@ -1,0 +1,22 @@
+"""Every test that takes `fs` runs on NumPy and on every instruction set that this CPU has."""
+
+import pytest
+
+from fastsoftmax import _api, _backend
+
+
+@pytest.fixture(params=_backend.available())
+def backend_name(request):
+    return request.param
+
+
+@pytest.fixture
+def fs(backend_name):
+    """Return the public functions over one backend."""
+    return _api.Functions(_backend.load(backend_name))
+
+
+@pytest.fixture(params=_backend.INSTRUCTION_SETS)
+def native_fs(request):
+    """Return the public functions over one instruction set's kernels."""
+    return _api.Functions(_backend.load(request.param))

@@ -1,0 +1,51 @@
+"""The contract's tables of edge cases and dtypes, as data."""
+
+import numpy as np
+
+INF, NAN = np.inf, np.nan
+
+# name, x, where, softmax, log_softmax, logsumexp
+EDGE_CASES = [
+    ("-inf among finite", [0, -INF, 0], None, [0.5, 0, 0.5], [-np.log(2), -INF, -np.log(2)], np.log(2)),
+    ("one finite", [-INF, 3, -INF], None, [0, 1, 0], [-INF, 0, -INF], 3),
+    ("all -inf", [-INF, -INF], None, [NAN, NAN], [NAN, NAN], -INF),
+    ("nothing kept", [1, 2], [False, False], [0, 0], [-INF, -INF], -INF),
+    ("only -inf kept", [-INF, 2], [True, False], [NAN, 0], [NAN, -INF], -INF),
+    ("NaN masked", [0, NAN, 0], [True, False, True], [0.5, 0, 0.5], [-np.log(2), -INF, -np.log(2)], np.log(2)),
+    ("inf masked", [0, INF, 0], [True, False, True], [0.5, 0, 0.5], [-np.log(2), -INF, -np.log(2)], np.log(2)),
+    ("NaN kept", [0, NAN, 0], None, [NAN] * 3, [NAN] * 3, NAN),
+    ("NaN kept, one masked", [0, NAN, 0], [True, True, False], [NAN, NAN, 0], [NAN, NAN, -INF], NAN),
+    ("inf kept", [0, INF, 0], None, [NAN] * 3, [NAN] * 3, INF),
+    ("inf kept, one masked", [0, INF, 0], [False, True, True], [0, NAN, NAN], [-INF, NAN, NAN], INF),
+    ("inf twice", [INF, INF], None, [NAN] * 2, [NAN] * 2, INF),
+    ("inf and -inf", [INF, -INF], None, [NAN] * 2, [NAN] * 2, INF),
+    ("inf and NaN", [INF, NAN], None, [NAN] * 2, [NAN] * 2, NAN),
+    ("NaN and -inf", [-INF, NAN], None, [NAN] * 2, [NAN] * 2, NAN),
+    ("very large", [1000, 1000], None, [0.5, 0.5], [-np.log(2)] * 2, 1000 + np.log(2)),
+    ("a mask of -1e9", [0, -1e9, 0], None, [0.5, 0, 0.5], [-np.log(2), -1e9 - np.log(2), -np.log(2)], np.log(2)),
+    ("a mask of -1e30", [5, -1e30], None, [1, 0], [0, -1e30], 5),
+    ("one element", [7], None, [1], [0], 7),
+    ("one element, masked", [7], [False], [0], [-INF], -INF),
+]  # fmt: skip
+
+ACCEPTED_DTYPES = [
+    *((np.dtype(name), np.dtype(name)) for name in ("float16", "float32", "float64", "longdouble")),
+    *((np.dtype(code), np.dtype(np.float64)) for code in "?bBhHiIlLqQ"),
+]
+"""Of the input, and of the result."""
+
+REFUSED = {
+    "complex64": np.ones(3, np.complex64),
+    "complex128": [1j],
+    "object": np.array([1, None], dtype=object),
+    "<U1": ["a"],
+    "|S1": [b"a"],
+    "datetime64": np.array(["2020-01-01"], dtype="datetime64[D]"),
+    "timedelta64": np.array([1], dtype="timedelta64[s]"),
+    "|V8": np.zeros(2, dtype="V8"),
+    "[('a', '<f4')]": np.zeros(2, dtype=[("a", "f4")]),
+}
+"""What a TypeError's message must name, and an input."""
+
+NOT_A_NUMBER = {"float16": 0x7E00, "float32": 0x7FC00000, "float64": 0x7FF8000000000000}
+"""The one canonical quiet NaN, as bits."""

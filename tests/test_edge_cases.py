@@ -1,0 +1,162 @@
+"""The table of edge cases, in every function, dtype, layout and backend."""
+
+import warnings
+
+import numpy as np
+import pytest
+from edge_cases import EDGE_CASES, NOT_A_NUMBER
+
+FLOATS = ["float16", "float32", "float64", "longdouble"]
+CASES = [pytest.param(*case[1:], id=case[0]) for case in EDGE_CASES]
+TOLERANCE = {"float16": 2e-3, "float32": 5e-7, "float64": 1e-15, "longdouble": 1e-15}
+
+
+def check(got, expected, dtype):
+    assert got.dtype == dtype
+    with np.errstate(over="ignore"):
+        expected = np.asarray(expected, dtype=dtype)
+    np.testing.assert_allclose(got, expected, rtol=TOLERANCE[dtype], atol=0)
+    # Equal, where it is not a rounded number.
+    plain = ~np.isfinite(expected) | (expected == 0) | (expected == 1)
+    np.testing.assert_array_equal(got[plain], expected[plain])
+    if dtype in NOT_A_NUMBER:
+        bits = np.atleast_1d(got[np.isnan(got)]).view(f"u{got.dtype.itemsize}")
+        assert set(bits.tolist()) <= {NOT_A_NUMBER[dtype]}
+
+
+def layouts(row):
+    """Yield arrays that hold the row twice, and the axis that it lies along."""
+    pair = np.stack([row, row])
+    yield pair, -1
+    yield np.asfortranarray(pair), 1
+    yield np.ascontiguousarray(pair.T), 0
+    yield np.repeat(pair, 2, axis=1)[:, ::2], -1
+    yield np.broadcast_to(row, (2, len(row))), -1
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("x", "where", "softmax", "log_softmax", "logsumexp"), CASES)
+def test_edge_case(fs, dtype, x, where, softmax, log_softmax, logsumexp):
+    with np.errstate(over="ignore"):
+        row = np.asarray(x, dtype=dtype)
+    mask = None if where is None else np.asarray(where)
+    for array, axis in layouts(row):
+        aligned = mask if mask is None or axis != 0 else mask[:, None]
+        for name, expected in (("softmax", softmax), ("log_softmax", log_softmax)):
+            result = getattr(fs, name)(array, axis, where=aligned)
+            for got in np.moveaxis(result, axis, -1):
+                check(got, expected, dtype)
+        for got in fs.logsumexp(array, axis, where=aligned):
+            check(got[None], [logsumexp], dtype)
+
+
+@pytest.mark.parametrize("n", [2, 15, 16, 17, 46, 64, 65, 130, 1000])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
+def test_a_special_value_anywhere_in_a_row_of_any_length(fs, n, dtype, special):
+    """Also beside rows without one, which must not notice."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 3, (40, n)).astype(dtype)
+    plain = fs.softmax(x), fs.log_softmax(x), fs.logsumexp(x)
+    for at in {0, n // 2, n - 1}:
+        y = x.copy()
+        y[::3, at] = special
+        soft, log, total = fs.softmax(y), fs.log_softmax(y), fs.logsumexp(y)
+        untouched = np.arange(40) % 3 > 0
+        for got, same in zip((soft, log, total), plain, strict=True):
+            np.testing.assert_array_equal(got[untouched], same[untouched])
+        if special == -np.inf:
+            assert np.all(soft[::3, at] == 0)
+            assert np.all(log[::3, at] == -np.inf)
+            np.testing.assert_allclose(soft[::3].sum(axis=1), 1, rtol=1e-6)
+        else:
+            check(soft[::3].ravel(), np.full(soft[::3].size, np.nan), dtype)
+            check(log[::3].ravel(), np.full(log[::3].size, np.nan), dtype)
+            np.testing.assert_array_equal(total[::3], special)
+
+
+EMPTY = [
+    # shape, axis, shape of logsumexp
+    ((0,), -1, ()),
+    ((3, 0), -1, (3,)),
+    ((0, 3), -1, (0,)),
+    ((0, 3), 0, (3,)),
+    ((2, 0, 3), 1, (2, 3)),
+    ((2, 0, 3), (0, 2), (0,)),
+    ((2, 0, 3), None, ()),
+    ((0, 0), -1, (0,)),
+]
+
+
+@pytest.mark.parametrize(("shape", "axis", "reduced"), EMPTY)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "longdouble"])
+def test_empty_arrays(fs, shape, axis, reduced, dtype):
+    x = np.empty(shape, dtype)
+    result = np.float64 if dtype == "int8" else dtype
+    for name in ("softmax", "log_softmax"):
+        got = getattr(fs, name)(x, axis)
+        assert got.shape == shape
+        assert got.dtype == result
+    got = fs.logsumexp(x, axis)
+    assert np.shape(got) == reduced
+    assert np.all(got == -np.inf)
+    assert fs.logsumexp(x, axis, keepdims=True).ndim == len(shape)
+    out = np.zeros(reduced, result)
+    assert fs.logsumexp(x, axis, out=out) is out
+    assert np.all(out == -np.inf)
+
+
+@pytest.mark.parametrize("axis", [-1, 0, None, ()])
+@pytest.mark.parametrize("x", [3.5, np.float32(3.5), np.array(3.5), 7, True])
+def test_a_scalar_is_a_row_of_itself(fs, x, axis):
+    dtype = np.float32 if isinstance(x, np.float32) else np.float64
+    for got, expected in (
+        (fs.softmax(x, axis), 1),
+        (fs.log_softmax(x, axis), 0),
+        (fs.logsumexp(x, axis), float(x)),
+    ):
+        assert isinstance(got, dtype)
+        assert got == expected
+
+
+@pytest.mark.parametrize("x", [np.nan, np.inf, -np.inf])
+def test_a_scalar_that_is_not_finite_is_a_row_of_itself_too(fs, x):
+    assert np.isnan(fs.softmax(x))
+    assert np.isnan(fs.log_softmax(x))
+    np.testing.assert_equal(float(fs.logsumexp(x)), x)
+
+
+def test_no_axes_give_ones(fs):
+    x = np.array([[1.0, 2.0], [-np.inf, 4.0]])
+    np.testing.assert_array_equal(fs.softmax(x, ()), [[1, 1], [np.nan, 1]])
+    np.testing.assert_array_equal(fs.log_softmax(x, ()), [[0, 0], [np.nan, 0]])
+    np.testing.assert_array_equal(fs.logsumexp(x, ()), x)
+
+
+CLASSIC = [
+    # By mpmath, for the numbers as written in decimal.
+    ([7.0, 2.0, 0.1], [0.99231380279877657, 0.006686157809719105, 0.0010000393915043245]),
+    ([1.0, 2.0, 1.0], [0.21194155761708544, 0.57611688476582912, 0.21194155761708544]),
+    ([1000.0, 1000.0], [0.5, 0.5]),
+]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-7), ("float64", 4e-16)])
+@pytest.mark.parametrize(("x", "expected"), CLASSIC)
+def test_classic_values(fs, x, dtype, tolerance, expected):
+    got = fs.softmax(np.array(x, dtype))
+    np.testing.assert_allclose(got, expected, rtol=tolerance)
+    assert abs(float(got.sum()) - 1) < tolerance
+
+
+def test_no_warning_and_no_floating_point_error_reaches_the_caller(fs):
+    with warnings.catch_warnings(), np.errstate(all="raise"):
+        warnings.simplefilter("error")
+        for _, x, where, *_ in EDGE_CASES:
+            for dtype in FLOATS[1:]:
+                row = np.array(x, dtype=dtype)
+                fs.softmax(row, where=where)
+                fs.log_softmax(row, where=where)
+                fs.logsumexp(row, where=where)
+        fs.softmax(np.array([0.0, -100.0, -87.5], np.float32))
+        fs.softmax(np.array([1e308, -1e308]), dtype=np.float32)
