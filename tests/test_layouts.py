@@ -1,0 +1,189 @@
+"""Any layout gives what the contiguous row gives: on the kernels, to the bit; and nothing else is written."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+FUNCTIONS = ("softmax", "log_softmax", "logsumexp")
+SHAPE = (5, 7, 33)
+AXES = [-1, 0, 1, -2, None, (0, 1), (1, 2), (0, 2), (2, 0), (0, 1, 2), ()]
+CANARY = 0xA5
+
+
+def data(shape, dtype, seed=0):
+    return np.random.default_rng(seed).normal(0, 5, shape).astype(dtype)
+
+
+def same(fs, got, expected):
+    """Assert equal bits on the kernels, and what rounding allows on NumPy."""
+    assert got.dtype == expected.dtype
+    if fs._backend.name == "numpy":
+        tolerance = 4 * np.finfo(expected.dtype).eps
+        np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
+    else:
+        np.testing.assert_array_equal(got, expected)
+
+
+def by_rows(fs, name, x, axis):
+    """Return a result computed row by row from contiguous copies."""
+    axes = range(x.ndim) if axis is None else np.atleast_1d(axis).astype(int) % x.ndim
+    axes = sorted(axes)
+    kept = [d for d in range(x.ndim) if d not in axes]
+    moved = np.ascontiguousarray(x.transpose(*kept, *axes))
+    rows = moved.reshape(*moved.shape[: len(kept)], -1)
+    results = np.array([getattr(fs, name)(row.copy()) for row in rows.reshape(-1, rows.shape[-1])])
+    if name == "logsumexp":
+        return results.reshape(moved.shape[: len(kept)])
+    return results.reshape(moved.shape).transpose(np.argsort([*kept, *axes]))
+
+
+def variants(x):
+    """Yield arrays equal to x in other layouts."""
+    yield "C", x.copy()
+    yield "Fortran", x.copy(order="F")
+    for order in itertools.permutations(range(x.ndim)):
+        copy = x.transpose(order).copy()
+        yield f"order {order}", copy.transpose(np.argsort(order))
+    reverse = (slice(None, None, -1),) * x.ndim
+    yield "reversed", x[reverse].copy()[reverse]
+    gaps = np.zeros([3 * n for n in x.shape], x.dtype)
+    gaps[(slice(None, None, 3),) * x.ndim] = x
+    yield "every third", gaps[(slice(None, None, 3),) * x.ndim]
+    raw = np.zeros(x.nbytes + 1, np.uint8)[1:]
+    unaligned = raw.view(x.dtype).reshape(x.shape)
+    unaligned[...] = x
+    yield "unaligned", unaligned
+    yield "swapped", x.astype(x.dtype.newbyteorder())
+
+
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_any_axis_and_layout_has_the_values_of_the_contiguous_row(fs, dtype, name, axis):
+    x = data(SHAPE, dtype)
+    expected = by_rows(fs, name, x, axis)
+    for _, array in variants(x):
+        same(fs, getattr(fs, name)(array, axis), expected)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(1000, 300), (3, 700, 40), (2, 21, 16, 16), (4, 100, 3)])
+def test_middle_and_first_axes_of_larger_arrays(native_fs, dtype, name, shape):
+    x = data(shape, dtype)
+    for axis in range(x.ndim - 1):
+        moved = np.ascontiguousarray(np.moveaxis(x, axis, -1))
+        expected = getattr(native_fs, name)(moved)
+        if name != "logsumexp":
+            expected = np.moveaxis(expected, -1, axis)
+        np.testing.assert_array_equal(getattr(native_fs, name)(x, axis), expected)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_broadcast_input(fs, name):
+    row = data(33, np.float32)
+    for x, axis in (
+        (np.broadcast_to(row, (6, 33)), -1),
+        (np.broadcast_to(row[:, None], (33, 6)), 0),
+        (np.broadcast_to(np.float32(2), (5, 6)), -1),
+    ):
+        same(fs, getattr(fs, name)(x, axis), getattr(fs, name)(x.copy(), axis))
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("axis", [-1, 0, 1, None, (0, 2)])
+def test_in_place_and_into_any_layout(fs, name, axis):
+    x = data(SHAPE, np.float32)
+    expected = getattr(fs, name)(x, axis)
+    for label, array in variants(x):
+        if label == "swapped":
+            continue  # is no output: results are native
+        out = array[...]
+        assert getattr(fs, name)(x, axis, out=out) is out
+        same(fs, out, expected)
+        array[...] = x
+        assert getattr(fs, name)(array, axis, out=array) is array
+        same(fs, array, expected)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("shift", [-40, -33, -1, 1, 5, 33])
+def test_a_partial_overlap_goes_through_a_temporary(fs, name, shift):
+    buffer = data(5 * 33 + 80, np.float64)
+    x = buffer[40 : 40 + 5 * 33].reshape(5, 33)
+    out = buffer[40 + shift : 40 + shift + 5 * 33].reshape(5, 33)
+    expected = getattr(fs, name)(x.copy())
+    assert getattr(fs, name)(x, out=out) is out
+    same(fs, out, expected)
+
+
+def test_overlaps_of_other_kinds(fs):
+    x = data((20, 20), np.float32)
+    expected = fs.softmax(x.copy())
+    square = x.copy()
+    same(fs, fs.softmax(square, out=square.T), expected)
+    backwards = x.copy()
+    same(fs, fs.softmax(backwards, out=backwards[::-1]), expected)
+    column = x.copy()
+    total = fs.logsumexp(x.copy())
+    same(fs, fs.logsumexp(column, out=column[:, 3]), total)
+    mask = np.zeros((20, 80), bool)
+    mask[:, :20] = x > 0
+    wanted = fs.softmax(x, where=mask[:, :20].copy())
+    same(fs, fs.softmax(x, where=mask[:, :20], out=mask.view(np.float32)), wanted)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_length_at_every_offset_writes_its_rows_and_nothing_else(native_fs, name, dtype):
+    size = np.dtype(dtype).itemsize
+    function = getattr(native_fs, name)
+    for n in range(1, 301):
+        x = data((3, n), dtype, seed=n)
+        expected = np.array([function(row.copy()) for row in x])
+        for offset in range(0, 64, size if n < 80 else 20):
+            memory = np.full(64 + offset + x.nbytes + 128, CANARY, np.uint8)
+            start = -memory.ctypes.data % 64 + offset
+            raw = memory[start : start + x.nbytes]
+            if raw.ctypes.data % size:
+                continue
+            out = raw.view(dtype).reshape(x.shape)
+            function(x, out=out)
+            np.testing.assert_array_equal(out, expected)
+            assert np.all(memory[:start] == CANARY)
+            assert np.all(memory[start + x.nbytes :] == CANARY)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_gaps_of_a_strided_output_stay(fs, name, axis):
+    x = data((9, 37), np.float32)
+    memory = np.full((18, 74), 7, np.float32)
+    getattr(fs, name)(x, axis, out=memory[::2, 1::2])
+    same(fs, memory[::2, 1::2], getattr(fs, name)(x, axis))
+    assert np.all(memory[1::2] == 7)
+    assert np.all(memory[:, ::2] == 7)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_input_is_never_written(fs, name):
+    x = data((50, 40), np.float32)
+    before = x.copy()
+    x.flags.writeable = False
+    for axis in (-1, 0, None):
+        getattr(fs, name)(x, axis)
+        getattr(fs, name)(x, axis, where=x > 0)
+    np.testing.assert_array_equal(x, before)
+
+
+def test_keepdims(fs):
+    x = data(SHAPE, np.float64)
+    for axis in AXES:
+        if axis == ():
+            continue
+        flat = fs.logsumexp(x, axis)
+        kept = fs.logsumexp(x, axis, keepdims=True)
+        assert kept.shape == np.sum(x, axis=axis, keepdims=True).shape
+        assert np.shape(flat) == np.shape(np.sum(x, axis=axis))
+        np.testing.assert_array_equal(kept.ravel(), np.ravel(flat))
