@@ -51,6 +51,9 @@ class Functions:
         # Pickle stores a method by its name on its instance: let that be the package.
         return importlib.import_module, ("fastsoftmax",)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Functions:
+        return self  # holds no state, and a copied method must stay bound to it
+
     def softmax(
         self,
         x: ArrayLike,
@@ -303,7 +306,7 @@ class Functions:
         mask = _mask(where, x.shape)
         if not isinstance(keepdims, (bool, np.bool_)):
             raise TypeError(f"keepdims must be True or False, got {keepdims!r}")
-        count = _workers.count("workers", workers)
+        count = _workers.choose(workers)
         kept = [d for d in range(x.ndim) if d not in axes]
         shape = tuple(
             x.shape[d] if d in kept else 1 for d in range(x.ndim) if d in kept or keepdims
@@ -539,7 +542,7 @@ class Functions:
             raise ValueError(f"label_smoothing must be from 0 to 1, got {label_smoothing!r}")
         if not isinstance(return_grad, (bool, np.bool_)):
             raise TypeError(f"return_grad must be True or False, got {return_grad!r}")
-        count = _workers.count("workers", workers)
+        count = _workers.choose(workers)
         targets = _labels(labels, x, *axes)
         x_rows = _rows_last(x, axes)[0]
         if targets.ndim == x.ndim:
@@ -627,7 +630,7 @@ class Functions:
         if x.ndim != 1:
             raise ValueError(f"data must be 1-D, got shape {x.shape}")
         pointers = _pointers(indptr, len(x))
-        count = _workers.count("workers", workers)
+        count = _workers.choose(workers)
         result = _checked("out", out, x.shape, x.dtype)
         if result is None:
             result = np.empty_like(x)
@@ -669,7 +672,7 @@ class Functions:
         divisor = _number("temperature", temperature)
         if not 0 < divisor < math.inf:
             raise ValueError(f"temperature must be finite and above 0, got {temperature!r}")
-        count = _workers.count("workers", workers)
+        count = _workers.choose(workers)
         result = _checked("out", out, x.shape, x.dtype)
         if result is None:
             result = np.empty_like(x)
@@ -709,7 +712,7 @@ class Functions:
             common = np.result_type(g, y)
             g, y = _cast(g, common), _cast(y, common)
         axes = _axes(axis, g.ndim)
-        count = _workers.count("workers", workers)
+        count = _workers.choose(workers)
         result = _checked("out", out, g.shape, g.dtype)
         if result is None:
             result = np.empty_like(g)

@@ -8,6 +8,7 @@ the caller.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import operator
 import os
@@ -97,10 +98,13 @@ def get_workers() -> int:
     return _default.get()
 
 
-def count(name: str, n: int | None) -> int:
+def choose(workers: int | None) -> int:
+    """Return how many workers a call is to use, by its argument `workers` or by default."""
+    return _default.get() if workers is None else count("workers", workers)
+
+
+def count(name: str, n: int) -> int:
     """Return the number of workers that `n` stands for; `name` is the argument's."""
-    if n is None:
-        return _default.get()
     try:
         workers = operator.index(n)
     except TypeError:
@@ -147,11 +151,8 @@ def share(call: Callable[..., None], pieces: list[list[Any]]) -> None:
             call(*piece)
 
     helpers: list[Future[None]] = []
-    try:
-        pool = _get_pool()
-        helpers.extend(pool.submit(take_pieces) for _ in pieces[1:])
-    except RuntimeError:  # no more threads; what was submitted may still help
-        pass
+    with contextlib.suppress(RuntimeError):  # no more threads; what was submitted may still help
+        helpers.extend(_get_pool().submit(take_pieces) for _ in pieces[1:])
     try:
         take_pieces()
     finally:
