@@ -188,13 +188,6 @@ def test_a_forked_child_has_threads_of_its_own(x):
     assert child.exitcode == 0
 
 
-@pytest.mark.skipif(
-    not hasattr(sys, "_is_gil_enabled") or sys._is_gil_enabled(), reason="has a GIL"
-)
-def test_the_extension_does_not_bring_the_gil_back():
-    assert not sys._is_gil_enabled()
-
-
 def test_the_kernels_release_the_gil(native_fs):
     x = np.zeros((4000, 1000), np.float32)
     ticks = []
