@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ def available() -> tuple[str, ...]: ...
 def compiled() -> tuple[str, ...]: ...
 def compiler() -> str: ...
 
+@final
 class NativeBackend:
     name: str
     def __init__(self, name: str) -> None: ...

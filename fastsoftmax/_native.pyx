@@ -1,16 +1,17 @@
 # cython: language_level=3, freethreading_compatible=True, boundscheck=False, wraparound=False
 """Bindings of the C kernels, and the fast lane.
 
-Knows arrays and calls; what is valid, what is converted and which kernels are the default is decided elsewhere.
+Knows arrays and calls; what is valid, what is converted and which kernels are the default is
+decided elsewhere.
 """
 
 from cpython.mem cimport PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
-from libc.math cimport isfinite
 from libc.stdint cimport int64_t, intptr_t, uint64_t
 from libc.string cimport memset
 
+cimport cython
 cimport numpy as cnp
 
 import importlib
@@ -145,7 +146,8 @@ cdef extern from *:
     """
     const char *FSM_COMPILER
 
-# Releasing and taking the GIL costs some 50 ns; from this many elements on (about 1 us of work) others gain more.
+# Releasing and taking the GIL costs some 50 ns; from this many elements on (about 1 us of work)
+# others gain more.
 cdef enum:
     RELEASE_GIL_FROM = 8192
     ASK_FOR_WORKERS_FROM = 131072
@@ -201,8 +203,9 @@ cdef void set_operand(fsm_operand *operand, cnp.ndarray a, int outer, int inner)
         operand.inner[d] = a.strides[outer + d]
 
 
+@cython.final
 cdef class NativeBackend:
-    """The kernels of one instruction set as a backend (see ``_numpy.NumpyBackend`` for the meaning of each method)."""
+    """The kernels of one instruction set; `fastsoftmax._backend.Backend` is the protocol."""
 
     cdef const fsm_kernels *kernels
     cdef readonly str name
@@ -325,11 +328,12 @@ cdef class NativeBackend:
                 out[...] = result
 
     def fast_lane(self, str name, general, get_workers):
-        """Return a C function that runs the plain call by itself and hands every other to ``general``."""
-        return Lane(self, name, general, get_workers).function()
+        """Return a C function that runs the plain call by itself; `general` gets every other."""
+        return _Lane(self, name, general, get_workers).function()
 
 
-cdef class Lane:
+@cython.final
+cdef class _Lane:
     """What one fast lane needs: bound as the ``self`` of a C function."""
 
     cdef NativeBackend backend
@@ -425,8 +429,10 @@ cdef inline bint usable_out(PyObject *o, PyArrayObject *x) noexcept:
     return a == b or a + size <= b or b + size <= a
 
 
-cdef object lane_call(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords):
-    cdef Lane lane = <Lane>self
+cdef object lane_call(
+    PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords
+):
+    cdef _Lane lane = <_Lane>self
     cdef PyArrayObject *x = NULL
     cdef PyObject *out = NULL
     cdef PyObject *keyword
@@ -455,7 +461,7 @@ cdef object lane_call(PyObject *self, PyObject *const *arguments, Py_ssize_t cou
     return lane_run(lane, x, NULL if out == <PyObject *>None else out, size)
 
 
-cdef object lane_run(Lane lane, PyArrayObject *x, PyObject *out, cnp.npy_intp size):
+cdef object lane_run(_Lane lane, PyArrayObject *x, PyObject *out, cnp.npy_intp size):
     cdef bint double_precision = PyArray_TYPE(x) == cnp.NPY_FLOAT64
     cdef bint single = lane.operation == FSM_LOGSUMEXP
     cdef int ndim = PyArray_NDIM(x)

@@ -130,7 +130,8 @@ FSM_INLINE int F(softmax_columns_of)(const fsm_rows *b, size_t first, const size
         F(columns_load)(CONST_ROW(b->x, b->x_stride, first + k * LANES), b->x_stride, a[k], n);
     }
     for (int k = 0; k < blocks; k++) {
-        plain &= F(columns_start)(&s[k], F(columns_max)(a[k], n), FC(CUT), &b->temperature, tempered);
+        plain &=
+            F(columns_start)(&s[k], F(columns_max)(a[k], n), FC(CUT), &b->temperature, tempered);
     }
     if (!plain) {
         return 0;

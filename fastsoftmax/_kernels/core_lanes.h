@@ -71,16 +71,16 @@ FSM_INLINE void f32_lanes_quotient(const f32_sum *numerator, const f32_sum *tota
     const f64x8 low = f64x8_div(numerator->low, total->low);
     const f64x8 high = f64x8_div(numerator->high, total->high);
     *hi = f32x16_narrow(low, high);
-    *lo = f32x16_narrow(f64x8_sub(low, f64x8_widen_low(*hi)),
-                        f64x8_sub(high, f64x8_widen_high(*hi)));
+    *lo =
+        f32x16_narrow(f64x8_sub(low, f64x8_widen_low(*hi)), f64x8_sub(high, f64x8_widen_high(*hi)));
 }
 /* f32_inverse */
 FSM_INLINE void f32_lanes_inverse(const f32_sum *total, f32x16 *hi, f32x16 *lo) {
     const f64x8 one = f64x8_set1(1.0);
     const f64x8 low = f64x8_div(one, total->low), high = f64x8_div(one, total->high);
     *hi = f32x16_narrow(low, high);
-    *lo = f32x16_narrow(f64x8_sub(low, f64x8_widen_low(*hi)),
-                        f64x8_sub(high, f64x8_widen_high(*hi)));
+    *lo =
+        f32x16_narrow(f64x8_sub(low, f64x8_widen_low(*hi)), f64x8_sub(high, f64x8_widen_high(*hi)));
 }
 /* f32_top_weight */
 FSM_INLINE f32_sum f32_lanes_top_weight(f32x16 hi, f32x16 lo, f32x16 steps) {
@@ -90,10 +90,8 @@ FSM_INLINE f32_sum f32_lanes_top_weight(f32x16 hi, f32x16 lo, f32x16 steps) {
         f64x8_add(magic, f64x8_mul(eight, f64x8_sub(bias, f64x8_widen_low(steps))));
     const f64x8 magic_high =
         f64x8_add(magic, f64x8_mul(eight, f64x8_sub(bias, f64x8_widen_high(steps))));
-    const pairs low =
-        lanes_precise_weight(f64x8_widen_low(hi), f64x8_widen_low(lo), magic_low);
-    const pairs high =
-        lanes_precise_weight(f64x8_widen_high(hi), f64x8_widen_high(lo), magic_high);
+    const pairs low = lanes_precise_weight(f64x8_widen_low(hi), f64x8_widen_low(lo), magic_low);
+    const pairs high = lanes_precise_weight(f64x8_widen_high(hi), f64x8_widen_high(lo), magic_high);
     return (f32_sum){f64x8_mul(low.hi, to_f32), f64x8_mul(high.hi, to_f32)};
 }
 /* What float64 holds of a lane, for every lane. */
@@ -111,9 +109,8 @@ FSM_INLINE f32_wide f32_lanes_log_one_plus(f32_wide a) {
 FSM_INLINE void f32_lanes_split_log(f32x16 maximum, f32_wide logarithm, f32x16 *hi, f32x16 *lo) {
     const f64x8 low = f64x8_widen_low(maximum), high = f64x8_widen_high(maximum);
     *hi = f32x16_narrow(f64x8_add(low, logarithm.low), f64x8_add(high, logarithm.high));
-    *lo = f32x16_narrow(
-        f64x8_add(f64x8_sub(low, f64x8_widen_low(*hi)), logarithm.low),
-        f64x8_add(f64x8_sub(high, f64x8_widen_high(*hi)), logarithm.high));
+    *lo = f32x16_narrow(f64x8_add(f64x8_sub(low, f64x8_widen_low(*hi)), logarithm.low),
+                        f64x8_add(f64x8_sub(high, f64x8_widen_high(*hi)), logarithm.high));
 }
 
 /* ---- float64: a sum's hi and lo are the lanes' totals ---- */
@@ -127,8 +124,7 @@ FSM_INLINE void f64_lanes_join(f64_sum *a, const f64_sum *b) {
 FSM_INLINE void f64_lanes_quotient(const f64_sum *numerator, const f64_sum *total, f64x8 *hi,
                                    f64x8 *lo) {
     const f64x8 quotient = f64x8_div(numerator->hi, total->hi);
-    const f64x8 correction =
-        f64x8_sub(numerator->lo, f64x8_mul(total->lo, quotient));
+    const f64x8 correction = f64x8_sub(numerator->lo, f64x8_mul(total->lo, quotient));
     const f64x8 remainder =
         f64x8_add(f64x8_fma(lanes_negated(total->hi), quotient, numerator->hi), correction);
     *hi = quotient;

@@ -174,8 +174,9 @@ FSM_INLINE void f32x16_load_narrow(const float *p, size_t n, f32x16 *x) {
     }
     float padded[64];
     for (size_t r = 0; r < 15; r++) {
-        _mm_storeu_ps(padded + 4 * r, n == 2 ? _mm_castpd_ps(_mm_load_sd((const double *)(p + 2 * r)))
-                                             : _mm_loadu_ps(p + 3 * r));
+        _mm_storeu_ps(padded + 4 * r, n == 2
+                                          ? _mm_castpd_ps(_mm_load_sd((const double *)(p + 2 * r)))
+                                          : _mm_loadu_ps(p + 3 * r));
     }
     memcpy(padded + 60, p + 15 * n, n * sizeof(float));
     padded[62] = n == 2 ? 0.0f : padded[62];
@@ -361,7 +362,8 @@ FSM_INLINE void f64_store_halves(char *row, ptrdiff_t stride, __m256d x) {
 }
 FSM_INLINE void f64x8_load_group(const double *p, ptrdiff_t stride, f64x8 *x) {
     const char *low = (const char *)p, *high = low + 4 * stride;
-    const __m256d even_a = f64_load_halves(low, stride), odd_a = f64_load_halves(low + stride, stride);
+    const __m256d even_a = f64_load_halves(low, stride),
+                  odd_a = f64_load_halves(low + stride, stride);
     const __m256d even_b = f64_load_halves(high, stride);
     const __m256d odd_b = f64_load_halves(high + stride, stride);
     x[0] = (f64x8){_mm256_unpacklo_pd(even_a, odd_a), _mm256_unpacklo_pd(even_b, odd_b)};

@@ -140,8 +140,7 @@ FSM_INLINE void f32x16_load_narrow(const float *p, size_t n, f32x16 *a) {
         return;
     }
     const f32x16 v1 = f32x16_load(p + 16);
-    const __m512i lane =
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const __m512i one = _mm512_set1_epi32(1), two = _mm512_set1_epi32(2);
     if (n == 2) {
         const __m512i even = _mm512_add_epi32(lane, lane);
@@ -170,10 +169,8 @@ FSM_INLINE void f32x16_store_narrow(float *p, size_t n, const f32x16 *a) {
         f32x16_store(p + 16, _mm512_permutex2var_ps(a[0], high, a[1]));
         return;
     }
-    const __m512i first =
-        _mm512_setr_epi32(0, 16, 0, 1, 17, 1, 2, 18, 2, 3, 19, 3, 4, 20, 4, 5);
-    const __m512i second =
-        _mm512_setr_epi32(21, 5, 6, 22, 6, 7, 23, 7, 8, 24, 8, 9, 25, 9, 10, 26);
+    const __m512i first = _mm512_setr_epi32(0, 16, 0, 1, 17, 1, 2, 18, 2, 3, 19, 3, 4, 20, 4, 5);
+    const __m512i second = _mm512_setr_epi32(21, 5, 6, 22, 6, 7, 23, 7, 8, 24, 8, 9, 25, 9, 10, 26);
     const __m512i third =
         _mm512_setr_epi32(10, 11, 27, 11, 12, 28, 12, 13, 29, 13, 14, 30, 14, 15, 31, 15);
     f32x16_store(p, f32_every_third(a[0], a[1], a[2], first, 0x4924, first));

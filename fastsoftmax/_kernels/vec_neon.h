@@ -321,8 +321,8 @@ FSM_INLINE f64x8 f64x8_binade(f64x8 a, uint64_t from) {
 }
 FSM_INLINE f64x8 f64x8_power_of_two(f64x8 k) {
     const float64x2_t bias = vdupq_n_f64(0x1.8p52 + 1023);
-    FSM_QUARTERS(f64x8, vreinterpretq_f64_u64(vshlq_n_u64(
-                            vreinterpretq_u64_f64(vaddq_f64(k.v[i], bias)), 52)));
+    FSM_QUARTERS(f64x8, vreinterpretq_f64_u64(
+                            vshlq_n_u64(vreinterpretq_u64_f64(vaddq_f64(k.v[i], bias)), 52)));
 }
 FSM_INLINE void f64x8_load_group(const double *p, ptrdiff_t stride, f64x8 *a) {
     const char *row = (const char *)p;
