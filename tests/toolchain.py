@@ -51,8 +51,9 @@ def compile_program(compiler, program, output, *options, sources=()):
 
 
 def run_python(*arguments, under=()):
-    """Run Python in a child that imports what this process would."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    """Run Python in a child that imports what this process would, and chooses the backend itself."""
+    environment = {k: v for k, v in os.environ.items() if k != "FASTSOFTMAX_BACKEND"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     return subprocess.run(
         [*under, sys.executable, *arguments],
         env=environment,
