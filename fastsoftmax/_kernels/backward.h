@@ -15,7 +15,7 @@ FSM_INLINE int F(harmless)(REAL a) {
 }
 
 /* out = y (g - sum(g y)). The sum is exact in products (float32) or carries their residuals (float64). */
-static void F(softmax_backward_rows)(const fsm_rows *b) {
+static void F(softmax_backward_along)(const fsm_rows *b) {
     for (size_t row = 0; row < b->rows; row++) {
         const REAL *g = CONST_ROW(b->x, b->x_stride, row);
         const REAL *y = CONST_ROW(b->y, b->y_stride, row);
@@ -69,7 +69,7 @@ FSM_INLINE void F(log_softmax_backward_row)(const REAL *g, const REAL *y, REAL *
     }
 }
 
-static void F(log_softmax_backward_rows)(const fsm_rows *b) {
+static void F(log_softmax_backward_along)(const fsm_rows *b) {
     for (size_t row = 0; row < b->rows; row++) {
         const REAL *g = CONST_ROW(b->x, b->x_stride, row);
         const REAL *y = CONST_ROW(b->y, b->y_stride, row);

@@ -1,5 +1,5 @@
 /* Short rows, across: a block of LANES rows is transposed so that column i is one vector and a lane is a row; included after
- * rows.h for each format.
+ * rows.h and backward.h for each format.
  *
  * Design
  * A. The weights of a column, the sum over columns and all that follows are the operations of the row kernels, lane by lane:
@@ -13,8 +13,13 @@
 /* Rows shorter than this go across. One block of the float64 sum (rows.h, block). */
 #define SHORT 16
 #define ALL_LANES ((1u << LANES) - 1)
-/* Rows that one call takes: two blocks. */
-#define SPAN (2 * LANES)
+/* Blocks side by side in a softmax, and their rows; one where a vector is loops, which fill the processor anyway. */
+#ifdef FSM_CORE_CALLED
+#define BLOCKS 1
+#else
+#define BLOCKS 2
+#endif
+#define SPAN (BLOCKS * LANES)
 
 /* LANES rows' worth of F(start). */
 typedef struct {
@@ -22,10 +27,11 @@ typedef struct {
     VEC maximum, top, residual, steps;
 } F(columns);
 
-/* Computes SPAN rows of the batch from `first` on, or nothing: 0. */
+/* Computes a span of rows of the batch from `first` on (LANES rows, or SPAN), or nothing: 0. */
 typedef int F(columns_function)(const fsm_rows *b, size_t first);
 
-FSM_INLINE void F(columns_load)(const REAL *x, ptrdiff_t stride, VEC *a, size_t n) {
+FSM_CORE void F(columns_load)(const REAL *x, ptrdiff_t stride, VEC *a, size_t n) {
+    a[0] = V(set1)(0); /* n is not 0, which gcc cannot know and warns of */
     if (n >= COLUMNS) {
         for (size_t i = 0; i + COLUMNS <= n; i += COLUMNS) {
             V(load_group)(x + i, stride, a + i);
@@ -44,7 +50,7 @@ FSM_INLINE void F(columns_load)(const REAL *x, ptrdiff_t stride, VEC *a, size_t 
     }
 }
 
-FSM_INLINE void F(columns_store)(REAL *out, ptrdiff_t stride, const VEC *a, size_t n) {
+FSM_CORE void F(columns_store)(REAL *out, ptrdiff_t stride, const VEC *a, size_t n) {
     if (n >= COLUMNS) {
         for (size_t i = 0; i + COLUMNS <= n; i += COLUMNS) {
             V(store_group)(out + i, stride, a + i);
@@ -73,8 +79,8 @@ FSM_INLINE VEC F(columns_max)(const VEC *a, size_t n) {
 }
 
 /* row_start; whether every row is plain. */
-FSM_INLINE int F(columns_start)(F(columns) *s, VEC maximum, REAL cut, const fsm_temperature *t,
-                                int tempered) {
+FSM_CORE int F(columns_start)(F(columns) *s, VEC maximum, REAL cut, const fsm_temperature *t,
+                              int tempered) {
     const VEC zero = V(set1)(0), magic = V(set1)(FC(MAGIC)), above = V(set1)(FC(SHIFT_ABOVE));
     s->maximum = maximum;
     s->top = maximum;
@@ -110,7 +116,7 @@ FSM_INLINE F(sum) F(columns_fold)(F(sum) *lane, size_t n) {
 }
 
 /* The row's sum of weights. Absent terms are +0 and left out. */
-FSM_INLINE F(sum) F(columns_sum)(const VEC *a, size_t n) {
+FSM_CORE F(sum) F(columns_sum)(const VEC *a, size_t n) {
     F(sum) lane[LANES];
     for (size_t i = 0; i < n && i < LANES; i++) {
         const int pair = LANES < SHORT && i + LANES < n;
@@ -119,17 +125,40 @@ FSM_INLINE F(sum) F(columns_sum)(const VEC *a, size_t n) {
     return F(columns_fold)(lane, n < LANES ? n : LANES);
 }
 
-/* `blocks` blocks side by side: what one waits for (its maximum, sum, division) the other fills. */
+/* The same of gradients or products from -0 to NaN, in the order of F(sum_add) and F(sum_add_product). */
+FSM_CORE F(sum) F(columns_dot)(const VEC *a, const VEC *b, size_t n) {
+    F(sum) lane[LANES];
+    for (size_t i = 0; i < n && i < LANES; i++) {
+        lane[i] = F(sum_zero)();
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (b) {
+            F(sum_add_product)(&lane[i % LANES], a[i], b[i]);
+        } else {
+            F(sum_add)(&lane[i % LANES], a[i]);
+        }
+    }
+    return F(columns_fold)(lane, n < LANES ? n : LANES);
+}
+
+/* Whether every lane lies strictly between -limit and limit. */
+FSM_INLINE int F(columns_below)(VEC a, REAL limit) {
+    const VEC zero = V(set1)(0), one = V(set1)(1);
+    const VEC magnitude = V(max)(a, V(sub)(zero, a));
+    return V(equal)(V(zero_below)(one, magnitude, V(set1)(limit)), zero) == ALL_LANES;
+}
+
+/* BLOCKS blocks side by side: what one waits for (its maximum, sum, division) the other fills. */
 FSM_INLINE int F(softmax_columns_of)(const fsm_rows *b, size_t first, const size_t n,
-                                     const int blocks, const int tempered) {
-    VEC a[2][SHORT], hi[2], lo[2];
-    F(columns) s[2];
-    F(sum) total[2];
+                                     const int tempered) {
+    VEC a[BLOCKS][SHORT], hi[BLOCKS], lo[BLOCKS];
+    F(columns) s[BLOCKS];
+    F(sum) total[BLOCKS];
     int plain = 1;
-    for (int k = 0; k < blocks; k++) {
+    for (int k = 0; k < BLOCKS; k++) {
         F(columns_load)(CONST_ROW(b->x, b->x_stride, first + k * LANES), b->x_stride, a[k], n);
     }
-    for (int k = 0; k < blocks; k++) {
+    for (int k = 0; k < BLOCKS; k++) {
         plain &=
             F(columns_start)(&s[k], F(columns_max)(a[k], n), FC(CUT), &b->temperature, tempered);
     }
@@ -137,14 +166,14 @@ FSM_INLINE int F(softmax_columns_of)(const fsm_rows *b, size_t first, const size
         return 0;
     }
     for (size_t i = 0; i < n; i++) {
-        for (int k = 0; k < blocks; k++) {
+        for (int k = 0; k < BLOCKS; k++) {
             a[k][i] = F(weight)(a[k][i], &s[k].row, 0, tempered);
         }
     }
-    for (int k = 0; k < blocks; k++) {
+    for (int k = 0; k < BLOCKS; k++) {
         total[k] = F(columns_sum)(a[k], n);
     }
-    for (int k = 0; k < blocks; k++) {
+    for (int k = 0; k < BLOCKS; k++) {
         F(lanes_inverse)(&total[k], &hi[k], &lo[k]);
         plain &= V(equal)(hi[k], hi[k]) == ALL_LANES;
     }
@@ -152,26 +181,28 @@ FSM_INLINE int F(softmax_columns_of)(const fsm_rows *b, size_t first, const size
         return 0;
     }
     for (size_t i = 0; i < n; i++) {
-        for (int k = 0; k < blocks; k++) {
+        for (int k = 0; k < BLOCKS; k++) {
             a[k][i] = F(normalised)(a[k][i], hi[k], lo[k]);
         }
     }
-    for (int k = 0; k < blocks; k++) {
+    for (int k = 0; k < BLOCKS; k++) {
         F(columns_store)(ROW(b->out, b->out_stride, first + k * LANES), b->out_stride, a[k], n);
     }
     return 1;
 }
 
+/* Compiled for a length of its own where that saves most; beyond, where a vector is one register. */
 static int F(softmax_columns)(const fsm_rows *b, size_t first) {
 #ifndef FSM_CORE_CALLED
     if (!b->temperature.tempered) {
         switch (b->n) {
 #define EXACTLY(n)                                                                                 \
     case n:                                                                                        \
-        return F(softmax_columns_of)(b, first, n, 2, 0)
+        return F(softmax_columns_of)(b, first, n, 0)
             EXACTLY(2);
             EXACTLY(3);
             EXACTLY(4);
+#ifdef FSM_ONE_REGISTER
             EXACTLY(5);
             EXACTLY(6);
             EXACTLY(7);
@@ -183,21 +214,23 @@ static int F(softmax_columns)(const fsm_rows *b, size_t first) {
             EXACTLY(13);
             EXACTLY(14);
             EXACTLY(15);
+#endif
 #undef EXACTLY
         default:
             break;
         }
     }
 #endif
-    return F(softmax_columns_of)(b, first, b->n, 2, b->temperature.tempered);
+    return F(softmax_columns_of)(b, first, b->n, b->temperature.tempered);
 }
 
 /* Fewer rows than a span, with zeros for the rest. */
-FSM_NOINLINE int F(across_padded)(const fsm_rows *b, F(columns_function) *columns, size_t outputs) {
+FSM_NOINLINE int F(across_padded)(const fsm_rows *b, F(columns_function) *columns, size_t span,
+                                  size_t outputs) {
     REAL x[SHORT * SPAN] = {0}, y[SHORT * SPAN] = {0}, out[SHORT * SPAN];
     const ptrdiff_t stride = (ptrdiff_t)(b->n * sizeof(REAL));
     const fsm_rows padded = {
-        .rows = SPAN,
+        .rows = span,
         .n = b->n,
         .x = x,
         .y = b->y ? y : NULL,
@@ -223,21 +256,21 @@ FSM_NOINLINE int F(across_padded)(const fsm_rows *b, F(columns_function) *column
 }
 
 /* A batch of short rows: by spans of rows where that works, by rows elsewhere. `outputs`: elements a row of the result has. */
-FSM_INLINE void F(across)(const fsm_rows *b, F(columns_function) *columns, fsm_rows_function *along,
-                          size_t outputs) {
+FSM_INLINE void F(across)(const fsm_rows *b, F(columns_function) *columns, size_t span,
+                          fsm_rows_function *along, size_t outputs) {
     fsm_rows part = *b;
     size_t row = 0;
     for (; row < b->rows; row += part.rows) {
         const size_t left = b->rows - row;
-        if (left >= SPAN && columns(b, row)) {
-            part.rows = SPAN;
+        if (left >= span && columns(b, row)) {
+            part.rows = span;
             continue;
         }
-        part.rows = left < SPAN ? left : SPAN;
+        part.rows = left < span ? left : span;
         part.x = CONST_ROW(b->x, b->x_stride, row);
         part.y = b->y ? CONST_ROW(b->y, b->y_stride, row) : NULL;
         part.out = ROW(b->out, b->out_stride, row);
-        if (left >= SPAN || left < LANES / 4 || !F(across_padded)(&part, columns, outputs)) {
+        if (left >= span || left < LANES / 4 || !F(across_padded)(&part, columns, span, outputs)) {
             along(&part);
         }
     }
@@ -245,8 +278,129 @@ FSM_INLINE void F(across)(const fsm_rows *b, F(columns_function) *columns, fsm_r
 
 static void F(softmax_rows)(const fsm_rows *b) {
     if (b->n < SHORT && b->rows > 1 && !b->scratch) {
-        F(across)(b, F(softmax_columns), F(softmax_along), b->n);
+        F(across)(b, F(softmax_columns), SPAN, F(softmax_along), b->n);
     } else {
         F(softmax_along)(b);
+    }
+}
+
+/* maximum + log(sum) of every row of a block as hi + lo; the elements stay in `a`. */
+FSM_CORE int F(columns_log)(const fsm_rows *b, size_t first, VEC *a, VEC *hi, VEC *lo) {
+    const VEC nothing = V(set1)(-INFINITY), found = V(set1)(FC(NAN));
+    const size_t n = b->n;
+    VEC w[SHORT];
+    F(columns) s;
+    F(columns_load)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, a, n);
+    if (b->temperature.tempered ||
+        !F(columns_start)(&s, F(columns_max)(a, n), FC(LOG_CUT), &b->temperature, 0)) {
+        return 0;
+    }
+    /* The first maximal element is left out; after it, no element is equal to `wanted`. */
+    VEC wanted = s.maximum;
+    for (size_t i = 0; i < n; i++) {
+        const VEC kept = V(where_equal)(a[i], wanted, nothing, a[i]);
+        wanted = V(where_equal)(a[i], wanted, found, wanted);
+        w[i] = F(weight)(kept, &s.row, 0, 0);
+    }
+    const F(sum) others = F(columns_sum)(w, n);
+    const F(sum) top = F(lanes_top_weight)(s.top, s.residual, s.steps);
+    const F(wide) logarithm = F(lanes_log_one_plus)(F(lanes_ratio)(&others, &top));
+    F(lanes_split_log)(s.maximum, logarithm, hi, lo);
+    return V(equal)(*hi, *hi) == ALL_LANES;
+}
+
+static int F(log_softmax_columns)(const fsm_rows *b, size_t first) {
+    VEC a[SHORT], hi, lo;
+    if (!F(columns_log)(b, first, a, &hi, &lo)) {
+        return 0;
+    }
+    for (size_t i = 0; i < b->n; i++) {
+        a[i] = V(sub)(V(sub)(a[i], hi), lo);
+    }
+    F(columns_store)(ROW(b->out, b->out_stride, first), b->out_stride, a, b->n);
+    return 1;
+}
+
+static void F(log_softmax_rows)(const fsm_rows *b) {
+    if (b->n < SHORT && b->rows > 1) {
+        F(across)(b, F(log_softmax_columns), LANES, F(log_softmax_along), b->n);
+    } else {
+        F(log_softmax_along)(b);
+    }
+}
+
+static int F(logsumexp_columns)(const fsm_rows *b, size_t first) {
+    VEC a[SHORT], hi, lo;
+    if (!F(columns_log)(b, first, a, &hi, &lo)) {
+        return 0;
+    }
+    F(columns_store)(ROW(b->out, b->out_stride, first), b->out_stride, &hi, 1);
+    return 1;
+}
+
+static void F(logsumexp_rows)(const fsm_rows *b) {
+    if (b->n < SHORT && b->rows > 1) {
+        F(across)(b, F(logsumexp_columns), LANES, F(logsumexp_along), 1);
+    } else {
+        F(logsumexp_along)(b);
+    }
+}
+
+static int F(softmax_backward_columns)(const fsm_rows *b, size_t first) {
+    VEC g[SHORT], y[SHORT], hi, lo;
+    F(columns_load)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, g, b->n);
+    F(columns_load)(CONST_ROW(b->y, b->y_stride, first), b->y_stride, y, b->n);
+    const F(sum) dot = F(columns_dot)(g, y, b->n);
+    F(lanes_split)(&dot, &hi, &lo);
+    if (!F(columns_below)(hi, FC(MAX) * (REAL)0x1p-60)) {
+        return 0;
+    }
+    for (size_t i = 0; i < b->n; i++) {
+        g[i] = V(mul)(y[i], V(sub)(V(sub)(g[i], hi), lo));
+    }
+    F(columns_store)(ROW(b->out, b->out_stride, first), b->out_stride, g, b->n);
+    return 1;
+}
+
+/* Two operands to transpose and no exp: from 13 elements on that costs what it saves. */
+static void F(softmax_backward_rows)(const fsm_rows *b) {
+    if (b->n <= 12 && b->rows > 1) {
+        F(across)(b, F(softmax_backward_columns), LANES, F(softmax_backward_along), b->n);
+    } else {
+        F(softmax_backward_along)(b);
+    }
+}
+
+static int F(log_softmax_backward_columns)(const fsm_rows *b, size_t first) {
+    VEC g[SHORT], y[SHORT], hi, lo, minus_hi, minus_lo;
+    F(columns) s;
+    F(columns_load)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, g, b->n);
+    F(columns_load)(CONST_ROW(b->y, b->y_stride, first), b->y_stride, y, b->n);
+    const F(sum) total = F(columns_dot)(g, NULL, b->n);
+    F(lanes_split)(&total, &hi, &lo);
+    /* The largest of a log_softmax is near 0: one that is not could leave the range of 2^(N - bias). */
+    const VEC top = F(columns_max)(y, b->n);
+    if (!F(columns_start)(&s, top, FC(CUT), &b->temperature, 0) || !F(columns_below)(top, 32) ||
+        !F(columns_below)(hi, FC(MAX) * (REAL)0x1p-60)) {
+        return 0;
+    }
+    const F(sum) factor = F(lanes_unscaled)(&total);
+    F(lanes_split)(&factor, &hi, &lo);
+    const VEC unbias = F(lanes_unbias)(s.steps), minus_zero = V(set1)(FC(MINUS_ZERO));
+    minus_hi = V(sub)(minus_zero, hi);
+    minus_lo = V(sub)(minus_zero, lo);
+    for (size_t i = 0; i < b->n; i++) {
+        const VEC e = V(mul)(F(weight)(y[i], &s.row, 0, 0), unbias);
+        g[i] = V(fma)(e, minus_hi, V(fma)(e, minus_lo, g[i]));
+    }
+    F(columns_store)(ROW(b->out, b->out_stride, first), b->out_stride, g, b->n);
+    return 1;
+}
+
+static void F(log_softmax_backward_rows)(const fsm_rows *b) {
+    if (b->n < SHORT && b->rows > 1) {
+        F(across)(b, F(log_softmax_backward_columns), LANES, F(log_softmax_backward_along), b->n);
+    } else {
+        F(log_softmax_backward_along)(b);
     }
 }

@@ -17,7 +17,7 @@ FSM_INLINE f64x8 lanes_negated(f64x8 a) {
 }
 
 /* precise_weight */
-FSM_INLINE pairs lanes_precise_weight(f64x8 hi, f64x8 lo, f64x8 magic) {
+FSM_CORE pairs lanes_precise_weight(f64x8 hi, f64x8 lo, f64x8 magic) {
     const f64x8 steps = f64x8_fma(hi, f64x8_set1(F64_STEPS_PER_UNIT), magic);
     const f64x8 k = f64x8_sub(steps, magic);
     f64x8 r = f64x8_fma(k, f64x8_set1(-F64_STEP_HI), hi);
@@ -66,8 +66,8 @@ FSM_INLINE void f32_lanes_join(f32_sum *a, const f32_sum *b) {
     a->high = f64x8_add(a->high, b->high);
 }
 /* f32_quotient of numerators and totals */
-FSM_INLINE void f32_lanes_quotient(const f32_sum *numerator, const f32_sum *total, f32x16 *hi,
-                                   f32x16 *lo) {
+FSM_CORE void f32_lanes_quotient(const f32_sum *numerator, const f32_sum *total, f32x16 *hi,
+                                 f32x16 *lo) {
     const f64x8 low = f64x8_div(numerator->low, total->low);
     const f64x8 high = f64x8_div(numerator->high, total->high);
     *hi = f32x16_narrow(low, high);
@@ -75,7 +75,7 @@ FSM_INLINE void f32_lanes_quotient(const f32_sum *numerator, const f32_sum *tota
         f32x16_narrow(f64x8_sub(low, f64x8_widen_low(*hi)), f64x8_sub(high, f64x8_widen_high(*hi)));
 }
 /* f32_inverse */
-FSM_INLINE void f32_lanes_inverse(const f32_sum *total, f32x16 *hi, f32x16 *lo) {
+FSM_CORE void f32_lanes_inverse(const f32_sum *total, f32x16 *hi, f32x16 *lo) {
     const f64x8 one = f64x8_set1(1.0);
     const f64x8 low = f64x8_div(one, total->low), high = f64x8_div(one, total->high);
     *hi = f32x16_narrow(low, high);
@@ -106,11 +106,28 @@ FSM_INLINE f32_wide f32_lanes_log_one_plus(f32_wide a) {
     return (f32_wide){lanes_log_one_plus(a.low), lanes_log_one_plus(a.high)};
 }
 /* f32_split_log */
-FSM_INLINE void f32_lanes_split_log(f32x16 maximum, f32_wide logarithm, f32x16 *hi, f32x16 *lo) {
+FSM_CORE void f32_lanes_split_log(f32x16 maximum, f32_wide logarithm, f32x16 *hi, f32x16 *lo) {
     const f64x8 low = f64x8_widen_low(maximum), high = f64x8_widen_high(maximum);
     *hi = f32x16_narrow(f64x8_add(low, logarithm.low), f64x8_add(high, logarithm.high));
     *lo = f32x16_narrow(f64x8_add(f64x8_sub(low, f64x8_widen_low(*hi)), logarithm.low),
                         f64x8_add(f64x8_sub(high, f64x8_widen_high(*hi)), logarithm.high));
+}
+
+/* f32_split, of finite totals */
+FSM_INLINE void f32_lanes_split(const f32_sum *a, f32x16 *hi, f32x16 *lo) {
+    *hi = f32x16_narrow(a->low, a->high);
+    *lo = f32x16_narrow(f64x8_sub(a->low, f64x8_widen_low(*hi)),
+                        f64x8_sub(a->high, f64x8_widen_high(*hi)));
+}
+/* total / C, and 2^(N - bias): backward.h, log_softmax_backward_row */
+FSM_INLINE f32_sum f32_lanes_unscaled(const f32_sum *total) {
+    const f64x8 inverse = f64x8_set1(F32_SCALE_INVERSE);
+    return (f32_sum){f64x8_mul(total->low, inverse), f64x8_mul(total->high, inverse)};
+}
+FSM_INLINE f32x16 f32_lanes_unbias(f32x16 steps) {
+    const f64x8 bias = f64x8_set1(F32_BIAS);
+    return f32x16_narrow(f64x8_power_of_two(f64x8_sub(f64x8_widen_low(steps), bias)),
+                         f64x8_power_of_two(f64x8_sub(f64x8_widen_high(steps), bias)));
 }
 
 /* ---- float64: a sum's hi and lo are the lanes' totals ---- */
@@ -121,8 +138,8 @@ FSM_INLINE f64_sum f64_lanes_first(f64x8 a) {
 FSM_INLINE void f64_lanes_join(f64_sum *a, const f64_sum *b) {
     f64_sum_add2(a, b->hi, b->lo);
 }
-FSM_INLINE void f64_lanes_quotient(const f64_sum *numerator, const f64_sum *total, f64x8 *hi,
-                                   f64x8 *lo) {
+FSM_CORE void f64_lanes_quotient(const f64_sum *numerator, const f64_sum *total, f64x8 *hi,
+                                 f64x8 *lo) {
     const f64x8 quotient = f64x8_div(numerator->hi, total->hi);
     const f64x8 correction = f64x8_sub(numerator->lo, f64x8_mul(total->lo, quotient));
     const f64x8 remainder =
@@ -160,6 +177,21 @@ FSM_INLINE void f64_lanes_split_log(f64x8 maximum, f64_wide logarithm, f64x8 *hi
     const f64x8 of_log = f64x8_sub(sum, maximum);
     *hi = sum;
     *lo = f64x8_add(f64x8_sub(maximum, f64x8_sub(sum, of_log)), f64x8_sub(logarithm, of_log));
+}
+FSM_INLINE void f64_lanes_split(const f64_sum *a, f64x8 *hi, f64x8 *lo) {
+    *hi = a->hi;
+    *lo = a->lo;
+}
+FSM_INLINE f64_sum f64_lanes_unscaled(const f64_sum *total) {
+    const f64x8 inverse = f64x8_set1(F64_SCALE_INVERSE);
+    const f64x8 inverse_lo = f64x8_set1(F64_SCALE_INVERSE_LO);
+    const f64x8 hi = f64x8_mul(total->hi, inverse);
+    const f64x8 residual = f64x8_fma(total->hi, inverse, lanes_negated(hi));
+    const f64x8 lo = f64x8_add(residual, f64x8_mul(total->hi, inverse_lo));
+    return (f64_sum){hi, f64x8_add(lo, f64x8_mul(total->lo, inverse))};
+}
+FSM_INLINE f64x8 f64_lanes_unbias(f64x8 steps) {
+    return f64x8_power_of_two(f64x8_sub(steps, f64x8_set1(F64_BIAS)));
 }
 
 #endif

@@ -424,7 +424,7 @@ FSM_NOINLINE void F(log_softmax_tempered)(const REAL *x, REAL *out, size_t n, co
     }
 }
 
-static void F(log_softmax_rows)(const fsm_rows *b) {
+static void F(log_softmax_along)(const fsm_rows *b) {
     const int tempered = b->temperature.tempered;
     for (size_t i = 0; i < b->rows; i++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, i);
@@ -453,7 +453,7 @@ FSM_NOINLINE REAL F(logsumexp_special)(const REAL *x, size_t n, REAL maximum) {
     return maximum;
 }
 
-static void F(logsumexp_rows)(const fsm_rows *b) {
+static void F(logsumexp_along)(const fsm_rows *b) {
     for (size_t i = 0; i < b->rows; i++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, i);
         const F(start) s = F(row_start)(F(row_max)(x, b->n), FC(LOG_CUT), &b->temperature);

@@ -15,4 +15,5 @@
 #undef CONST_ROW
 #undef SHORT
 #undef ALL_LANES
+#undef BLOCKS
 #undef SPAN

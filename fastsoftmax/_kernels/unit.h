@@ -43,8 +43,8 @@ FSM_INLINE double f64_nan(void) {
 #define FC(name) F32_##name
 #define FMA fmaf
 #include "rows.h"
-#include "columns.h"
 #include "backward.h"
+#include "columns.h"
 #include "undefine.h"
 
 #define REAL double
@@ -56,8 +56,8 @@ FSM_INLINE double f64_nan(void) {
 #define FC(name) F64_##name
 #define FMA fma
 #include "rows.h"
-#include "columns.h"
 #include "backward.h"
+#include "columns.h"
 #include "undefine.h"
 
 static void from_f16(float *out, const uint16_t *x, size_t n) {

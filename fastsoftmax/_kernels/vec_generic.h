@@ -54,7 +54,7 @@ FSM_INLINE f32x16 f32x16_mul(f32x16 a, f32x16 b) {
     FSM_LANES(f32x16, 16, a.v[i] * b.v[i]);
 }
 /* a * b + c, rounded once. */
-FSM_INLINE f32x16 f32x16_fma(f32x16 a, f32x16 b, f32x16 c) {
+FSM_CORE f32x16 f32x16_fma(f32x16 a, f32x16 b, f32x16 c) {
     FSM_LANES(f32x16, 16, fmaf(a.v[i], b.v[i], c.v[i]));
 }
 /* The larger; b where either is NaN. */
@@ -153,7 +153,7 @@ FSM_INLINE f32x16 f32x16_where_equal(f32x16 a, f32x16 b, f32x16 yes, f32x16 no) 
     FSM_LANES(f32x16, 16, a.v[i] == b.v[i] ? yes.v[i] : no.v[i]);
 }
 /* Four elements of each of 16 rows, `stride` bytes apart: element c of row r is lane r of a[c]. */
-FSM_INLINE void f32x16_load_group(const float *p, ptrdiff_t stride, f32x16 *a) {
+FSM_CORE void f32x16_load_group(const float *p, ptrdiff_t stride, f32x16 *a) {
     for (int r = 0; r < 16; r++) {
         const float *row = (const float *)((const char *)p + r * stride);
         for (int c = 0; c < 4; c++) {
@@ -161,7 +161,7 @@ FSM_INLINE void f32x16_load_group(const float *p, ptrdiff_t stride, f32x16 *a) {
         }
     }
 }
-FSM_INLINE void f32x16_store_group(float *p, ptrdiff_t stride, const f32x16 *a) {
+FSM_CORE void f32x16_store_group(float *p, ptrdiff_t stride, const f32x16 *a) {
     for (int r = 0; r < 16; r++) {
         float *row = (float *)((char *)p + r * stride);
         for (int c = 0; c < 4; c++) {
@@ -170,14 +170,14 @@ FSM_INLINE void f32x16_store_group(float *p, ptrdiff_t stride, const f32x16 *a) 
     }
 }
 /* The same for 16 rows of fewer than four elements, n, one after another. */
-FSM_INLINE void f32x16_load_narrow(const float *p, size_t n, f32x16 *a) {
+FSM_CORE void f32x16_load_narrow(const float *p, size_t n, f32x16 *a) {
     for (size_t r = 0; r < 16; r++) {
         for (size_t c = 0; c < n; c++) {
             a[c].v[r] = p[r * n + c];
         }
     }
 }
-FSM_INLINE void f32x16_store_narrow(float *p, size_t n, const f32x16 *a) {
+FSM_CORE void f32x16_store_narrow(float *p, size_t n, const f32x16 *a) {
     for (size_t r = 0; r < 16; r++) {
         for (size_t c = 0; c < n; c++) {
             p[r * n + c] = a[c].v[r];
@@ -214,7 +214,7 @@ FSM_INLINE f64x8 f64x8_sub(f64x8 a, f64x8 b) {
 FSM_INLINE f64x8 f64x8_mul(f64x8 a, f64x8 b) {
     FSM_LANES(f64x8, 8, a.v[i] * b.v[i]);
 }
-FSM_INLINE f64x8 f64x8_fma(f64x8 a, f64x8 b, f64x8 c) {
+FSM_CORE f64x8 f64x8_fma(f64x8 a, f64x8 b, f64x8 c) {
     FSM_LANES(f64x8, 8, fma(a.v[i], b.v[i], c.v[i]));
 }
 FSM_INLINE f64x8 f64x8_max(f64x8 a, f64x8 b) {
@@ -301,14 +301,14 @@ FSM_INLINE f64x8 f64x8_power_of_two(f64x8 k) {
     return k;
 }
 /* Two elements of each of 8 rows, `stride` bytes apart. */
-FSM_INLINE void f64x8_load_group(const double *p, ptrdiff_t stride, f64x8 *a) {
+FSM_CORE void f64x8_load_group(const double *p, ptrdiff_t stride, f64x8 *a) {
     for (int r = 0; r < 8; r++) {
         const double *row = (const double *)((const char *)p + r * stride);
         a[0].v[r] = row[0];
         a[1].v[r] = row[1];
     }
 }
-FSM_INLINE void f64x8_store_group(double *p, ptrdiff_t stride, const f64x8 *a) {
+FSM_CORE void f64x8_store_group(double *p, ptrdiff_t stride, const f64x8 *a) {
     for (int r = 0; r < 8; r++) {
         double *row = (double *)((char *)p + r * stride);
         row[0] = a[0].v[r];
