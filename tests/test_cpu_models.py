@@ -76,7 +76,7 @@ BASELINE = ("arrays", "dispatch", "softmax_generic", "softmax_neon")
 VECTOR = re.compile(r"%([xyz]mm\d+|k[0-7])\b")
 
 
-@pytest.fixture(scope="module", params=["gcc", "clang"])
+@pytest.fixture(scope="module", params=["gcc", pytest.param("clang", marks=pytest.mark.slow)])
 def objects(request, tmp_path_factory):
     """Compile every unit as setup.py does, but for the optimisation that takes time."""
     need(request.param, "objdump", "nm")
