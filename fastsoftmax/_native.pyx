@@ -73,7 +73,6 @@ cdef extern from "kernels.h" nogil:
         ptrdiff_t x_stride
         ptrdiff_t y_stride
         ptrdiff_t out_stride
-        void *scratch
         fsm_temperature temperature
     ctypedef struct fsm_cross_entropy:
         size_t rows
@@ -106,6 +105,7 @@ cdef extern from "kernels.h" nogil:
         fsm_cross_entropy_function *cross_entropy[2]
     size_t fsm_compiled(const fsm_kernels *const **tables)
     int fsm_supported(const fsm_kernels *kernels)
+    void fsm_detect()
     uint64_t fsm_enter()
     void fsm_leave(uint64_t saved)
 
@@ -128,6 +128,9 @@ cdef extern from "arrays.h" nogil:
         fsm_operand out
         fsm_temperature temperature
     int fsm_run(fsm_job *job)
+    void fsm_run_rows(
+        const fsm_kernels *kernels, fsm_function function, fsm_dtype dtype, const fsm_rows *batch
+    )
     fsm_temperature fsm_make_temperature(double temperature, fsm_dtype dtype)
 
 cdef extern from *:
@@ -151,6 +154,9 @@ cdef extern from *:
 cdef enum:
     RELEASE_GIL_FROM = 8192
     ASK_FOR_WORKERS_FROM = 131072
+
+
+fsm_detect()
 
 
 def compiled():
@@ -470,8 +476,8 @@ cdef object lane_run(_Lane lane, PyArrayObject *x, PyObject *out, cnp.npy_intp s
     cdef fsm_rows batch
     cdef uint64_t saved
     cdef object result
-    cdef fsm_rows_function *function = (
-        lane.backend.kernels.rows[<int>lane.operation][<int>double_precision])
+    cdef const fsm_kernels *kernels = lane.backend.kernels
+    cdef fsm_dtype dtype = FSM_F64 if double_precision else FSM_F32
     if out is NULL:
         Py_INCREF(<object>descr)  # stolen by the call
         result = PyArray_NewFromDescr(
@@ -486,16 +492,15 @@ cdef object lane_run(_Lane lane, PyArrayObject *x, PyObject *out, cnp.npy_intp s
     batch.x_stride = batch.n * item
     batch.y_stride = 0
     batch.out_stride = item if single else batch.x_stride
-    batch.scratch = NULL
     batch.temperature.tempered = 0
     if size >= RELEASE_GIL_FROM:
         with nogil:
             saved = fsm_enter()
-            function(&batch)
+            fsm_run_rows(kernels, lane.operation, dtype, &batch)
             fsm_leave(saved)
     else:
         saved = fsm_enter()
-        function(&batch)
+        kernels.rows[<int>lane.operation][<int>dtype](&batch)
         fsm_leave(saved)
     if single and ndim == 1:
         return result[()]

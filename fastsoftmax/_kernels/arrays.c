@@ -1,9 +1,11 @@
 /* Design
  * A. Dimensions that are one run in memory for every operand are merged first, so that what is left is what the layout is.
- * B. Rows that are contiguous in every operand go to the kernels where they lie.
+ * B. Rows that are contiguous in every operand go to the kernels where they lie. Where the array is larger than the caches,
+ *    results go to a block in cache first and are streamed from there, past the caches: a line that is written whole need
+ *    not be read.
  * C. All else is staged: a strip of rows is gathered into scratch as contiguous rows (transposed, converted to the
  *    computing type, masked elements as -inf), computed there by the same kernels, and scattered. The scratch is a strip,
- *    never the array, and the bits are those of the contiguous row.
+ *    never the array, and the bits are those of the contiguous row. An operand that needs none of this is used as it lies.
  * D. A strip runs along the outer dimension with the smallest step in x, so that gathering reads whole cache lines.
  */
 #include "arrays.h"
@@ -13,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Results of an array that goes past the caches stay so long in one. */
+#define STREAM_BLOCK ((size_t)128 * 1024)
 /* A strip's rows take about half of a small L2. */
 #define STRIP_BYTES (256 * 1024)
 #define STRIP_ROWS 64
@@ -160,11 +164,10 @@ static void transfer_run(char *base, ptrdiff_t row_step, ptrdiff_t step, size_t 
 /* All inner dimensions, from `dimension` on. Returns the elements passed. */
 static size_t transfer(const fsm_job *job, const fsm_operand *operand, char *base, size_t rows,
                        char *packed, size_t pitch, size_t size, int dimension, int gather) {
-    const ptrdiff_t row_step =
-        job->outer_dimensions ? operand->outer[job->outer_dimensions - 1] : 0;
+    const ptrdiff_t step = job->outer_dimensions ? operand->outer[job->outer_dimensions - 1] : 0;
     const size_t extent = job->inner_shape[dimension];
     if (dimension == job->inner_dimensions - 1) {
-        transfer_run(base, row_step, operand->inner[dimension], rows, extent, packed, pitch, size,
+        transfer_run(base, step, operand->inner[dimension], rows, extent, packed, pitch, size,
                      gather);
         return extent;
     }
@@ -176,105 +179,188 @@ static size_t transfer(const fsm_job *job, const fsm_operand *operand, char *bas
     return passed;
 }
 
-static void from_bf16(float *out, const uint16_t *x, size_t count) {
-    for (size_t i = 0; i < count; i++) {
-        const uint32_t bits = (uint32_t)x[i] << 16;
-        memcpy(out + i, &bits, sizeof bits);
-    }
-}
-
-/* Ties to even; a NaN becomes the canonical one. */
-static void to_bf16(uint16_t *out, const float *x, size_t count) {
-    for (size_t i = 0; i < count; i++) {
-        uint32_t bits;
-        memcpy(&bits, x + i, sizeof bits);
-        const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-        out[i] = (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
-    }
-}
-
 typedef struct {
     char *x, *y, *out, *half;
     uint8_t *mask;
 } scratch_rows;
 
+static ptrdiff_t row_step(const fsm_job *job, const fsm_operand *operand) {
+    return job->outer_dimensions ? operand->outer[job->outer_dimensions - 1] : 0;
+}
+
+/* Whether a row of the operand is one run of elements of this size. */
+static int is_packed(const fsm_job *job, const fsm_operand *operand, size_t size) {
+    return job->inner_dimensions == 1 &&
+           (job->inner_shape[0] == 1 || operand->inner[0] == (ptrdiff_t)size);
+}
+
+static void widen(const fsm_job *job, char *to, const char *from, size_t n) {
+    if (job->dtype == FSM_F16) {
+        job->kernels->from_f16((float *)to, (const uint16_t *)from, n);
+    } else if (job->dtype == FSM_BF16) {
+        job->kernels->from_bf16((float *)to, (const uint16_t *)from, n);
+    } else {
+        memcpy(to, from, n * storage_size(job->dtype));
+    }
+}
+
+static void narrow(const fsm_job *job, char *to, const char *from, size_t n) {
+    if (job->dtype == FSM_F16) {
+        job->kernels->to_f16((uint16_t *)to, (const float *)from, n);
+    } else if (job->dtype == FSM_BF16) {
+        job->kernels->to_bf16((uint16_t *)to, (const float *)from, n);
+    } else {
+        memcpy(to, from, n * storage_size(job->dtype));
+    }
+}
+
+/* Contiguous rows of the computing type in `packed`. */
 static void gather(const fsm_job *job, const fsm_operand *operand, char *base, size_t rows,
                    size_t n, const scratch_rows *scratch, char *packed) {
-    const int narrow = job->dtype >= FSM_COMPUTE_DTYPES;
-    char *raw = narrow ? scratch->half : packed;
-    transfer(job, operand, base, rows, raw, n, storage_size(job->dtype), 0, 1);
-    if (job->dtype == FSM_F16) {
-        job->kernels->from_f16((float *)packed, (const uint16_t *)raw, rows * n);
-    } else if (job->dtype == FSM_BF16) {
-        from_bf16((float *)packed, (const uint16_t *)raw, rows * n);
+    const size_t size = storage_size(job->dtype), wide = storage_size(computing(job->dtype));
+    if (is_packed(job, operand, size)) {
+        for (size_t r = 0; r < rows; r++) {
+            widen(job, packed + r * n * wide, base + (ptrdiff_t)r * row_step(job, operand), n);
+        }
+    } else if (size == wide) {
+        transfer(job, operand, base, rows, packed, n, size, 0, 1);
+    } else {
+        transfer(job, operand, base, rows, scratch->half, n, size, 0, 1);
+        widen(job, packed, scratch->half, rows * n);
     }
 }
 
 static void scatter(const fsm_job *job, char *base, size_t rows, size_t n,
                     const scratch_rows *scratch) {
-    char *raw = scratch->out;
-    if (job->dtype == FSM_F16) {
-        raw = scratch->half;
-        job->kernels->to_f16((uint16_t *)raw, (const float *)scratch->out, rows * n);
-    } else if (job->dtype == FSM_BF16) {
-        raw = scratch->half;
-        to_bf16((uint16_t *)raw, (const float *)scratch->out, rows * n);
+    const size_t size = storage_size(job->dtype), wide = storage_size(computing(job->dtype));
+    const int single = job->function == FSM_LOGSUMEXP;
+    if (!single && is_packed(job, &job->out, size)) {
+        for (size_t r = 0; r < rows; r++) {
+            narrow(job, base + (ptrdiff_t)r * row_step(job, &job->out), scratch->out + r * n * wide,
+                   n);
+        }
+        return;
     }
-    const size_t size = storage_size(job->dtype);
-    if (job->function == FSM_LOGSUMEXP) {
-        const ptrdiff_t row_step =
-            job->outer_dimensions ? job->out.outer[job->outer_dimensions - 1] : 0;
-        transfer_run(base, row_step, 0, rows, 1, raw, 1, size, 0);
+    char *raw = scratch->out;
+    if (size != wide) {
+        raw = scratch->half;
+        narrow(job, raw, scratch->out, single ? rows : rows * n);
+    }
+    if (single) {
+        transfer_run(base, row_step(job, &job->out), 0, rows, 1, raw, 1, size, 0);
     } else {
         transfer(job, &job->out, base, rows, raw, n, size, 0, 0);
     }
 }
 
-/* The elements left out get `value`. */
-static void fill_masked(const fsm_job *job, char *packed, const uint8_t *mask, size_t count,
-                        double value) {
-    if (computing(job->dtype) == FSM_F64) {
-        double *a = (double *)packed;
-        for (size_t i = 0; i < count; i++) {
-            a[i] = mask[i] ? a[i] : value;
-        }
-    } else {
-        float *a = (float *)packed;
-        for (size_t i = 0; i < count; i++) {
-            a[i] = mask[i] ? a[i] : (float)value;
-        }
+/* What the kernels are given of one operand: a row and the step to the next. */
+typedef struct {
+    char *base;
+    ptrdiff_t step;
+} rows_at;
+
+static rows_at operand_rows(const fsm_job *job, const fsm_operand *operand, char *base, size_t rows,
+                            size_t n, const scratch_rows *scratch, char *packed) {
+    const size_t size = storage_size(computing(job->dtype));
+    if (job->dtype < FSM_COMPUTE_DTYPES && is_packed(job, operand, size)) {
+        return (rows_at){base, row_step(job, operand)};
     }
+    gather(job, operand, base, rows, n, scratch, packed);
+    return (rows_at){packed, (ptrdiff_t)(n * size)};
+}
+
+static int is_nan(const char *element, enum fsm_dtype dtype) {
+    if (dtype == FSM_F64) {
+        const double value = *(const double *)element;
+        return value != value;
+    }
+    const float value = *(const float *)element;
+    return value != value;
 }
 
 static void run_strip(const fsm_job *job, char *const base[4], size_t rows, size_t n,
                       const scratch_rows *scratch) {
-    const size_t size = storage_size(computing(job->dtype));
+    const enum fsm_dtype dtype = computing(job->dtype);
+    const size_t size = storage_size(dtype);
     const int single = job->function == FSM_LOGSUMEXP;
-    gather(job, &job->x, base[0], rows, n, scratch, scratch->x);
+    rows_at x = operand_rows(job, &job->x, base[0], rows, n, scratch, scratch->x);
+    rows_at y = {NULL, 0};
     if (job->y.base) {
-        gather(job, &job->y, base[1], rows, n, scratch, scratch->y);
+        y = operand_rows(job, &job->y, base[1], rows, n, scratch, scratch->y);
     }
+    rows_at mask = {NULL, 0};
     if (job->mask.base) {
-        transfer(job, &job->mask, base[2], rows, (char *)scratch->mask, n, 1, 0, 1);
-        fill_masked(job, scratch->x, scratch->mask, rows * n, -INFINITY);
+        mask = (rows_at){base[2], row_step(job, &job->mask)};
+        if (!is_packed(job, &job->mask, 1)) {
+            transfer(job, &job->mask, base[2], rows, (char *)scratch->mask, n, 1, 0, 1);
+            mask = (rows_at){(char *)scratch->mask, (ptrdiff_t)n};
+        }
+        for (size_t r = 0; r < rows; r++) {
+            job->kernels->select[dtype](scratch->x + r * n * size, x.base + (ptrdiff_t)r * x.step,
+                                        (const uint8_t *)mask.base + (ptrdiff_t)r * mask.step, n,
+                                        -INFINITY);
+        }
+        x = (rows_at){scratch->x, (ptrdiff_t)(n * size)};
     }
+    const int direct =
+        job->dtype < FSM_COMPUTE_DTYPES && (single || is_packed(job, &job->out, size));
+    const rows_at out = direct ? (rows_at){base[3], row_step(job, &job->out)}
+                               : (rows_at){scratch->out, (ptrdiff_t)(single ? size : n * size)};
     const fsm_rows batch = {
         .rows = rows,
         .n = n,
-        .x = scratch->x,
-        .y = scratch->y,
-        .out = scratch->out,
-        .x_stride = (ptrdiff_t)(n * size),
-        .y_stride = (ptrdiff_t)(n * size),
-        .out_stride = (ptrdiff_t)(single ? size : n * size),
+        .x = x.base,
+        .y = y.base,
+        .out = out.base,
+        .x_stride = x.step,
+        .y_stride = y.step,
+        .out_stride = out.step,
         .temperature = job->temperature,
     };
-    job->kernels->rows[job->function][computing(job->dtype)](&batch);
-    if (job->mask.base && !single) {
-        fill_masked(job, scratch->out, scratch->mask, rows * n,
-                    job->function == FSM_SOFTMAX ? 0.0 : -INFINITY);
+    job->kernels->rows[job->function][dtype](&batch);
+    if (mask.base && !single) {
+        /* A masked element weighs 0 already, unless its row is NaN throughout. */
+        const double value = job->function == FSM_SOFTMAX ? 0.0 : -INFINITY;
+        for (size_t r = 0; r < rows; r++) {
+            char *row = out.base + (ptrdiff_t)r * out.step;
+            if (is_nan(row, dtype)) {
+                job->kernels->select[dtype](
+                    row, row, (const uint8_t *)mask.base + (ptrdiff_t)r * mask.step, n, value);
+            }
+        }
     }
-    scatter(job, base[3], rows, n, scratch);
+    if (!direct) {
+        scatter(job, base[3], rows, n, scratch);
+    }
+}
+
+/* ---- rows that lie contiguous ---- */
+
+void fsm_run_rows(const fsm_kernels *kernels, enum fsm_function function, enum fsm_dtype dtype,
+                  const fsm_rows *batch) {
+    const size_t row = batch->n * storage_size(dtype);
+    char *memory = NULL;
+    if (batch->rows * row >= fsm_stream_from() && row <= STREAM_BLOCK &&
+        function != FSM_LOGSUMEXP && batch->out != batch->x && batch->out != batch->y &&
+        batch->out_stride == (ptrdiff_t)row) {
+        memory = malloc(STREAM_BLOCK + 64);
+    }
+    if (!memory) {
+        kernels->rows[function][dtype](batch);
+        return;
+    }
+    char *const block = memory + (64 - (uintptr_t)memory % 64) % 64;
+    const size_t rows = STREAM_BLOCK / row;
+    fsm_rows part = *batch;
+    part.out = block;
+    for (size_t first = 0; first < batch->rows; first += rows) {
+        part.rows = batch->rows - first < rows ? batch->rows - first : rows;
+        part.x = (const char *)batch->x + (ptrdiff_t)first * batch->x_stride;
+        part.y = batch->y ? (const char *)batch->y + (ptrdiff_t)first * batch->y_stride : NULL;
+        kernels->rows[function][dtype](&part);
+        kernels->stream((char *)batch->out + first * row, block, part.rows * row);
+    }
+    free(memory);
 }
 
 /* ---- the two ways through the outer dimensions ---- */
@@ -312,7 +398,7 @@ static void for_each_prefix(const fsm_job *job, size_t n, const scratch_rows *sc
                 .out_stride = last >= 0 ? job->out.outer[last] : 0,
                 .temperature = job->temperature,
             };
-            job->kernels->rows[job->function][job->dtype](&batch);
+            fsm_run_rows(job->kernels, job->function, job->dtype, &batch);
         }
         int d = last - 1;
         for (; d >= 0; d--) {

@@ -31,6 +31,10 @@ typedef struct {
  * case nothing was written. */
 int fsm_run(fsm_job *job);
 
+/* Calls the kernel on contiguous rows, in the environment of fsm_enter. */
+void fsm_run_rows(const fsm_kernels *kernels, enum fsm_function function, enum fsm_dtype dtype,
+                  const fsm_rows *batch);
+
 /* T as the kernels want it, for arithmetic in `dtype`. T > 0 and finite. */
 fsm_temperature fsm_make_temperature(double temperature, enum fsm_dtype dtype);
 

@@ -277,7 +277,7 @@ FSM_INLINE void F(across)(const fsm_rows *b, F(columns_function) *columns, size_
 }
 
 static void F(softmax_rows)(const fsm_rows *b) {
-    if (b->n < SHORT && b->rows > 1 && !b->scratch) {
+    if (b->n < SHORT && b->rows > 1) {
         F(across)(b, F(softmax_columns), SPAN, F(softmax_along), b->n);
     } else {
         F(softmax_along)(b);

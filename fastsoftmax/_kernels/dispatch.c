@@ -28,6 +28,17 @@ size_t fsm_compiled(const fsm_kernels *const **tables) {
     return sizeof compiled / sizeof compiled[0];
 }
 
+/* Input and results then fill the last-level cache. What a virtual machine or a large server reports is shared with others:
+ * half of 64 MiB at most. */
+#define STREAM_FROM_AT_MOST ((size_t)32 << 20)
+#define STREAM_FROM_UNKNOWN ((size_t)16 << 20)
+
+static size_t stream_from = STREAM_FROM_UNKNOWN;
+
+size_t fsm_stream_from(void) {
+    return stream_from;
+}
+
 #if FSM_X86_64
 
 static void cpuid(unsigned leaf, unsigned subleaf, unsigned registers[4]) {
@@ -47,6 +58,28 @@ static uint64_t saved_states(void) {
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return (uint64_t)high << 32 | low;
 #endif
+}
+
+/* Bytes of the last-level cache; 0 where the CPU does not say (leaf 4, AMD's 0x8000001D in the same form). */
+static size_t last_level_cache(void) {
+    size_t largest = 0;
+    unsigned r[4];
+    cpuid(0, 0, r);
+    unsigned leaf = r[0] >= 4 ? 4 : 0;
+    if (r[2] == 0x444d4163u) { /* AuthenticAMD */
+        cpuid(0x80000000u, 0, r);
+        leaf = r[0] >= 0x8000001du ? 0x8000001du : 0;
+    }
+    for (unsigned i = 0; leaf && i < 8; i++) {
+        cpuid(leaf, i, r);
+        if (!(r[0] & 31u)) {
+            break;
+        }
+        const size_t ways = (r[1] >> 22) + 1, partitions = (r[1] >> 12 & 1023u) + 1;
+        const size_t size = ways * partitions * ((r[1] & 4095u) + 1) * ((size_t)r[2] + 1);
+        largest = size > largest ? size : largest;
+    }
+    return largest;
 }
 
 #define BIT(n) (1u << (n))
@@ -81,6 +114,13 @@ int fsm_supported(const fsm_kernels *kernels) {
     return ALL(extended, BIT(16) | BIT(17) | BIT(30) | BIT(31)) && ALL(states, 0xe6u);
 }
 
+void fsm_detect(void) {
+    const size_t half = last_level_cache() / 2;
+    stream_from = !half                        ? STREAM_FROM_UNKNOWN
+                  : half < STREAM_FROM_AT_MOST ? half
+                                               : STREAM_FROM_AT_MOST;
+}
+
 /* MXCSR: all exceptions masked, round to nearest, no flush-to-zero, no denormals-are-zero; the low six bits are flags. */
 #define MXCSR_DEFAULT 0x1f80u
 #define MXCSR_FLAGS 0x3fu
@@ -100,6 +140,9 @@ void fsm_leave(uint64_t saved) {
 }
 
 #elif FSM_AARCH64
+
+void fsm_detect(void) {
+}
 
 int fsm_supported(const fsm_kernels *kernels) {
     (void)kernels; /* Advanced SIMD is part of the base architecture. */
@@ -138,6 +181,9 @@ void fsm_leave(uint64_t saved) {
 }
 
 #else
+
+void fsm_detect(void) {
+}
 
 int fsm_supported(const fsm_kernels *kernels) {
     (void)kernels;

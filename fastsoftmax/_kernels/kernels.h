@@ -19,8 +19,6 @@ typedef struct {
     const void *y; /* IN: output of the forward pass (backward functions) */
     void *out;     /* OUT: n elements a row; logsumexp: one; may be x or y */
     ptrdiff_t x_stride, y_stride, out_stride;
-    void *
-        scratch; /* n elements: weights go there and only results to `out`, past the caches; or NULL */
     fsm_temperature temperature;
 } fsm_rows;
 
@@ -66,11 +64,22 @@ typedef struct {
     fsm_cross_entropy_function *cross_entropy[FSM_COMPUTE_DTYPES];
     void (*from_f16)(float *out, const uint16_t *x, size_t n);
     void (*to_f16)(uint16_t *out, const float *x, size_t n);
+    void (*from_bf16)(float *out, const uint16_t *x, size_t n);
+    void (*to_bf16)(uint16_t *out, const float *x, size_t n);
+    /* out = x where the mask is not 0, else `other`; out may be x. */
+    void (*select[FSM_COMPUTE_DTYPES])(void *out, const void *x, const uint8_t *mask, size_t n,
+                                       double other);
+    /* A copy that leaves the caches to others. */
+    void (*stream)(void *to, const void *from, size_t bytes);
 } fsm_kernels;
 
 /* Best first; `supported` says whether this CPU and its operating system can run one. */
 size_t fsm_compiled(const fsm_kernels *const **tables);
 int fsm_supported(const fsm_kernels *kernels);
+
+/* Results of so many bytes go past the caches. fsm_detect, to be called once before any kernel, reads the CPU's cache sizes. */
+void fsm_detect(void);
+size_t fsm_stream_from(void);
 
 /* The default floating-point environment (round to nearest, gradual underflow, no traps) while kernels run.
  * fsm_enter returns what fsm_leave needs to restore the caller's. */

@@ -247,24 +247,6 @@ FSM_INLINE void F(scale_row)(REAL *out, const REAL *w, size_t n, REAL inv_hi, RE
     }
 }
 
-/* The same past the caches: whole lines stream, the ends of the row are stored. */
-FSM_INLINE void F(stream_row)(REAL *out, const REAL *w, size_t n, REAL inv_hi, REAL inv_lo) {
-    const VEC hi = V(set1)(inv_hi), lo = V(set1)(inv_lo);
-    size_t i = (-(uintptr_t)out & 63) / sizeof(REAL);
-    if (i > n) {
-        i = n;
-    }
-    if (i) {
-        V(store_partial)(out, F(normalised)(V(load_partial)(w, i, 0), hi, lo), i);
-    }
-    for (; i + LANES <= n; i += LANES) {
-        V(stream)(out + i, F(normalised)(V(load)(w + i), hi, lo));
-    }
-    if (i < n) {
-        V(store_partial)(out + i, F(normalised)(V(load_partial)(w + i, n - i, 0), hi, lo), n - i);
-    }
-}
-
 /* A few rows at a time, phase by phase: what a row waits for (its maximum, its sum, the division) is computed while the
  * processor has the other rows to go on with. */
 static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
@@ -277,8 +259,7 @@ static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
     }
     for (size_t g = 0; g < rows; g++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
-        REAL *w =
-            b->scratch ? (REAL *)b->scratch + g * b->n : ROW(b->out, b->out_stride, first + g);
+        REAL *w = ROW(b->out, b->out_stride, first + g);
         total[g] = F(weights)(x, w, b->n, (ptrdiff_t)rows * b->x_stride, &start[g],
                               b->temperature.tempered);
     }
@@ -289,8 +270,6 @@ static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
         REAL *out = ROW(b->out, b->out_stride, first + g);
         if (FSM_UNLIKELY(total[g].hi != total[g].hi)) {
             F(fill_nan)(out, b->n);
-        } else if (b->scratch) {
-            F(stream_row)(out, (const REAL *)b->scratch + g * b->n, b->n, hi[g], lo[g]);
         } else {
             F(scale_row)(out, out, b->n, hi[g], lo[g]);
         }
@@ -355,7 +334,7 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
 
 static void F(softmax_along)(const fsm_rows *b) {
 #ifndef FSM_CORE_CALLED
-    if (!b->temperature.tempered && !b->scratch) {
+    if (!b->temperature.tempered) {
         switch ((b->n + LANES - 1) / LANES) {
             SHORT_ROWS(1);
             SHORT_ROWS(2);
@@ -374,9 +353,6 @@ static void F(softmax_along)(const fsm_rows *b) {
     const size_t group = fit < 1 ? 1 : fit > GROUP ? GROUP : fit;
     for (size_t i = 0; i < b->rows; i += group) {
         F(softmax_group)(b, i, b->rows - i < group ? b->rows - i : group);
-    }
-    if (b->scratch) {
-        vec_fence();
     }
 }
 

@@ -84,6 +84,55 @@ static void to_f16(uint16_t *out, const float *x, size_t n) {
     }
 }
 
+static void from_bf16(float *out, const uint16_t *x, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t bits = (uint32_t)x[i] << 16;
+        memcpy(out + i, &bits, sizeof bits);
+    }
+}
+
+/* Ties to even; a NaN becomes the canonical one. */
+static void to_bf16(uint16_t *out, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+        out[i] = (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+    }
+}
+
+static void select_f32(void *out, const void *x, const uint8_t *mask, size_t n, double other) {
+    const float *from = x;
+    float *to = out, value = (float)other;
+    for (size_t i = 0; i < n; i++) {
+        const float given = from[i];
+        to[i] = mask[i] ? given : value;
+    }
+}
+
+static void select_f64(void *out, const void *x, const uint8_t *mask, size_t n, double other) {
+    const double *from = x;
+    double *to = out;
+    for (size_t i = 0; i < n; i++) {
+        const double given = from[i];
+        to[i] = mask[i] ? given : other;
+    }
+}
+
+static void stream(void *to, const void *from, size_t bytes) {
+    char *out = to;
+    const char *in = from;
+    size_t head = -(uintptr_t)out & 63;
+    head = head < bytes ? head : bytes;
+    memcpy(out, in, head);
+    size_t i = head;
+    for (; i + 64 <= bytes; i += 64) {
+        f32x16_stream((float *)(out + i), f32x16_load((const float *)(in + i)));
+    }
+    memcpy(out + i, in + i, bytes - i);
+    vec_fence();
+}
+
 const fsm_kernels FSM_PASTE(fsm_, FSM_UNIT) = {
     .name = FSM_STRING(FSM_UNIT),
     .rows =
@@ -98,4 +147,8 @@ const fsm_kernels FSM_PASTE(fsm_, FSM_UNIT) = {
     .cross_entropy = {f32_cross_entropy_rows, f64_cross_entropy_rows},
     .from_f16 = from_f16,
     .to_f16 = to_f16,
+    .from_bf16 = from_bf16,
+    .to_bf16 = to_bf16,
+    .select = {select_f32, select_f64},
+    .stream = stream,
 };

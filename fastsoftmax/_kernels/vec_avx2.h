@@ -238,10 +238,6 @@ FSM_INLINE void f64x8_store_partial(double *p, f64x8 x, size_t count) {
         _mm256_maskstore_pd(p + 4, f64_first(count - 4), x.b);
     }
 }
-FSM_INLINE void f64x8_stream(double *p, f64x8 x) {
-    _mm256_stream_pd(p, x.a);
-    _mm256_stream_pd(p + 4, x.b);
-}
 FSM_INLINE f64x8 f64x8_add(f64x8 x, f64x8 y) {
     return (f64x8){_mm256_add_pd(x.a, y.a), _mm256_add_pd(x.b, y.b)};
 }

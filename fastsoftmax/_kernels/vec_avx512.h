@@ -195,9 +195,6 @@ FSM_INLINE void f64x8_store(double *p, f64x8 a) {
 FSM_INLINE void f64x8_store_partial(double *p, f64x8 a, size_t count) {
     _mm512_mask_storeu_pd(p, f64_first(count), a);
 }
-FSM_INLINE void f64x8_stream(double *p, f64x8 a) {
-    _mm512_stream_pd(p, a);
-}
 FSM_INLINE f64x8 f64x8_add(f64x8 a, f64x8 b) {
     return _mm512_add_pd(a, b);
 }
