@@ -119,8 +119,14 @@ FSM_INLINE F(sum) F(columns_fold)(F(sum) *lane, size_t n) {
 FSM_CORE F(sum) F(columns_sum)(const VEC *a, size_t n) {
     F(sum) lane[LANES];
     for (size_t i = 0; i < n && i < LANES; i++) {
-        const int pair = LANES < SHORT && i + LANES < n;
-        lane[i] = F(lanes_first)(pair ? V(add)(a[i], a[(i + LANES) % SHORT]) : a[i]);
+        if (LANES < SHORT && i + LANES < n) {
+            F(mass) mass = F(mass_start)();
+            F(mass_add_pair)(&mass, a[i], a[(i + LANES) % SHORT]);
+            lane[i] = F(sum_zero)();
+            F(mass_end)(&lane[i], &mass);
+        } else {
+            lane[i] = F(lanes_first)(a[i]);
+        }
     }
     return F(columns_fold)(lane, n < LANES ? n : LANES);
 }
