@@ -179,9 +179,11 @@ FSM_INLINE void f32x16_store_narrow(float *p, size_t n, const f32x16 *a) {
     }
     for (int q = 0; q < 4; q++) {
         if (n == 2) {
-            vst2q_f32(p + 8 * q, (float32x4x2_t){{a[0].v[q], a[1].v[q]}});
+            const float32x4x2_t rows = {{a[0].v[q], a[1].v[q]}};
+            vst2q_f32(p + 8 * q, rows);
         } else {
-            vst3q_f32(p + 12 * q, (float32x4x3_t){{a[0].v[q], a[1].v[q], a[2].v[q]}});
+            const float32x4x3_t rows = {{a[0].v[q], a[1].v[q], a[2].v[q]}};
+            vst3q_f32(p + 12 * q, rows);
         }
     }
 }
