@@ -115,17 +115,22 @@ FSM_INLINE F(sum) F(columns_fold)(F(sum) *lane, size_t n) {
     return lane[0];
 }
 
-/* The row's sum of weights. Absent terms are +0 and left out. */
-FSM_CORE F(sum) F(columns_sum)(const VEC *a, size_t n) {
+/* The row's sum of weights, as of a softmax (whole) or of a logarithm. Absent terms are +0 and left out. */
+FSM_CORE F(sum) F(columns_sum)(const VEC *a, size_t n, int whole) {
     F(sum) lane[LANES];
     for (size_t i = 0; i < n && i < LANES; i++) {
-        if (LANES < SHORT && i + LANES < n) {
+        if (LANES == SHORT || i + LANES >= n) {
+            lane[i] = F(lanes_first)(a[i]);
+            continue;
+        }
+        const VEC other = a[(i + LANES) % SHORT];
+        if (whole) {
             F(mass) mass = F(mass_start)();
-            F(mass_add_pair)(&mass, a[i], a[(i + LANES) % SHORT]);
+            F(mass_add_pair)(&mass, a[i], other);
             lane[i] = F(sum_zero)();
             F(mass_end)(&lane[i], &mass);
         } else {
-            lane[i] = F(lanes_first)(a[i]);
+            lane[i] = F(lanes_first)(V(add)(a[i], other));
         }
     }
     return F(columns_fold)(lane, n < LANES ? n : LANES);
@@ -177,7 +182,7 @@ FSM_INLINE int F(softmax_columns_of)(const fsm_rows *b, size_t first, const size
         }
     }
     for (int k = 0; k < BLOCKS; k++) {
-        total[k] = F(columns_sum)(a[k], n);
+        total[k] = F(columns_sum)(a[k], n, 1);
     }
     for (int k = 0; k < BLOCKS; k++) {
         F(lanes_inverse)(&total[k], &hi[k], &lo[k]);
@@ -308,7 +313,7 @@ FSM_CORE int F(columns_log)(const fsm_rows *b, size_t first, VEC *a, VEC *hi, VE
         wanted = V(where_equal)(a[i], wanted, found, wanted);
         w[i] = F(weight)(kept, &s.row, 0, 0);
     }
-    const F(sum) others = F(columns_sum)(w, n);
+    const F(sum) others = F(columns_sum)(w, n, 0);
     const F(sum) top = F(lanes_top_weight)(s.top, s.residual, s.steps);
     const F(wide) logarithm = F(lanes_log_one_plus)(F(lanes_ratio)(&others, &top));
     F(lanes_split_log)(s.maximum, logarithm, hi, lo);
