@@ -39,7 +39,9 @@
 
 /* How the exp core is compiled into the algorithms: inlined where a vector is a few registers, called where it is loops (the
    generic unit), which keeps that unit's code and build time small. */
-#ifdef FSM_CORE_CALLED
+#if defined(FSM_CORE_CALLED) && defined(__GNUC__) && !defined(__clang__)
+#define FSM_CORE static __attribute__((noinline, noclone, unused))
+#elif defined(FSM_CORE_CALLED)
 #define FSM_CORE FSM_NOINLINE
 #else
 #define FSM_CORE FSM_INLINE

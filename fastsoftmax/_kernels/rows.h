@@ -38,7 +38,7 @@ FSM_INLINE void F(fill_nan)(REAL *out, size_t n) {
 }
 
 /* The largest element; NaNs are passed over where possible (they reach the sum anyway). */
-FSM_INLINE REAL F(row_max)(const REAL *x, size_t n) {
+FSM_CORE REAL F(row_max)(const REAL *x, size_t n) {
     VEC m0 = V(set1)(-INFINITY), m1 = m0, m2 = m0, m3 = m0;
     size_t i = 0;
     for (; i + BLOCK <= n; i += BLOCK) {
@@ -57,7 +57,7 @@ FSM_INLINE REAL F(row_max)(const REAL *x, size_t n) {
 }
 
 /* Index of the first element equal to `value`; n if there is none. */
-FSM_INLINE size_t F(row_find)(const REAL *x, size_t n, REAL value) {
+FSM_CORE size_t F(row_find)(const REAL *x, size_t n, REAL value) {
     const VEC wanted = V(set1)(value);
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
@@ -101,8 +101,8 @@ FSM_INLINE F(start) F(row_start)(REAL maximum, REAL cut, const fsm_temperature *
 
 /* Weights of up to four vectors from x, stored to w when given; they join the mass or the sum, whichever is given.
  * What lies `ahead` bytes further, the next row, is fetched meanwhile: finding its maximum is bound by memory, this is not. */
-FSM_INLINE void F(block)(const REAL *x, REAL *w, size_t count, ptrdiff_t ahead, const F(row) *row,
-                         int shifted, int tempered, F(mass) *mass, F(sum) *sum) {
+FSM_CORE void F(block)(const REAL *x, REAL *w, size_t count, ptrdiff_t ahead, const F(row) *row,
+                       int shifted, int tempered, F(mass) *mass, F(sum) *sum) {
     const VEC zero = V(set1)(0);
     VEC a[4];
     const int vectors = count > 3 * LANES ? 4 : count > 2 * LANES ? 3 : count > LANES ? 2 : 1;
@@ -226,7 +226,7 @@ FSM_INLINE VEC F(normalised)(VEC w, VEC hi, VEC lo) {
 }
 
 /* out = w * (hi + lo); out may be w. */
-FSM_INLINE void F(scale_row)(REAL *out, const REAL *w, size_t n, REAL inv_hi, REAL inv_lo) {
+FSM_CORE void F(scale_row)(REAL *out, const REAL *w, size_t n, REAL inv_hi, REAL inv_lo) {
     const VEC hi = V(set1)(inv_hi), lo = V(set1)(inv_lo);
     size_t i = 0;
     for (; i + BLOCK <= n; i += BLOCK) {
