@@ -111,15 +111,16 @@ class NumpyBackend:
         n = logits.shape[-1]
         labels = labels[..., np.newaxis] if by_index else labels
 
-        def targets(labels: Array, tile: Index) -> Array:
-            if by_index:
-                hot = labels.reshape(-1, 1) == np.arange(n)[tile[-1] if tile else slice(None)]
-                given = hot.astype(_wide(logits))
-            else:
-                given = _load(labels, tile, 1)
+        def shares(labels: Array, tile: Index) -> Array:
+            if not by_index:
+                return _load(labels, tile, 1)
+            hot = labels.reshape(-1, 1) == np.arange(n)[tile[-1] if tile else slice(None)]
+            return hot.astype(_wide(logits))
+
+        def smoothed(share: Array, uniform: float) -> Array:
             if label_smoothing == 0:
-                return given
-            return given * (1 - label_smoothing) + label_smoothing / n
+                return share
+            return share * (1 - label_smoothing) + label_smoothing * uniform
 
         with np.errstate(all="ignore"):
             for x, t, loss, grad in _blocks(1, logits, labels, loss[..., np.newaxis], grad):
@@ -127,17 +128,19 @@ class NumpyBackend:
                 losses: Any = 0.0
                 mass: Any = 0.0
                 for tile, part in rows.parts():
-                    target = targets(t, tile)
+                    share = shares(t, tile)
+                    target = smoothed(share, 1 / n)
                     # A class that is not asked for contributes nothing, impossible (-inf) or not.
                     terms = np.where(target == 0, 0.0, target * part.log_softmax(rows.total))
                     losses = losses - _add(terms)
-                    mass = mass + _add(target)
+                    mass = mass + _add(share)
                 _store(loss, (), np.where(np.isnan(rows.shift), np.nan, losses))
                 if grad is None:
                     continue
+                mass = 1.0 if by_index else smoothed(mass, 1.0)
                 for tile, part in rows.parts():
-                    target = targets(t, tile)
-                    gradient = part.softmax(rows.total) * (1.0 if by_index else mass) - target
+                    target = smoothed(shares(t, tile), 1 / n)
+                    gradient = part.softmax(rows.total) * mass - target
                     if by_index and label_smoothing == 0:  # 1 - p without its cancellation
                         gradient = np.where(target == 1, -part.complement(rows.total), gradient)
                     _store(grad, tile, gradient)

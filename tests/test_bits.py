@@ -240,6 +240,19 @@ def test_the_same_bits_in_any_batch_and_at_any_place(native_fs, call, dtype, n):
     assert_same(call(native_fs, x[order], y[order]), expected[order])
 
 
+@pytest.mark.parametrize("n", range(1, 18))
+def test_the_same_bits_of_short_rows_in_batches_of_any_size(native_fs, call, dtype, n):
+    """A kernel may take short rows across, a lane for each, or leave some to another."""
+    x, y = sample(dtype, n, rows=70)
+    expected = alone(native_fs, call, x, y)
+    for rows in (*range(1, 40), 47, 64, 70):
+        last = len(x) - rows // 2 if rows < 70 else len(x)
+        got = call(native_fs, x[last - rows : last], y[last - rows : last])
+        assert_same(got, expected[last - rows : last])
+    assert_same(call(native_fs, x[::-1], y[::-1]), expected[::-1])
+    assert_same(call(native_fs, x.T, y.T, 0).T, expected)
+
+
 @pytest.mark.parametrize("n", LENGTHS)
 def test_the_same_bits_at_any_offset(native_fs, call, dtype, n):
     x, y = (a[:4] for a in sample(dtype, n))

@@ -17,7 +17,9 @@ if not hasattr(mmap, "MAP_ANONYMOUS"):
     pytest.skip("needs mprotect", allow_module_level=True)
 
 PAGE = mmap.PAGESIZE
-LENGTHS = range(1, 301)
+SHAPES = [(1, n) for n in range(1, 301)]
+# Short rows that a kernel may take across, with a remainder.
+SHAPES += [(rows, n) for rows in (8, 16, 23, 37) for n in range(1, 18)]
 FILL = 0xA5
 PROT_NONE = 0
 
@@ -66,14 +68,15 @@ class Fenced:
 
 def call(fs, function, x, y, out):
     """Call a function with operands and `out` in fenced memory."""
-    n = x.shape[-1]
+    rows, n = x.shape
     if function.startswith("cross-entropy"):
         # The public function makes its own results.
-        labels = y if function.endswith("targets") else np.array([n // 2])
-        loss = np.empty(1, x.dtype)
+        labels = y if function.endswith("targets") else np.full(rows, n // 2)
+        loss = np.empty(rows, x.dtype)
         fs._backend.softmax_cross_entropy(x, labels, loss, out, 0.1)
     elif function == "segment_softmax":
-        fs.segment_softmax(x[0], [0, n // 2, n], out=out[0])
+        pointers = [0, n // 2, *range(n, rows * n + 1, n)]
+        fs.segment_softmax(x.ravel(), pointers, out=out.ravel())
     elif function.endswith("backward"):
         getattr(fs, function)(x, y, out=out)
     else:
@@ -83,15 +86,15 @@ def call(fs, function, x, y, out):
 
 
 def try_function(fs, function, dtype):
-    """Run in the child: every length, each end of each operand, `out` apart and in place."""
-    fences = [Fenced(LENGTHS[-1] * 8) for _ in range(3)]
+    """Run in the child: every shape, each end of each operand, `out` apart and in place."""
+    fences = [Fenced(max(rows * n for rows, n in SHAPES) * 8) for _ in range(3)]
     rng = np.random.default_rng(0)
-    for n in LENGTHS:
-        values = rng.normal(0, 5, (1, n)).astype(dtype)
-        second = rng.random((1, n)).astype(dtype)
+    for shape in SHAPES:
+        values = rng.normal(0, 5, shape).astype(dtype)
+        second = rng.random(shape).astype(dtype)
         result = values[:, 0] if function == "logsumexp" else values
         for ends in np.ndindex(2, 2, 2):
-            print(function, n, ends, flush=True)
+            print(function, shape, ends, flush=True)
             operands = zip(fences, (values, second, result), ends, strict=True)
             x, y, out = (fence.flush(a, end) for fence, a, end in operands)
             call(fs, function, x, y, out)

@@ -183,10 +183,16 @@ static REAL F(entropy_row)(const F(entropy) *given, const fsm_temperature *plain
         const double at_label = e.target ? 0 : (double)e.grad[e.label];
         F(entropy_grad)(&e, hi, lo);
         if (!e.target) {
-            /* 1 - softmax at the label, without cancellation where the label is the maximum. */
-            const double missing =
-                e.label == e.top ? ratio / (1.0 + ratio) : 1.0 - at_label / total.hi;
-            e.grad[e.label] = (REAL)((1.0 - e.keep - e.spread) - missing);
+            /* softmax - t at the label; for a large t as (1 - t) - (1 - softmax), without the cancellation. */
+            const double t = e.keep + e.spread;
+            const int is_top = e.label == e.top;
+            if (t < 0.5) {
+                const double y = is_top ? 1.0 / (1.0 + ratio) : at_label / total.hi;
+                e.grad[e.label] = (REAL)(y - t);
+            } else {
+                const double missing = is_top ? ratio / (1.0 + ratio) : 1.0 - at_label / total.hi;
+                e.grad[e.label] = (REAL)((1.0 - e.keep - e.spread) - missing);
+            }
         }
         F(canonical_nans)(e.grad, e.n);
     }
