@@ -33,11 +33,19 @@ def test_the_first_example_prints_what_the_readme_shows():
     assert run(code)[1] == output
 
 
-def test_the_training_example_learns_as_well_as_it_says():
-    pytest.importorskip("sklearn")
+def test_the_training_example_learns_as_well_as_scikit_learn():
+    neural_network = pytest.importorskip("sklearn.neural_network")
     names, _ = run(EXAMPLES[1][0])
     assert names["accuracy"] >= 0.96
     assert names["loss"].mean() < 0.1
+    rival = neural_network.MLPClassifier((64, 64), random_state=0, max_iter=300)
+    rival.fit(names["x_train"], names["y_train"])
+    assert names["accuracy"] >= rival.score(names["x_test"], names["y_test"]) - 0.01
+
+
+def test_the_masked_softmax_layer_of_keras():
+    got = fastsoftmax.softmax([1, 2, 1], where=[True, False, True])
+    np.testing.assert_array_equal(got, [0.5, 0, 0.5])
 
 
 def parameters(function):
