@@ -10,7 +10,7 @@ import pytest
 
 
 def test_scipys_tests_pass_with_our_functions(backend_name):
-    pytest.importorskip("scipy.special.tests.test_logsumexp")
+    pytest.importorskip("scipy")
     paths = [str(Path(__file__).parent), *filter(None, sys.path)]
     environment = {
         **os.environ,
