@@ -143,22 +143,25 @@ FSM_INLINE void F(entropy_grad)(const F(entropy) *e, REAL hi, REAL lo) {
     }
 }
 
-static REAL F(entropy_row)(const F(entropy) *given, const fsm_temperature *plain) {
-    F(entropy) e = *given;
-    const F(start) s = F(row_start)(F(row_max)(e.x, e.n), FC(LOG_CUT), plain);
-    e.top = F(row_find)(e.x, e.n, s.maximum);
-    const pair others = F(others)(e.x, e.grad, e.n, 0, e.top, &s, 0);
-    const pair top = F(top_weight)(s.top_hi, s.top_lo, s.steps);
-    const double ratio = F(ratio)(others, top);
-    const double logarithm = log_one_plus(ratio);
-    if (FSM_UNLIKELY(F(no_answer)(&s, logarithm))) {
+/* The row's logarithm, phase by phase for a few rows (rows.h, softmax_group). */
+typedef struct {
+    F(start) start;
+    pair others, top;
+    double ratio, logarithm;
+} F(entropy_sums);
+
+static REAL F(entropy_row)(const F(entropy) *given, const F(entropy_sums) *sums) {
+    const F(entropy) e = *given;
+    const pair others = sums->others, top = sums->top;
+    const double ratio = sums->ratio;
+    if (FSM_UNLIKELY(F(no_answer)(&sums->start, sums->logarithm))) {
         if (e.grad) {
             F(fill_nan)(e.grad, e.n);
         }
         return FC(NAN);
     }
     REAL log_hi, log_lo;
-    F(split_log)(s.maximum, logarithm, &log_hi, &log_lo);
+    F(split_log)(sums->start.maximum, sums->logarithm, &log_hi, &log_lo);
     pair mass = {1.0, 0.0};
     REAL loss = 0;
     if (!e.target) {
@@ -201,16 +204,36 @@ static REAL F(entropy_row)(const F(entropy) *given, const fsm_temperature *plain
 
 static void F(cross_entropy_rows)(const fsm_cross_entropy *b) {
     const fsm_temperature plain = {0, 1.0, 1.0, 0.0};
-    for (size_t row = 0; row < b->rows; row++) {
-        const F(entropy) e = {
-            .x = CONST_ROW(b->x, b->x_stride, row),
-            .target = b->target ? CONST_ROW(b->target, b->target_stride, row) : NULL,
-            .grad = b->grad ? ROW(b->grad, b->grad_stride, row) : NULL,
-            .n = b->n,
-            .label = b->label ? (size_t)b->label[row] : 0,
-            .keep = 1.0 - b->smoothing,
-            .spread = b->smoothing / (double)b->n,
-        };
-        ((REAL *)b->loss)[row] = F(entropy_row)(&e, &plain);
+    F(entropy) e[GROUP];
+    F(entropy_sums) sums[GROUP];
+    for (size_t first = 0; first < b->rows; first += GROUP) {
+        const size_t rows = b->rows - first < GROUP ? b->rows - first : GROUP;
+        for (size_t g = 0; g < rows; g++) {
+            const size_t row = first + g;
+            e[g] = (F(entropy)){
+                .x = CONST_ROW(b->x, b->x_stride, row),
+                .target = b->target ? CONST_ROW(b->target, b->target_stride, row) : NULL,
+                .grad = b->grad ? ROW(b->grad, b->grad_stride, row) : NULL,
+                .n = b->n,
+                .label = b->label ? (size_t)b->label[row] : 0,
+                .keep = 1.0 - b->smoothing,
+                .spread = b->smoothing / (double)b->n,
+            };
+            sums[g].start = F(row_start)(F(row_max)(e[g].x, b->n), FC(LOG_CUT), &plain);
+        }
+        for (size_t g = 0; g < rows; g++) {
+            const F(start) *s = &sums[g].start;
+            e[g].top = F(row_find)(e[g].x, b->n, s->maximum);
+            sums[g].others = F(others)(e[g].x, e[g].grad, b->n, 0, e[g].top, s, 0);
+        }
+        for (size_t g = 0; g < rows; g++) {
+            const F(start) *s = &sums[g].start;
+            sums[g].top = F(top_weight)(s->top_hi, s->top_lo, s->steps);
+            sums[g].ratio = F(ratio)(sums[g].others, sums[g].top);
+            sums[g].logarithm = log_one_plus(sums[g].ratio);
+        }
+        for (size_t g = 0; g < rows; g++) {
+            ((REAL *)b->loss)[first + g] = F(entropy_row)(&e[g], &sums[g]);
+        }
     }
 }

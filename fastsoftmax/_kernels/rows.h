@@ -16,6 +16,7 @@
     ((const REAL *)((const char *)(base) + (ptrdiff_t)(i) * (stride)))
 
 #define BLOCK (4 * LANES)
+#define NO_SKIP ((size_t)-1) /* for F(block): every element weighs */
 /* Elements whose weights go into one compensated sum. */
 #define CHUNK (16 * BLOCK)
 /* Rows computed together: so many, and so many bytes of them, at most. */
@@ -100,26 +101,30 @@ FSM_INLINE F(start) F(row_start)(REAL maximum, REAL cut, const fsm_temperature *
 }
 
 /* Weights of up to four vectors from x, stored to w when given; they join the mass or the sum, whichever is given.
+ * Element `skip` weighs nothing.
  * What lies `ahead` bytes further, the next row, is fetched meanwhile: finding its maximum is bound by memory, this is not. */
-FSM_CORE void F(block)(const REAL *x, REAL *w, size_t count, ptrdiff_t ahead, const F(row) *row,
-                       int shifted, int tempered, F(mass) *mass, F(sum) *sum) {
+FSM_CORE void F(block)(const REAL *x, REAL *w, size_t count, ptrdiff_t ahead, size_t skip,
+                       const F(row) *row, int shifted, int tempered, F(mass) *mass, F(sum) *sum) {
     const VEC zero = V(set1)(0);
     VEC a[4];
     const int vectors = count > 3 * LANES ? 4 : count > 2 * LANES ? 3 : count > LANES ? 2 : 1;
     for (int v = 0; v < vectors; v++) {
         const size_t at = (size_t)v * LANES;
-        if (count >= at + LANES) {
+        const int whole = count >= at + LANES;
+        if (whole) {
             FSM_PREFETCH((const char *)(x + at) + ahead);
-            a[v] = F(weight)(V(load)(x + at), row, shifted, tempered);
-            if (w) {
-                V(store)(w + at, a[v]);
-            }
+            a[v] = V(load)(x + at);
         } else {
-            a[v] =
-                F(weight)(V(load_partial)(x + at, count - at, -INFINITY), row, shifted, tempered);
-            if (w) {
-                V(store_partial)(w + at, a[v], count - at);
-            }
+            a[v] = V(load_partial)(x + at, count - at, -INFINITY);
+        }
+        if (skip != NO_SKIP) {
+            a[v] = V(without)(a[v], skip - at);
+        }
+        a[v] = F(weight)(a[v], row, shifted, tempered);
+        if (w && whole) {
+            V(store)(w + at, a[v]);
+        } else if (w) {
+            V(store_partial)(w + at, a[v], count - at);
         }
     }
     for (int v = 0; v < vectors; v += 2) {
@@ -141,10 +146,12 @@ FSM_INLINE pair F(weights_as)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead,
         F(mass) mass = F(mass_start)();
         const size_t end = n - i > CHUNK ? i + CHUNK : n;
         for (; i + BLOCK <= end; i += BLOCK) {
-            F(block)(x + i, w ? w + i : NULL, BLOCK, ahead, row, shifted, tempered, &mass, NULL);
+            F(block)(x + i, w ? w + i : NULL, BLOCK, ahead, NO_SKIP, row, shifted, tempered, &mass,
+                     NULL);
         }
         if (i < end) {
-            F(block)(x + i, w ? w + i : NULL, end - i, ahead, row, shifted, tempered, &mass, NULL);
+            F(block)(x + i, w ? w + i : NULL, end - i, ahead, NO_SKIP, row, shifted, tempered,
+                     &mass, NULL);
             i = end;
         }
         F(mass_end)(&sum, &mass);
@@ -178,14 +185,11 @@ FSM_INLINE pair F(others_as)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, 
         const size_t count = n - i < BLOCK ? n - i : BLOCK;
         REAL *const to = w ? w + i : NULL;
         if (skip - i < count) { /* wraps, and is large, where skip < i */
-            REAL copy[BLOCK];
-            memcpy(copy, x + i, count * sizeof(REAL));
-            copy[skip - i] = -INFINITY;
-            F(block)(copy, to, count, 0, row, shifted, tempered, NULL, &sum);
+            F(block)(x + i, to, count, ahead, skip - i, row, shifted, tempered, NULL, &sum);
         } else if (count == BLOCK) {
-            F(block)(x + i, to, BLOCK, ahead, row, shifted, tempered, NULL, &sum);
+            F(block)(x + i, to, BLOCK, ahead, NO_SKIP, row, shifted, tempered, NULL, &sum);
         } else {
-            F(block)(x + i, to, count, ahead, row, shifted, tempered, NULL, &sum);
+            F(block)(x + i, to, count, ahead, NO_SKIP, row, shifted, tempered, NULL, &sum);
         }
     }
     return F(sum_total)(&sum);

@@ -88,6 +88,14 @@ FSM_INLINE f32x16 f32x16_first(f32x16 x, size_t count) {
     return (f32x16){_mm256_and_ps(x.a, _mm256_castsi256_ps(f32_first(count))),
                     _mm256_and_ps(x.b, _mm256_castsi256_ps(f32_first(high)))};
 }
+FSM_INLINE f32x16 f32x16_without(f32x16 x, size_t lane) {
+    const __m256 out = _mm256_set1_ps(-INFINITY);
+    const __m256i at = _mm256_set1_epi32((int)lane);
+    const __m256i low = _mm256_cmpeq_epi32(at, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    const __m256i high = _mm256_cmpeq_epi32(at, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15));
+    return (f32x16){_mm256_blendv_ps(x.a, out, _mm256_castsi256_ps(low)),
+                    _mm256_blendv_ps(x.b, out, _mm256_castsi256_ps(high))};
+}
 FSM_INLINE f32x16 f32x16_where_nonzero(f32x16 x, f32x16 t) {
     const __m256 zero = _mm256_setzero_ps();
     return (f32x16){_mm256_and_ps(x.a, _mm256_cmp_ps(t.a, zero, _CMP_NEQ_UQ)),
@@ -261,6 +269,14 @@ FSM_INLINE f64x8 f64x8_first(f64x8 x, size_t count) {
     const size_t high = count > 4 ? count - 4 : 0;
     return (f64x8){_mm256_and_pd(x.a, _mm256_castsi256_pd(f64_first(count))),
                    _mm256_and_pd(x.b, _mm256_castsi256_pd(f64_first(high)))};
+}
+FSM_INLINE f64x8 f64x8_without(f64x8 x, size_t lane) {
+    const __m256d out = _mm256_set1_pd(-INFINITY);
+    const __m256i at = _mm256_set1_epi64x((int64_t)lane);
+    const __m256i low = _mm256_cmpeq_epi64(at, _mm256_setr_epi64x(0, 1, 2, 3));
+    const __m256i high = _mm256_cmpeq_epi64(at, _mm256_setr_epi64x(4, 5, 6, 7));
+    return (f64x8){_mm256_blendv_pd(x.a, out, _mm256_castsi256_pd(low)),
+                   _mm256_blendv_pd(x.b, out, _mm256_castsi256_pd(high))};
 }
 FSM_INLINE f64x8 f64x8_where_nonzero(f64x8 x, f64x8 t) {
     const __m256d zero = _mm256_setzero_pd();

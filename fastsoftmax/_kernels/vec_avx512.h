@@ -62,6 +62,10 @@ FSM_INLINE f32x16 f32x16_zero_below(f32x16 a, f32x16 x, f32x16 limit) {
 FSM_INLINE f32x16 f32x16_first(f32x16 a, size_t count) {
     return _mm512_maskz_mov_ps(f32_first(count), a);
 }
+FSM_INLINE f32x16 f32x16_without(f32x16 a, size_t lane) {
+    const __mmask16 at = (__mmask16)(lane < 16 ? 1u << lane : 0u);
+    return _mm512_mask_mov_ps(a, at, _mm512_set1_ps(-INFINITY));
+}
 FSM_INLINE f32x16 f32x16_where_nonzero(f32x16 a, f32x16 t) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(t, _mm512_setzero_ps(), _CMP_NEQ_UQ), a);
 }
@@ -215,6 +219,10 @@ FSM_INLINE f64x8 f64x8_zero_below(f64x8 a, f64x8 x, f64x8 limit) {
 }
 FSM_INLINE f64x8 f64x8_first(f64x8 a, size_t count) {
     return _mm512_maskz_mov_pd(f64_first(count), a);
+}
+FSM_INLINE f64x8 f64x8_without(f64x8 a, size_t lane) {
+    const __mmask8 at = (__mmask8)(lane < 8 ? 1u << lane : 0u);
+    return _mm512_mask_mov_pd(a, at, _mm512_set1_pd(-INFINITY));
 }
 FSM_INLINE f64x8 f64x8_where_nonzero(f64x8 a, f64x8 t) {
     return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(t, _mm512_setzero_pd(), _CMP_NEQ_UQ), a);

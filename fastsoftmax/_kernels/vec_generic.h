@@ -69,6 +69,10 @@ FSM_INLINE f32x16 f32x16_zero_below(f32x16 a, f32x16 x, f32x16 limit) {
 FSM_INLINE f32x16 f32x16_first(f32x16 a, size_t count) {
     FSM_LANES(f32x16, 16, (size_t)i < count ? a.v[i] : 0);
 }
+/* a, but -inf in one lane, if there is such a lane. */
+FSM_INLINE f32x16 f32x16_without(f32x16 a, size_t lane) {
+    FSM_LANES(f32x16, 16, (size_t)i == lane ? -(float)INFINITY : a.v[i]);
+}
 /* a, but +0 where t is 0. */
 FSM_INLINE f32x16 f32x16_where_nonzero(f32x16 a, f32x16 t) {
     FSM_LANES(f32x16, 16, t.v[i] == 0 ? 0 : a.v[i]);
@@ -222,6 +226,9 @@ FSM_INLINE f64x8 f64x8_zero_below(f64x8 a, f64x8 x, f64x8 limit) {
 }
 FSM_INLINE f64x8 f64x8_first(f64x8 a, size_t count) {
     FSM_LANES(f64x8, 8, (size_t)i < count ? a.v[i] : 0);
+}
+FSM_INLINE f64x8 f64x8_without(f64x8 a, size_t lane) {
+    FSM_LANES(f64x8, 8, (size_t)i == lane ? -(double)INFINITY : a.v[i]);
 }
 FSM_INLINE f64x8 f64x8_where_nonzero(f64x8 a, f64x8 t) {
     FSM_LANES(f64x8, 8, t.v[i] == 0 ? 0 : a.v[i]);

@@ -5,6 +5,7 @@
 #define FSM_VEC_NEON_H
 
 #include <arm_neon.h>
+#include <math.h>
 #include <string.h>
 
 #include "coefficients.h"
@@ -76,6 +77,14 @@ FSM_INLINE f32x16 f32x16_first(f32x16 a, size_t count) {
     float lanes[16];
     f32x16_store(lanes, a);
     return f32x16_load_partial(lanes, count, 0);
+}
+FSM_INLINE f32x16 f32x16_without(f32x16 a, size_t lane) {
+    float lanes[16];
+    f32x16_store(lanes, a);
+    if (lane < 16) {
+        lanes[lane] = -(float)INFINITY;
+    }
+    return f32x16_load(lanes);
 }
 FSM_INLINE f32x16 f32x16_where_nonzero(f32x16 a, f32x16 t) {
     FSM_QUARTERS(f32x16, vreinterpretq_f32_u32(
@@ -237,6 +246,14 @@ FSM_INLINE f64x8 f64x8_first(f64x8 a, size_t count) {
     double lanes[8];
     f64x8_store(lanes, a);
     return f64x8_load_partial(lanes, count, 0);
+}
+FSM_INLINE f64x8 f64x8_without(f64x8 a, size_t lane) {
+    double lanes[8];
+    f64x8_store(lanes, a);
+    if (lane < 8) {
+        lanes[lane] = -(double)INFINITY;
+    }
+    return f64x8_load(lanes);
 }
 FSM_INLINE f64x8 f64x8_where_nonzero(f64x8 a, f64x8 t) {
     FSM_QUARTERS(
