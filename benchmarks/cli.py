@@ -123,10 +123,7 @@ def _add_companions(document: Document, options: argparse.Namespace) -> None:
 
 
 def speed(options: argparse.Namespace) -> Document:
-    """Measure speed, or read an earlier run."""
-    if options.from_json:
-        found: Document = json.loads(options.from_json.read_text())
-        return found
+    """Measure speed."""
     document = _run_cells(options)
     if not options.companion and options.threads == 1:
         _add_companions(document, options)
@@ -140,6 +137,11 @@ def accuracy(options: argparse.Namespace) -> Document:
     return module.run(
         options.instruction_set, options.peers, quick=options.quick, words=options.words
     )
+
+
+def _earlier(path: Path) -> Document:
+    found: Document = json.loads(path.read_text())
+    return found
 
 
 def _publish(document: Document, options: argparse.Namespace) -> None:
@@ -177,7 +179,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return _list_cells()
     _limit_threads(options.threads, options.instruction_set)
     try:
-        document = options.command(options)
+        document = _earlier(options.from_json) if options.from_json else options.command(options)
         _publish(document, options)
     except cases.UsageError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
