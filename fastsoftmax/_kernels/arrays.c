@@ -148,8 +148,18 @@ static size_t row_length(const fsm_job *job) {
     }
 
 /* One run of the innermost dimension; `pitch` elements lie between packed rows. */
-static void transfer_run(char *base, ptrdiff_t row_step, ptrdiff_t step, size_t rows, size_t n,
-                         void *packed, size_t pitch, size_t size, int gather) {
+static void transfer_run(const fsm_job *job, char *base, ptrdiff_t row_step, ptrdiff_t step,
+                         size_t rows, size_t n, void *packed, size_t pitch, size_t size,
+                         int gather) {
+    if (row_step == (ptrdiff_t)size && size == storage_size(computing(job->dtype))) {
+        const enum fsm_dtype dtype = computing(job->dtype);
+        const size_t done = gather
+                                ? job->kernels->gather[dtype](packed, pitch, base, step, rows, n)
+                                : job->kernels->scatter[dtype](base, step, packed, pitch, rows, n);
+        base += done * size;
+        packed = (char *)packed + done * pitch * size;
+        rows -= done;
+    }
     if (size == 8) {
         TRANSFER(uint64_t, gather)
     } else if (size == 4) {
@@ -167,7 +177,7 @@ static size_t transfer(const fsm_job *job, const fsm_operand *operand, char *bas
     const ptrdiff_t step = job->outer_dimensions ? operand->outer[job->outer_dimensions - 1] : 0;
     const size_t extent = job->inner_shape[dimension];
     if (dimension == job->inner_dimensions - 1) {
-        transfer_run(base, step, operand->inner[dimension], rows, extent, packed, pitch, size,
+        transfer_run(job, base, step, operand->inner[dimension], rows, extent, packed, pitch, size,
                      gather);
         return extent;
     }
@@ -180,7 +190,8 @@ static size_t transfer(const fsm_job *job, const fsm_operand *operand, char *bas
 }
 
 typedef struct {
-    char *x, *y, *out, *half;
+    size_t pitch;       /* elements from one row to the next, in each */
+    char *x, *y, *half; /* x becomes the result, in place */
     uint8_t *mask;
 } scratch_rows;
 
@@ -218,15 +229,18 @@ static void narrow(const fsm_job *job, char *to, const char *from, size_t n) {
 static void gather(const fsm_job *job, const fsm_operand *operand, char *base, size_t rows,
                    size_t n, const scratch_rows *scratch, char *packed) {
     const size_t size = storage_size(job->dtype), wide = storage_size(computing(job->dtype));
+    const size_t pitch = scratch->pitch;
     if (is_packed(job, operand, size)) {
         for (size_t r = 0; r < rows; r++) {
-            widen(job, packed + r * n * wide, base + (ptrdiff_t)r * row_step(job, operand), n);
+            widen(job, packed + r * pitch * wide, base + (ptrdiff_t)r * row_step(job, operand), n);
         }
     } else if (size == wide) {
-        transfer(job, operand, base, rows, packed, n, size, 0, 1);
+        transfer(job, operand, base, rows, packed, pitch, size, 0, 1);
     } else {
-        transfer(job, operand, base, rows, scratch->half, n, size, 0, 1);
-        widen(job, packed, scratch->half, rows * n);
+        transfer(job, operand, base, rows, scratch->half, pitch, size, 0, 1);
+        for (size_t r = 0; r < rows; r++) {
+            widen(job, packed + r * pitch * wide, scratch->half + r * pitch * size, n);
+        }
     }
 }
 
@@ -234,22 +248,25 @@ static void scatter(const fsm_job *job, char *base, size_t rows, size_t n,
                     const scratch_rows *scratch) {
     const size_t size = storage_size(job->dtype), wide = storage_size(computing(job->dtype));
     const int single = job->function == FSM_LOGSUMEXP;
+    const size_t pitch = single ? 1 : scratch->pitch;
     if (!single && is_packed(job, &job->out, size)) {
         for (size_t r = 0; r < rows; r++) {
-            narrow(job, base + (ptrdiff_t)r * row_step(job, &job->out), scratch->out + r * n * wide,
-                   n);
+            narrow(job, base + (ptrdiff_t)r * row_step(job, &job->out),
+                   scratch->x + r * pitch * wide, n);
         }
         return;
     }
-    char *raw = scratch->out;
+    char *raw = scratch->x;
     if (size != wide) {
         raw = scratch->half;
-        narrow(job, raw, scratch->out, single ? rows : rows * n);
+        for (size_t r = 0; r < rows; r++) {
+            narrow(job, raw + r * pitch * size, scratch->x + r * pitch * wide, single ? 1 : n);
+        }
     }
     if (single) {
-        transfer_run(base, row_step(job, &job->out), 0, rows, 1, raw, 1, size, 0);
+        transfer_run(job, base, row_step(job, &job->out), 0, rows, 1, raw, 1, size, 0);
     } else {
-        transfer(job, &job->out, base, rows, raw, n, size, 0, 0);
+        transfer(job, &job->out, base, rows, raw, pitch, size, 0, 0);
     }
 }
 
@@ -266,7 +283,7 @@ static rows_at operand_rows(const fsm_job *job, const fsm_operand *operand, char
         return (rows_at){base, row_step(job, operand)};
     }
     gather(job, operand, base, rows, n, scratch, packed);
-    return (rows_at){packed, (ptrdiff_t)(n * size)};
+    return (rows_at){packed, (ptrdiff_t)(scratch->pitch * size)};
 }
 
 static int is_nan(const char *element, enum fsm_dtype dtype) {
@@ -292,20 +309,22 @@ static void run_strip(const fsm_job *job, char *const base[4], size_t rows, size
     if (job->mask.base) {
         mask = (rows_at){base[2], row_step(job, &job->mask)};
         if (!is_packed(job, &job->mask, 1)) {
-            transfer(job, &job->mask, base[2], rows, (char *)scratch->mask, n, 1, 0, 1);
-            mask = (rows_at){(char *)scratch->mask, (ptrdiff_t)n};
+            transfer(job, &job->mask, base[2], rows, (char *)scratch->mask, scratch->pitch, 1, 0,
+                     1);
+            mask = (rows_at){(char *)scratch->mask, (ptrdiff_t)scratch->pitch};
         }
         for (size_t r = 0; r < rows; r++) {
-            job->kernels->select[dtype](scratch->x + r * n * size, x.base + (ptrdiff_t)r * x.step,
-                                        (const uint8_t *)mask.base + (ptrdiff_t)r * mask.step, n,
-                                        -INFINITY);
+            job->kernels->select[dtype](
+                scratch->x + r * scratch->pitch * size, x.base + (ptrdiff_t)r * x.step,
+                (const uint8_t *)mask.base + (ptrdiff_t)r * mask.step, n, -INFINITY);
         }
-        x = (rows_at){scratch->x, (ptrdiff_t)(n * size)};
+        x = (rows_at){scratch->x, (ptrdiff_t)(scratch->pitch * size)};
     }
     const int direct =
         job->dtype < FSM_COMPUTE_DTYPES && (single || is_packed(job, &job->out, size));
-    const rows_at out = direct ? (rows_at){base[3], row_step(job, &job->out)}
-                               : (rows_at){scratch->out, (ptrdiff_t)(single ? size : n * size)};
+    const rows_at out =
+        direct ? (rows_at){base[3], row_step(job, &job->out)}
+               : (rows_at){scratch->x, (ptrdiff_t)(single ? size : scratch->pitch * size)};
     const fsm_rows batch = {
         .rows = rows,
         .n = n,
@@ -444,19 +463,22 @@ static int run_staged(fsm_job *job, size_t n) {
     size_t strip = STRIP_BYTES / size / n;
     strip = strip > STRIP_ROWS ? STRIP_ROWS : strip < TILE ? TILE : strip;
     strip = strip > rows ? rows : strip;
-    const size_t elements = strip * n;
-    /* x, out, y if any; narrow values; the mask. Each starts on a cache line. */
+    /* An odd number of cache lines: a column of the scratch meets all sets of the cache. */
+    const size_t lines = (n * size + 63) / 64 | 1;
+    const size_t pitch = n < 16 ? n : lines * 64 / size;
+    const size_t elements = strip * pitch;
+    /* x, y if any; narrow values; the mask. Each starts on a cache line. */
     const size_t part = (elements * size + 63) / 64 * 64;
-    const size_t parts = job->y.base ? 3 : 2;
+    const size_t parts = job->y.base ? 2 : 1;
     char *memory = malloc(parts * part + (elements * 2 + 63) / 64 * 64 + elements + 64);
     if (!memory) {
         return -1;
     }
     char *start = memory + (64 - (uintptr_t)memory % 64) % 64;
     const scratch_rows scratch = {
+        .pitch = pitch,
         .x = start,
-        .out = start + part,
-        .y = start + 2 * part,
+        .y = start + part,
         .half = start + parts * part,
         .mask = (uint8_t *)start + parts * part + (elements * 2 + 63) / 64 * 64,
     };

@@ -415,3 +415,37 @@ static void F(log_softmax_backward_rows)(const fsm_rows *b) {
         F(log_softmax_backward_along)(b);
     }
 }
+
+/* Element i of all rows is one run: no more to transpose than COLUMNS of them at a time. */
+static size_t F(gather)(void *packed, size_t pitch, const void *x, ptrdiff_t step, size_t rows,
+                        size_t n) {
+    const size_t whole = n < COLUMNS ? 0 : rows / LANES * LANES;
+    for (size_t i = 0; whole && i < n; i += COLUMNS) {
+        const size_t at = i + COLUMNS <= n ? i : n - COLUMNS;
+        for (size_t r = 0; r < whole; r += LANES) {
+            VEC a[COLUMNS];
+            for (size_t c = 0; c < COLUMNS; c++) {
+                a[c] = V(load)(CONST_ROW(x, step, at + c) + r);
+            }
+            V(store_group)((REAL *)packed + r * pitch + at, (ptrdiff_t)(pitch * sizeof(REAL)), a);
+        }
+    }
+    return whole;
+}
+
+static size_t F(scatter)(void *out, ptrdiff_t step, const void *packed, size_t pitch, size_t rows,
+                         size_t n) {
+    const size_t whole = n < COLUMNS ? 0 : rows / LANES * LANES;
+    for (size_t i = 0; whole && i < n; i += COLUMNS) {
+        const size_t at = i + COLUMNS <= n ? i : n - COLUMNS;
+        for (size_t r = 0; r < whole; r += LANES) {
+            VEC a[COLUMNS];
+            V(load_group)((const REAL *)packed + r * pitch + at, (ptrdiff_t)(pitch * sizeof(REAL)),
+                          a);
+            for (size_t c = 0; c < COLUMNS; c++) {
+                V(store)(ROW(out, step, at + c) + r, a[c]);
+            }
+        }
+    }
+    return whole;
+}

@@ -69,6 +69,12 @@ typedef struct {
     /* out = x where the mask is not 0, else `other`; out may be x. */
     void (*select[FSM_COMPUTE_DTYPES])(void *out, const void *x, const uint8_t *mask, size_t n,
                                        double other);
+    /* Rows that lie side by side, element i of them all at x + i * step bytes, to rows `pitch` elements apart, and back.
+     * Returns how many rows were moved: whole vectors of them. */
+    size_t (*gather[FSM_COMPUTE_DTYPES])(void *packed, size_t pitch, const void *x, ptrdiff_t step,
+                                         size_t rows, size_t n);
+    size_t (*scatter[FSM_COMPUTE_DTYPES])(void *out, ptrdiff_t step, const void *packed,
+                                          size_t pitch, size_t rows, size_t n);
     /* A copy that leaves the caches to others. */
     void (*stream)(void *to, const void *from, size_t bytes);
 } fsm_kernels;

@@ -150,5 +150,7 @@ const fsm_kernels FSM_PASTE(fsm_, FSM_UNIT) = {
     .from_bf16 = from_bf16,
     .to_bf16 = to_bf16,
     .select = {select_f32, select_f64},
+    .gather = {f32_gather, f64_gather},
+    .scatter = {f32_scatter, f64_scatter},
     .stream = stream,
 };
