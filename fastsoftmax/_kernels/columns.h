@@ -10,8 +10,10 @@
  * C. What remains of a batch is padded to a block if that pays, else left to the row kernels.
  */
 
-/* Rows shorter than this go across. One block of the float64 sum (rows.h, block). */
-#define SHORT 16
+/* Rows of so many elements at most go across. A softmax of float64, which has half the lanes to fill, stops at half; up to
+ * PADDED, what remains of a batch is padded to a span. */
+#define ACROSS 64
+#define PADDED 16
 #define ALL_LANES ((1u << LANES) - 1)
 /* Blocks side by side in a softmax, and their rows; one where a vector is loops, which fill the processor anyway. */
 #ifdef FSM_CORE_CALLED
@@ -119,18 +121,20 @@ FSM_INLINE F(sum) F(columns_fold)(F(sum) *lane, size_t n) {
 FSM_CORE F(sum) F(columns_sum)(const VEC *a, size_t n, int whole) {
     F(sum) lane[LANES];
     for (size_t i = 0; i < n && i < LANES; i++) {
-        if (LANES == SHORT || i + LANES >= n) {
+        if (i + LANES >= n) {
             lane[i] = F(lanes_first)(a[i]);
-            continue;
-        }
-        const VEC other = a[(i + LANES) % SHORT];
-        if (whole) {
+        } else if (whole) {
             F(mass) mass = F(mass_start)();
-            F(mass_add_pair)(&mass, a[i], other);
+            for (size_t at = i; at < n; at += LANES) {
+                F(mass_add)(&mass, a[at]);
+            }
             lane[i] = F(sum_zero)();
             F(mass_end)(&lane[i], &mass);
         } else {
-            lane[i] = F(lanes_first)(V(add)(a[i], other));
+            lane[i] = F(sum_zero)();
+            for (size_t at = i; at < n; at += 2 * LANES) {
+                F(sum_add_pair)(&lane[i], a[at], at + LANES < n ? a[at + LANES] : V(set1)(0));
+            }
         }
     }
     return F(columns_fold)(lane, n < LANES ? n : LANES);
@@ -162,7 +166,7 @@ FSM_INLINE int F(columns_below)(VEC a, REAL limit) {
 /* BLOCKS blocks side by side: what one waits for (its maximum, sum, division) the other fills. */
 FSM_INLINE int F(softmax_columns_of)(const fsm_rows *b, size_t first, const size_t n,
                                      const int tempered) {
-    VEC a[BLOCKS][SHORT], hi[BLOCKS], lo[BLOCKS];
+    VEC a[BLOCKS][ACROSS], hi[BLOCKS], lo[BLOCKS];
     F(columns) s[BLOCKS];
     F(sum) total[BLOCKS];
     int plain = 1;
@@ -225,6 +229,7 @@ static int F(softmax_columns)(const fsm_rows *b, size_t first) {
             EXACTLY(13);
             EXACTLY(14);
             EXACTLY(15);
+            EXACTLY(16);
 #endif
 #undef EXACTLY
         default:
@@ -238,7 +243,7 @@ static int F(softmax_columns)(const fsm_rows *b, size_t first) {
 /* Fewer rows than a span, with zeros for the rest. */
 FSM_NOINLINE int F(across_padded)(const fsm_rows *b, F(columns_function) *columns, size_t span,
                                   size_t outputs) {
-    REAL x[SHORT * SPAN] = {0}, y[SHORT * SPAN] = {0}, out[SHORT * SPAN];
+    REAL x[PADDED * SPAN] = {0}, y[PADDED * SPAN] = {0}, out[PADDED * SPAN];
     const ptrdiff_t stride = (ptrdiff_t)(b->n * sizeof(REAL));
     const fsm_rows padded = {
         .rows = span,
@@ -281,14 +286,15 @@ FSM_INLINE void F(across)(const fsm_rows *b, F(columns_function) *columns, size_
         part.x = CONST_ROW(b->x, b->x_stride, row);
         part.y = b->y ? CONST_ROW(b->y, b->y_stride, row) : NULL;
         part.out = ROW(b->out, b->out_stride, row);
-        if (left >= span || left < LANES / 4 || !F(across_padded)(&part, columns, span, outputs)) {
+        if (left >= span || left < LANES / 4 || b->n > PADDED ||
+            !F(across_padded)(&part, columns, span, outputs)) {
             along(&part);
         }
     }
 }
 
 static void F(softmax_rows)(const fsm_rows *b) {
-    if (b->n < SHORT && b->rows > 1) {
+    if (b->n <= ACROSS / 16 * LANES && b->rows > 1) {
         F(across)(b, F(softmax_columns), SPAN, F(softmax_along), b->n);
     } else {
         F(softmax_along)(b);
@@ -299,7 +305,7 @@ static void F(softmax_rows)(const fsm_rows *b) {
 FSM_CORE int F(columns_log)(const fsm_rows *b, size_t first, VEC *a, VEC *hi, VEC *lo) {
     const VEC nothing = V(set1)(-INFINITY), found = V(set1)(FC(NAN));
     const size_t n = b->n;
-    VEC w[SHORT];
+    VEC w[ACROSS];
     F(columns) s;
     F(columns_load)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, a, n);
     if (b->temperature.tempered ||
@@ -321,7 +327,7 @@ FSM_CORE int F(columns_log)(const fsm_rows *b, size_t first, VEC *a, VEC *hi, VE
 }
 
 static int F(log_softmax_columns)(const fsm_rows *b, size_t first) {
-    VEC a[SHORT], hi, lo;
+    VEC a[ACROSS], hi, lo;
     if (!F(columns_log)(b, first, a, &hi, &lo)) {
         return 0;
     }
@@ -333,7 +339,7 @@ static int F(log_softmax_columns)(const fsm_rows *b, size_t first) {
 }
 
 static void F(log_softmax_rows)(const fsm_rows *b) {
-    if (b->n < SHORT && b->rows > 1) {
+    if (b->n <= ACROSS && b->rows > 1) {
         F(across)(b, F(log_softmax_columns), LANES, F(log_softmax_along), b->n);
     } else {
         F(log_softmax_along)(b);
@@ -341,7 +347,7 @@ static void F(log_softmax_rows)(const fsm_rows *b) {
 }
 
 static int F(logsumexp_columns)(const fsm_rows *b, size_t first) {
-    VEC a[SHORT], hi, lo;
+    VEC a[ACROSS], hi, lo;
     if (!F(columns_log)(b, first, a, &hi, &lo)) {
         return 0;
     }
@@ -350,7 +356,7 @@ static int F(logsumexp_columns)(const fsm_rows *b, size_t first) {
 }
 
 static void F(logsumexp_rows)(const fsm_rows *b) {
-    if (b->n < SHORT && b->rows > 1) {
+    if (b->n <= ACROSS && b->rows > 1) {
         F(across)(b, F(logsumexp_columns), LANES, F(logsumexp_along), 1);
     } else {
         F(logsumexp_along)(b);
@@ -358,7 +364,7 @@ static void F(logsumexp_rows)(const fsm_rows *b) {
 }
 
 static int F(softmax_backward_columns)(const fsm_rows *b, size_t first) {
-    VEC g[SHORT], y[SHORT], hi, lo;
+    VEC g[ACROSS], y[ACROSS], hi, lo;
     F(columns_load)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, g, b->n);
     F(columns_load)(CONST_ROW(b->y, b->y_stride, first), b->y_stride, y, b->n);
     const F(sum) dot = F(columns_dot)(g, y, b->n);
@@ -383,7 +389,7 @@ static void F(softmax_backward_rows)(const fsm_rows *b) {
 }
 
 static int F(log_softmax_backward_columns)(const fsm_rows *b, size_t first) {
-    VEC g[SHORT], y[SHORT], hi, lo, minus_hi, minus_lo;
+    VEC g[ACROSS], y[ACROSS], hi, lo, minus_hi, minus_lo;
     F(columns) s;
     F(columns_load)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, g, b->n);
     F(columns_load)(CONST_ROW(b->y, b->y_stride, first), b->y_stride, y, b->n);
@@ -409,7 +415,7 @@ static int F(log_softmax_backward_columns)(const fsm_rows *b, size_t first) {
 }
 
 static void F(log_softmax_backward_rows)(const fsm_rows *b) {
-    if (b->n < SHORT && b->rows > 1) {
+    if (b->n < PADDED && b->rows > 1) {
         F(across)(b, F(log_softmax_backward_columns), LANES, F(log_softmax_backward_along), b->n);
     } else {
         F(log_softmax_backward_along)(b);

@@ -14,7 +14,8 @@
 #undef GROUP_BYTES
 #undef ROW
 #undef CONST_ROW
-#undef SHORT
+#undef ACROSS
+#undef PADDED
 #undef ALL_LANES
 #undef BLOCKS
 #undef SPAN
