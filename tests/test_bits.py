@@ -240,7 +240,7 @@ def test_the_same_bits_in_any_batch_and_at_any_place(native_fs, call, dtype, n):
     assert_same(call(native_fs, x[order], y[order]), expected[order])
 
 
-@pytest.mark.parametrize("n", range(1, 18))
+@pytest.mark.parametrize("n", [*range(1, 18), 24, 31, 32, 33, 46, 63, 64, 65, 100, 200])
 def test_the_same_bits_of_short_rows_in_batches_of_any_size(native_fs, call, dtype, n):
     """A kernel may take short rows across, a lane for each, or leave some to another."""
     x, y = sample(dtype, n, rows=70)
