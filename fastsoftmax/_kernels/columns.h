@@ -8,6 +8,7 @@
  * B. A block with a row that is not plain (a NaN, an infinite or large maximum) is left to the row kernels, before anything
  *    of it is written.
  * C. What remains of a batch is padded to a block if that pays, else left to the row kernels.
+ * D. gather and scatter are the same transposes for arrays.c: rows side by side to contiguous rows, and back.
  */
 
 /* Rows of so many elements at most go across. A softmax of float64, which has half the lanes to fill, stops at half; up to
