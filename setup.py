@@ -6,6 +6,7 @@ NumPy-only install that says so.
 """
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,8 @@ class BuildExtension(build_ext):
         """Compile, and where that may fail, leave nothing behind that could pass for the result."""
         is_msvc = self.compiler.compiler_type == "msvc"
         ext.extra_compile_args = MSVC_FLAGS if is_msvc else UNIX_FLAGS
+        if not is_msvc:
+            self.compile_side_by_side()
         try:
             super().build_extension(ext)
         except Exception as error:
@@ -65,6 +68,18 @@ class BuildExtension(build_ext):
             # An earlier build's module, in the build folder or beside the sources.
             Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
             Path(self.get_ext_filename(ext.name)).unlink(missing_ok=True)
+
+
+    def compile_side_by_side(self):
+        """Let the sources of one extension be compiled on all CPUs."""
+        compile_in_turn = self.compiler.compile
+
+        def compile_sources(sources, *args, **options):
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                done = pool.map(lambda source: compile_in_turn([source], *args, **options), sources)
+                return [name for names in done for name in names]
+
+        self.compiler.compile = compile_sources
 
 
 kernels = Path("fastsoftmax/_kernels")

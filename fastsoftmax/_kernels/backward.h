@@ -50,7 +50,8 @@ static void F(softmax_backward_along)(const fsm_rows *b) {
 /* out = g - e^y sum(g), y the output of log_softmax. e^y is a weight times 2^(N - bias) / C; the power of two is applied
  * first (exact), 1 / C goes into the factor. */
 FSM_INLINE void F(log_softmax_backward_row)(const REAL *g, const REAL *y, REAL *out, size_t n,
-                                            const F(start) *s, pair total, int shifted) {
+                                            const F(start) *s, pair total, const fsm_temperature *t, int shifted) {
+    const F(row) row = F(row_of)(s, t);
     const pair product = {total.hi * FC(SCALE_INVERSE),
                           fma(total.hi, FC(SCALE_INVERSE), -total.hi * FC(SCALE_INVERSE)) +
                               total.hi * FC(SCALE_INVERSE_LO) + total.lo * FC(SCALE_INVERSE)};
@@ -64,7 +65,7 @@ FSM_INLINE void F(log_softmax_backward_row)(const REAL *g, const REAL *y, REAL *
         const size_t count = n - i < LANES ? n - i : LANES;
         const VEC gradient = V(load_partial)(g + i, count, 0);
         const VEC argument = V(load_partial)(y + i, count, -INFINITY);
-        const VEC e = V(mul)(F(weight)(argument, &s->row, shifted, 0), unbias);
+        const VEC e = V(mul)(F(weight)(argument, &row, shifted, 0), unbias);
         V(store_partial)(out + i, V(fma)(e, hi, V(fma)(e, lo, gradient)), count);
     }
 }
@@ -85,9 +86,9 @@ static void F(log_softmax_backward_along)(const fsm_rows *b) {
         const pair total = F(sum_total)(&sum);
         const F(start) s = F(row_start)(F(row_max)(y, b->n), FC(CUT), &b->temperature);
         if (FSM_UNLIKELY(s.shifted)) {
-            F(log_softmax_backward_row)(g, y, out, b->n, &s, total, 1);
+            F(log_softmax_backward_row)(g, y, out, b->n, &s, total, &b->temperature, 1);
         } else {
-            F(log_softmax_backward_row)(g, y, out, b->n, &s, total, 0);
+            F(log_softmax_backward_row)(g, y, out, b->n, &s, total, &b->temperature, 0);
         }
         if (FSM_UNLIKELY(s.shifted || !F(harmless)((REAL)total.hi) || total.hi != total.hi)) {
             F(canonical_nans)(out, b->n);
@@ -224,7 +225,7 @@ static void F(cross_entropy_rows)(const fsm_cross_entropy *b) {
         for (size_t g = 0; g < rows; g++) {
             const F(start) *s = &sums[g].start;
             e[g].top = F(row_find)(e[g].x, b->n, s->maximum);
-            sums[g].others = F(others)(e[g].x, e[g].grad, b->n, 0, e[g].top, s, 0);
+            sums[g].others = F(others)(e[g].x, e[g].grad, b->n, 0, e[g].top, s, &plain);
         }
         for (size_t g = 0; g < rows; g++) {
             const F(start) *s = &sums[g].start;

@@ -11,26 +11,23 @@
  * D. gather and scatter are the same transposes for arrays.c: rows side by side to contiguous rows, and back.
  */
 
-/* Rows of so many elements at most go across. A softmax of float64, which has half the lanes to fill, stops at half; up to
- * PADDED, what remains of a batch is padded to a span. */
+/* Rows of so many elements at most go across (a softmax, whose rows are folded together otherwise, not so many); up to PADDED,
+ * what remains of a batch is padded to a span. */
 #define ACROSS 64
+#define SOFTMAX_ACROSS (3 * LANES)
 #define PADDED 16
-#define ALL_LANES ((1u << LANES) - 1)
-/* Blocks side by side in a softmax, and their rows; one where a vector is loops, which fill the processor anyway. */
+/* Blocks side by side in a softmax: what one waits for (its maximum, sum, division) the other fills. One where a vector is
+ * loops; where it is two registers, one from 5 columns on. */
 #ifdef FSM_CORE_CALLED
-#define BLOCKS 1
+#define BLOCKS(n) 1
+#elif defined(FSM_ONE_REGISTER)
+#define BLOCKS(n) 2
 #else
-#define BLOCKS 2
+#define BLOCKS(n) ((n) < 5 ? 2 : 1)
 #endif
-#define SPAN (BLOCKS * LANES)
+#define MOST_BLOCKS 2
 
-/* LANES rows' worth of F(start). */
-typedef struct {
-    F(row) row;
-    VEC maximum, top, residual, steps;
-} F(columns);
-
-/* Computes a span of rows of the batch from `first` on (LANES rows, or SPAN), or nothing: 0. */
+/* Computes a span of rows of the batch from `first` on (one block or several), or nothing: 0. */
 typedef int F(columns_function)(const fsm_rows *b, size_t first);
 
 FSM_CORE void F(columns_load)(const REAL *x, ptrdiff_t stride, VEC *a, size_t n) {
@@ -81,32 +78,6 @@ FSM_INLINE VEC F(columns_max)(const VEC *a, size_t n) {
     return V(max)(m0, m1);
 }
 
-/* row_start; whether every row is plain. */
-FSM_CORE int F(columns_start)(F(columns) *s, VEC maximum, REAL cut, const fsm_temperature *t,
-                              int tempered) {
-    const VEC zero = V(set1)(0), magic = V(set1)(FC(MAGIC)), above = V(set1)(FC(SHIFT_ABOVE));
-    s->maximum = maximum;
-    s->top = maximum;
-    s->residual = zero;
-    s->row.shift = zero;
-    if (tempered) {
-        s->row.scale = V(set1)((REAL)t->scale);
-        s->row.inv_hi = V(set1)((REAL)t->inv_hi);
-        s->row.inv_lo = V(set1)((REAL)t->inv_lo);
-        const VEC scaled = V(mul)(maximum, s->row.scale);
-        s->top = V(mul)(scaled, s->row.inv_hi);
-        const VEC rounding = V(fma)(scaled, s->row.inv_hi, V(sub)(V(set1)(FC(MINUS_ZERO)), s->top));
-        s->residual = V(fma)(scaled, s->row.inv_lo, rounding);
-    }
-    const VEC rounded = V(fma)(s->top, V(set1)(FC(LOG2E)), magic);
-    s->steps = V(sub)(rounded, magic);
-    s->row.magic = V(fma)(rounded, V(set1)(-8), V(set1)(9 * FC(MAGIC) + 8 * FC(BIAS)));
-    s->row.limit = V(sub)(s->top, V(set1)(cut));
-    /* The second operand of max wins against a NaN. */
-    const VEC magnitude = V(max)(s->top, V(sub)(zero, s->top));
-    return V(equal)(V(max)(above, magnitude), above) == ALL_LANES;
-}
-
 /* Folds what n lanes of the row kernel hold. */
 FSM_INLINE F(sum) F(columns_fold)(F(sum) *lane, size_t n) {
     for (size_t half = LANES / 2; half; half /= 2) {
@@ -118,19 +89,48 @@ FSM_INLINE F(sum) F(columns_fold)(F(sum) *lane, size_t n) {
     return lane[0];
 }
 
-/* The row's sum of weights, as of a softmax (whole) or of a logarithm. Absent terms are +0 and left out. */
-FSM_CORE F(sum) F(columns_sum)(const VEC *a, size_t n, int whole) {
+/* What one block's columns weigh: the units of all, and lane by lane of the row kernel what is not whole units. */
+typedef struct {
+    VEC units, low[LANES];
+} F(columns_mass);
+
+/* The weights of the columns, in place, and their mass. */
+FSM_CORE void F(columns_weigh)(VEC *a, size_t n, const F(row) *row, int tempered,
+                                 F(columns_mass) *mass) {
+    mass->units = V(set1)(0);
+    for (size_t i = 0; i < n && i < LANES; i++) {
+        a[i] = F(weight)(a[i], row, 0, tempered);
+        F(mass) lane = F(mass_first)(a[i]);
+        for (size_t at = i + LANES; at < n; at += LANES) {
+            a[at] = F(weight)(a[at], row, 0, tempered);
+            F(mass_add)(&lane, a[at]);
+        }
+        mass->units = F(lanes_units)(mass->units, &lane);
+        mass->low[i] = lane.lo;
+    }
+}
+
+/* The sum of that. Absent lanes are left out: they would add +0. */
+FSM_CORE F(totals) F(columns_total)(F(columns_mass) *mass, size_t n) {
+    const size_t lanes = n < LANES ? n : LANES;
+    FSM_UNROLL
+    for (size_t half = LANES / 2; half; half /= 2) {
+        FSM_UNROLL
+        for (size_t i = 0; i < half; i++) {
+            if (i + half < lanes) {
+                mass->low[i] = V(add)(mass->low[i], mass->low[i + half]);
+            }
+        }
+    }
+    return F(lanes_total)(mass->units, mass->low[0], (uint32_t)lanes);
+}
+
+/* The same as of a logarithm. */
+FSM_CORE F(sum) F(columns_sum)(const VEC *a, size_t n) {
     F(sum) lane[LANES];
     for (size_t i = 0; i < n && i < LANES; i++) {
         if (i + LANES >= n) {
             lane[i] = F(lanes_first)(a[i]);
-        } else if (whole) {
-            F(mass) mass = F(mass_start)();
-            for (size_t at = i; at < n; at += LANES) {
-                F(mass_add)(&mass, a[at]);
-            }
-            lane[i] = F(sum_zero)();
-            F(mass_end)(&lane[i], &mass);
         } else {
             lane[i] = F(sum_zero)();
             for (size_t at = i; at < n; at += 2 * LANES) {
@@ -164,32 +164,28 @@ FSM_INLINE int F(columns_below)(VEC a, REAL limit) {
     return V(equal)(V(zero_below)(one, magnitude, V(set1)(limit)), zero) == ALL_LANES;
 }
 
-/* BLOCKS blocks side by side: what one waits for (its maximum, sum, division) the other fills. */
 FSM_INLINE int F(softmax_columns_of)(const fsm_rows *b, size_t first, const size_t n,
-                                     const int tempered) {
-    VEC a[BLOCKS][ACROSS], hi[BLOCKS], lo[BLOCKS];
-    F(columns) s[BLOCKS];
-    F(sum) total[BLOCKS];
+                                     const int blocks, const int tempered) {
+    VEC a[MOST_BLOCKS][ACROSS], hi[MOST_BLOCKS], lo[MOST_BLOCKS];
+    F(starts) s[MOST_BLOCKS];
+    F(columns_mass) mass[MOST_BLOCKS];
+    F(totals) total[MOST_BLOCKS];
     int plain = 1;
-    for (int k = 0; k < BLOCKS; k++) {
+    for (int k = 0; k < blocks; k++) {
         F(columns_load)(CONST_ROW(b->x, b->x_stride, first + k * LANES), b->x_stride, a[k], n);
     }
-    for (int k = 0; k < BLOCKS; k++) {
+    for (int k = 0; k < blocks; k++) {
         plain &=
-            F(columns_start)(&s[k], F(columns_max)(a[k], n), FC(CUT), &b->temperature, tempered);
+            F(starts_of)(&s[k], F(columns_max)(a[k], n), FC(CUT), &b->temperature, tempered);
     }
     if (!plain) {
         return 0;
     }
-    for (size_t i = 0; i < n; i++) {
-        for (int k = 0; k < BLOCKS; k++) {
-            a[k][i] = F(weight)(a[k][i], &s[k].row, 0, tempered);
-        }
+    for (int k = 0; k < blocks; k++) {
+        F(columns_weigh)(a[k], n, &s[k].row, tempered, &mass[k]);
     }
-    for (int k = 0; k < BLOCKS; k++) {
-        total[k] = F(columns_sum)(a[k], n, 1);
-    }
-    for (int k = 0; k < BLOCKS; k++) {
+    for (int k = 0; k < blocks; k++) {
+        total[k] = F(columns_total)(&mass[k], n);
         F(lanes_inverse)(&total[k], &hi[k], &lo[k]);
         plain &= V(equal)(hi[k], hi[k]) == ALL_LANES;
     }
@@ -197,28 +193,28 @@ FSM_INLINE int F(softmax_columns_of)(const fsm_rows *b, size_t first, const size
         return 0;
     }
     for (size_t i = 0; i < n; i++) {
-        for (int k = 0; k < BLOCKS; k++) {
+        for (int k = 0; k < blocks; k++) {
             a[k][i] = F(normalised)(a[k][i], hi[k], lo[k]);
         }
     }
-    for (int k = 0; k < BLOCKS; k++) {
+    for (int k = 0; k < blocks; k++) {
         F(columns_store)(ROW(b->out, b->out_stride, first + k * LANES), b->out_stride, a[k], n);
     }
     return 1;
 }
 
-/* Compiled for a length of its own where that saves most; beyond, where a vector is one register. */
+/* Compiled for each length of up to one vector, where a vector is registers. */
 static int F(softmax_columns)(const fsm_rows *b, size_t first) {
 #ifndef FSM_CORE_CALLED
     if (!b->temperature.tempered) {
         switch (b->n) {
 #define EXACTLY(n)                                                                                 \
     case n:                                                                                        \
-        return F(softmax_columns_of)(b, first, n, 0)
+        return F(softmax_columns_of)(b, first, n, BLOCKS(n), 0)
+            EXACTLY(1);
             EXACTLY(2);
             EXACTLY(3);
             EXACTLY(4);
-#ifdef FSM_ONE_REGISTER
             EXACTLY(5);
             EXACTLY(6);
             EXACTLY(7);
@@ -231,20 +227,20 @@ static int F(softmax_columns)(const fsm_rows *b, size_t first) {
             EXACTLY(14);
             EXACTLY(15);
             EXACTLY(16);
-#endif
 #undef EXACTLY
         default:
-            break;
+            return F(softmax_columns_of)(b, first, b->n, BLOCKS(LANES), 0);
         }
     }
 #endif
-    return F(softmax_columns_of)(b, first, b->n, b->temperature.tempered);
+    return F(softmax_columns_of)(b, first, b->n, 1, b->temperature.tempered);
 }
 
 /* Fewer rows than a span, with zeros for the rest. */
 FSM_NOINLINE int F(across_padded)(const fsm_rows *b, F(columns_function) *columns, size_t span,
                                   size_t outputs) {
-    REAL x[PADDED * SPAN] = {0}, y[PADDED * SPAN] = {0}, out[PADDED * SPAN];
+    REAL x[PADDED * MOST_BLOCKS * LANES] = {0}, y[PADDED * MOST_BLOCKS * LANES] = {0};
+    REAL out[PADDED * MOST_BLOCKS * LANES];
     const ptrdiff_t stride = (ptrdiff_t)(b->n * sizeof(REAL));
     const fsm_rows padded = {
         .rows = span,
@@ -295,8 +291,9 @@ FSM_INLINE void F(across)(const fsm_rows *b, F(columns_function) *columns, size_
 }
 
 static void F(softmax_rows)(const fsm_rows *b) {
-    if (b->n <= ACROSS / 16 * LANES && b->rows > 1) {
-        F(across)(b, F(softmax_columns), SPAN, F(softmax_along), b->n);
+    if (b->n <= SOFTMAX_ACROSS && b->rows > 1) {
+        const int blocks = b->temperature.tempered ? 1 : BLOCKS(b->n);
+        F(across)(b, F(softmax_columns), (size_t)blocks * LANES, F(softmax_along), b->n);
     } else {
         F(softmax_along)(b);
     }
@@ -307,10 +304,10 @@ FSM_CORE int F(columns_log)(const fsm_rows *b, size_t first, VEC *a, VEC *hi, VE
     const VEC nothing = V(set1)(-INFINITY), found = V(set1)(FC(NAN));
     const size_t n = b->n;
     VEC w[ACROSS];
-    F(columns) s;
+    F(starts) s;
     F(columns_load)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, a, n);
     if (b->temperature.tempered ||
-        !F(columns_start)(&s, F(columns_max)(a, n), FC(LOG_CUT), &b->temperature, 0)) {
+        !F(starts_of)(&s, F(columns_max)(a, n), FC(LOG_CUT), &b->temperature, 0)) {
         return 0;
     }
     /* The first maximal element is left out; after it, no element is equal to `wanted`. */
@@ -320,7 +317,7 @@ FSM_CORE int F(columns_log)(const fsm_rows *b, size_t first, VEC *a, VEC *hi, VE
         wanted = V(where_equal)(a[i], wanted, found, wanted);
         w[i] = F(weight)(kept, &s.row, 0, 0);
     }
-    const F(sum) others = F(columns_sum)(w, n, 0);
+    const F(sum) others = F(columns_sum)(w, n);
     const F(sum) top = F(lanes_top_weight)(s.top, s.residual, s.steps);
     const F(wide) logarithm = F(lanes_log_one_plus)(F(lanes_ratio)(&others, &top));
     F(lanes_split_log)(s.maximum, logarithm, hi, lo);
@@ -391,14 +388,14 @@ static void F(softmax_backward_rows)(const fsm_rows *b) {
 
 static int F(log_softmax_backward_columns)(const fsm_rows *b, size_t first) {
     VEC g[ACROSS], y[ACROSS], hi, lo, minus_hi, minus_lo;
-    F(columns) s;
+    F(starts) s;
     F(columns_load)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, g, b->n);
     F(columns_load)(CONST_ROW(b->y, b->y_stride, first), b->y_stride, y, b->n);
     const F(sum) total = F(columns_dot)(g, NULL, b->n);
     F(lanes_split)(&total, &hi, &lo);
     /* The largest of a log_softmax is near 0: one that is not could leave the range of 2^(N - bias). */
     const VEC top = F(columns_max)(y, b->n);
-    if (!F(columns_start)(&s, top, FC(CUT), &b->temperature, 0) || !F(columns_below)(top, 32) ||
+    if (!F(starts_of)(&s, top, FC(CUT), &b->temperature, 0) || !F(columns_below)(top, 32) ||
         !F(columns_below)(hi, FC(MAX) * (REAL)0x1p-60)) {
         return 0;
     }

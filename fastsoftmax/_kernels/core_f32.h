@@ -8,9 +8,10 @@
  * C. Bias 64: the smallest weight kept, e^-104.25 of the maximum, is 2^-87, far from subnormal; the largest sum is
  *    below 2^(66 + log2 n).
  * D. What is below the cut-off is exactly 0: -inf, masks of -1e9, the padding of tails. NaN is not below and survives.
- * E. Sum of a softmax: every weight is added to its one of 16 lanes, a float32 pair (rows.h, C); the pairs are widened to float64,
- *    then a halving tree. Sum of a logarithm: every weight is widened. One definition each for every length and every path.
- *    (README.md: what else was tried, and its cost in ulp.)
+ * E. Sum of a softmax: every weight is added to its one of 16 lanes, which start at 2^70 and stay in that binade, so that their
+ *    bits count units of 2^47: the counts of all lanes are added exactly, as integers. What the additions rounded off, at most
+ *    half a unit each, is collected in floats and folded by halves (rows.h, C). Sum of a logarithm: every weight is widened
+ *    to float64. One definition each for every length and every path. (README.md: what else was tried, and its cost in ulp.)
  * F. Error of a weight, against C * 2^(64 - N) * e^x: at most 0.6370 ulp over all 2^32 inputs; witness 0xc19e624a, x = -19.798.
  *    (tests/c/exhaustive_exp.c, which also sees to D on every input.)
  */
@@ -28,8 +29,10 @@
 /* Beyond this |max|, max is subtracted first: exact for all that contributes (Sterbenz, 2 * 126 <= 4096). */
 #define F32_SHIFT_ABOVE 4096.0f
 
-/* Above every weight, C * 2^(64.5) at most, as the accumulators of a mass must be. */
-#define F32_MASS_START 0x1p66f
+/* Where the lanes of a mass start: above CHUNK / 16 weights of C * 2^(64.5) = 2^65 at most, so that no sum leaves the binade. */
+#define F32_MASS_START 0x1p70f
+#define F32_MASS_START_BITS 0x62800000u
+#define F32_MASS_UNIT 0x1p47f
 
 /* What one row's weights depend on besides x. */
 typedef struct {
@@ -95,19 +98,43 @@ FSM_INLINE void f32_sum_add_product(f32_sum *sum, f32x16 a, f32x16 b) {
 FSM_INLINE f32_mass f32_mass_start(void) {
     return (f32_mass){f32x16_set1(F32_MASS_START), f32x16_set1(0.0f)};
 }
+/* The mass of one weight a lane. */
+FSM_INLINE f32_mass f32_mass_first(f32x16 w) {
+    const f32x16 start = f32x16_set1(F32_MASS_START), hi = f32x16_add(start, w);
+    return (f32_mass){hi, f32x16_sub(w, f32x16_sub(hi, start))};
+}
 FSM_INLINE void f32_mass_add(f32_mass *mass, f32x16 w) {
     const f32x16 hi = f32x16_add(mass->hi, w);
     mass->lo = f32x16_add(mass->lo, f32x16_sub(w, f32x16_sub(hi, mass->hi)));
     mass->hi = hi;
 }
-FSM_INLINE void f32_mass_add_pair(f32_mass *mass, f32x16 a, f32x16 b) {
-    f32_mass_add(mass, a);
-    f32_mass_add(mass, b);
+
+/* A sum of weights as two floats. */
+typedef struct {
+    float hi, lo;
+} f32_total;
+
+FSM_INLINE f32_total f32_mass_total(const f32_mass *mass) {
+    const uint32_t units = f32x16_reduce_bits(mass->hi) - 16u * F32_MASS_START_BITS;
+    const float low = f32x16_reduce_add(mass->lo);
+    const int32_t count = (int32_t)units;
+    const float rounded = (float)count;
+    const float high = rounded * F32_MASS_UNIT;
+    const float rest = (float)(count - (int64_t)rounded) * F32_MASS_UNIT + low;
+    const float hi = high + rest;
+    return (f32_total){hi, rest - (hi - high)};
 }
-FSM_INLINE void f32_mass_end(f32_sum *sum, const f32_mass *mass) {
-    const f32x16 hi = f32x16_sub(mass->hi, f32x16_set1(F32_MASS_START));
-    f32_sum_add(sum, mass->lo);
-    f32_sum_add(sum, hi);
+
+/* Masses of a row of several chunks are added up in float64. */
+typedef double f32_running;
+
+FSM_INLINE void f32_running_add(f32_running *sum, const f32_mass *mass) {
+    const uint32_t units = f32x16_reduce_bits(mass->hi) - 16u * F32_MASS_START_BITS;
+    *sum += (double)(int32_t)units * (double)F32_MASS_UNIT + (double)f32x16_reduce_add(mass->lo);
+}
+FSM_INLINE f32_total f32_running_total(f32_running sum) {
+    const float hi = (float)sum;
+    return (f32_total){hi, (float)(sum - (double)hi)};
 }
 FSM_INLINE pair f32_sum_total(const f32_sum *sum) {
     f64x8 a = f64x8_add(sum->low, sum->high);
@@ -131,8 +158,10 @@ FSM_INLINE void f32_quotient(pair numerator, pair total, float *hi, float *lo) {
 }
 
 /* 1 / total as two float32. */
-FSM_INLINE void f32_inverse(pair total, float *hi, float *lo) {
-    f32_quotient((pair){1.0, 0.0}, total, hi, lo);
+FSM_INLINE void f32_inverse(f32_total total, float *hi, float *lo) {
+    const float inverse = 1.0f / total.hi;
+    *hi = inverse;
+    *lo = fmaf(-inverse, total.lo, fmaf(-inverse, total.hi, 1.0f)) * inverse;
 }
 
 /* The weight of the maximum, whose argument is hi + lo, to float64's accuracy: C32 2^64 in place of the core's C64 2^128. */

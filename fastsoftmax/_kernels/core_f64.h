@@ -2,8 +2,8 @@
  *
  * Design (where it differs)
  * C. Bias 128: the smallest softmax weight kept, e^-745.5, is 2^-948.
- * E. Sum of a softmax: as in float32 (rows.h, C), over 8 lanes, then a halving tree of two-sums. Sum of a logarithm: two
- *    vectors are added, their sum joins the lanes by two-sums; the half ulp of that addition is too much for a softmax, which
+ * E. Sum of a softmax: as in float32, over 8 lanes that start at 2^135, above which their sums have bits enough to be added
+ *    exactly as they are. Sum of a logarithm: two vectors are added, their sum joins the lanes by two-sums; the half ulp of that addition is too much for a softmax, which
  *    has been seen at 3.11 ulp with it.
  */
 #ifndef FSM_CORE_F64_H
@@ -17,8 +17,9 @@
 #define F64_LOG_CUT 767.0
 #define F64_SHIFT_ABOVE 4096.0
 
-/* Above every weight, C * 2^(128.5) at most. */
-#define F64_MASS_START 0x1p130
+/* Where the lanes of a mass start: the sum of a chunk, CHUNK * C * 2^(128.5) < 2^136 at most, then fits 53 bits above
+ * its unit, 2^83. */
+#define F64_MASS_START 0x1p135
 
 typedef struct {
     f64x8 shift;
@@ -91,19 +92,39 @@ FSM_INLINE void f64_sum_add_product(f64_sum *sum, f64x8 a, f64x8 b) {
 FSM_INLINE f64_mass f64_mass_start(void) {
     return (f64_mass){f64x8_set1(F64_MASS_START), f64x8_set1(0.0)};
 }
+/* The mass of one weight a lane. */
+FSM_INLINE f64_mass f64_mass_first(f64x8 w) {
+    const f64x8 start = f64x8_set1(F64_MASS_START), hi = f64x8_add(start, w);
+    return (f64_mass){hi, f64x8_sub(w, f64x8_sub(hi, start))};
+}
 FSM_INLINE void f64_mass_add(f64_mass *mass, f64x8 w) {
     const f64x8 hi = f64x8_add(mass->hi, w);
     mass->lo = f64x8_add(mass->lo, f64x8_sub(w, f64x8_sub(hi, mass->hi)));
     mass->hi = hi;
 }
-FSM_INLINE void f64_mass_add_pair(f64_mass *mass, f64x8 a, f64x8 b) {
-    f64_mass_add(mass, a);
-    f64_mass_add(mass, b);
+
+typedef pair f64_total;
+
+/* a + b where |a| >= |b|, or a is 0. */
+FSM_INLINE pair f64_fast_two_sum(double a, double b) {
+    const double sum = a + b;
+    return (pair){sum, b - (sum - a)};
 }
-FSM_INLINE void f64_mass_end(f64_sum *sum, const f64_mass *mass) {
-    const f64x8 hi = f64x8_sub(mass->hi, f64x8_set1(F64_MASS_START));
-    const f64x8 both = f64x8_add(hi, mass->lo);
-    f64_sum_add2(sum, both, f64x8_sub(mass->lo, f64x8_sub(both, hi)));
+FSM_INLINE f64_total f64_mass_total(const f64_mass *mass) {
+    const f64x8 units = f64x8_sub(mass->hi, f64x8_set1(F64_MASS_START));
+    return f64_fast_two_sum(f64x8_reduce_add(units), f64x8_reduce_add(mass->lo));
+}
+
+typedef pair f64_running;
+
+FSM_INLINE void f64_running_add(f64_running *sum, const f64_mass *mass) {
+    const f64_total total = f64_mass_total(mass);
+    const pair both = two_sum(sum->hi, total.hi);
+    sum->lo += both.lo + total.lo;
+    sum->hi = both.hi;
+}
+FSM_INLINE f64_total f64_running_total(f64_running sum) {
+    return f64_fast_two_sum(sum.hi, sum.lo);
 }
 FSM_INLINE pair f64_sum_total(const f64_sum *sum) {
     f64_sum a = *sum;
@@ -119,7 +140,7 @@ FSM_INLINE void f64_split(pair a, double *hi, double *lo) {
 }
 
 /* 1 / total as hi + lo; one division. */
-FSM_INLINE void f64_inverse(pair total, double *hi, double *lo) {
+FSM_INLINE void f64_inverse(f64_total total, double *hi, double *lo) {
     const double inverse = 1.0 / total.hi;
     *hi = inverse;
     *lo = fma(-inverse, total.lo, fma(-inverse, total.hi, 1.0)) * inverse;

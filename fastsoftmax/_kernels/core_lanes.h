@@ -74,13 +74,32 @@ FSM_CORE void f32_lanes_quotient(const f32_sum *numerator, const f32_sum *total,
     *lo =
         f32x16_narrow(f64x8_sub(low, f64x8_widen_low(*hi)), f64x8_sub(high, f64x8_widen_high(*hi)));
 }
+/* f32_mass_total: the lanes' counts of units, `lanes` of them added, and their remainders folded. */
+typedef struct {
+    f32x16 hi, lo;
+} f32_totals;
+
+FSM_INLINE f32x16 f32_lanes_units(f32x16 sum, const f32_mass *mass) {
+    return f32x16_add_bits(sum, mass->hi);
+}
+FSM_INLINE f32_totals f32_lanes_total(f32x16 units, f32x16 low, uint32_t lanes) {
+    const f32x16 unit = f32x16_set1(F32_MASS_UNIT);
+    f32x16 rounded, left;
+    f32x16_split_bits(units, lanes * F32_MASS_START_BITS, &rounded, &left);
+    const f32x16 high = f32x16_mul(rounded, unit);
+    const f32x16 rest = f32x16_add(f32x16_mul(left, unit), low);
+    const f32x16 hi = f32x16_add(high, rest);
+    return (f32_totals){hi, f32x16_sub(rest, f32x16_sub(hi, high))};
+}
+FSM_INLINE f32_totals f32_folded_total(const f32x16 *hi, const f32x16 *lo) {
+    return f32_lanes_total(f32x16_fold_bits(hi), f32x16_fold_add(lo), 16);
+}
 /* f32_inverse */
-FSM_CORE void f32_lanes_inverse(const f32_sum *total, f32x16 *hi, f32x16 *lo) {
-    const f64x8 one = f64x8_set1(1.0);
-    const f64x8 low = f64x8_div(one, total->low), high = f64x8_div(one, total->high);
-    *hi = f32x16_narrow(low, high);
-    *lo =
-        f32x16_narrow(f64x8_sub(low, f64x8_widen_low(*hi)), f64x8_sub(high, f64x8_widen_high(*hi)));
+FSM_INLINE void f32_lanes_inverse(const f32_totals *total, f32x16 *hi, f32x16 *lo) {
+    const f32x16 one = f32x16_set1(1.0f), inverse = f32x16_div(one, total->hi);
+    const f32x16 minus = f32x16_sub(f32x16_set1(-0.0f), inverse);
+    *hi = inverse;
+    *lo = f32x16_mul(f32x16_fma(minus, total->lo, f32x16_fma(minus, total->hi, one)), inverse);
 }
 /* f32_top_weight */
 FSM_INLINE f32_sum f32_lanes_top_weight(f32x16 hi, f32x16 lo, f32x16 steps) {
@@ -147,8 +166,28 @@ FSM_CORE void f64_lanes_quotient(const f64_sum *numerator, const f64_sum *total,
     *hi = quotient;
     *lo = f64x8_div(remainder, total->hi);
 }
+/* f64_mass_total */
+typedef struct {
+    f64x8 hi, lo;
+} f64_totals;
+
+FSM_INLINE f64x8 f64_lanes_units(f64x8 sum, const f64_mass *mass) {
+    return f64x8_add(sum, f64x8_sub(mass->hi, f64x8_set1(F64_MASS_START)));
+}
+FSM_INLINE f64_totals f64_lanes_total(f64x8 units, f64x8 low, uint32_t lanes) {
+    (void)lanes;
+    const f64x8 sum = f64x8_add(units, low);
+    return (f64_totals){sum, f64x8_sub(low, f64x8_sub(sum, units))};
+}
+FSM_INLINE f64_totals f64_folded_total(const f64x8 *hi, const f64x8 *lo) {
+    f64x8 units[8];
+    for (int i = 0; i < 8; i++) {
+        units[i] = f64x8_sub(hi[i], f64x8_set1(F64_MASS_START));
+    }
+    return f64_lanes_total(f64x8_fold_add(units), f64x8_fold_add(lo), 8);
+}
 /* f64_inverse */
-FSM_INLINE void f64_lanes_inverse(const f64_sum *total, f64x8 *hi, f64x8 *lo) {
+FSM_INLINE void f64_lanes_inverse(const f64_totals *total, f64x8 *hi, f64x8 *lo) {
     const f64x8 one = f64x8_set1(1.0), inverse = f64x8_div(one, total->hi);
     const f64x8 minus = lanes_negated(inverse);
     *hi = inverse;

@@ -37,6 +37,19 @@
 #define FSM_PREFETCH(address) __builtin_prefetch(address)
 #endif
 
+#define FSM_PRAGMA(text) _Pragma(#text)
+
+/* Before a loop of few rounds, whose number the compiler knows; not where that would unroll loops of loops. */
+#if defined(FSM_CORE_CALLED)
+#define FSM_UNROLL
+#elif defined(__clang__)
+#define FSM_UNROLL FSM_PRAGMA(unroll)
+#elif defined(__GNUC__)
+#define FSM_UNROLL FSM_PRAGMA(GCC unroll 16)
+#else
+#define FSM_UNROLL
+#endif
+
 /* How the exp core is compiled into the algorithms: inlined where a vector is a few registers, called where it is loops (the
    generic unit), which keeps that unit's code and build time small. */
 #if defined(FSM_CORE_CALLED) && defined(__GNUC__) && !defined(__clang__)
@@ -50,12 +63,10 @@
 /* A unit for a wider instruction set than the baseline puts its target between BEGIN and END. MSVC needs
    no switch for intrinsics. */
 #if defined(__clang__)
-#define FSM_PRAGMA(text) _Pragma(#text)
 #define FSM_TARGET_BEGIN(features)                                                                 \
     FSM_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define FSM_TARGET_END FSM_PRAGMA(clang attribute pop)
 #elif defined(__GNUC__)
-#define FSM_PRAGMA(text) _Pragma(#text)
 #define FSM_TARGET_BEGIN(features)                                                                 \
     FSM_PRAGMA(GCC push_options)                                                                   \
     FSM_PRAGMA(GCC target(features))

@@ -5,10 +5,12 @@
  * Design
  * A. One definition of the sum of a row (core_*.h, E) for every path below, so that paths are free to differ in anything else.
  * B. Padding is -inf: the identity of max, and weight exactly +0, the identity of the sum.
- * C. The weights of up to CHUNK elements are added to accumulators that start above every weight, so that the rounding of
- *    each addition is had by two subtractions (Dekker's Fast2Sum); both parts then join the sum of the row. CHUNK keeps the
- *    rounding of the second part, which is not compensated, below a few hundredths of an ulp of a sum with the maximum in it.
+ * C. The weights of up to CHUNK elements are added to accumulators that start above every sum of them, so that the rounding of
+ *    each addition is had by two subtractions (Dekker's Fast2Sum), and that the accumulators of all lanes add up exactly.
+ *    CHUNK keeps the rounding of the remainders, which is not compensated, below 2^-30 of a sum with the maximum in it.
  * D. A vector that lies wholly beyond the row is left out: adding +0 changes nothing.
+ * E. Rows of one chunk are taken in groups of LANES: what a row ends with in the lanes of a vector (its maximum, its mass) is
+ *    folded for all of them at once to one row a lane, and what follows is computed for all at once (core_lanes.h).
  */
 
 #define ROW(base, stride, i) ((REAL *)((char *)(base) + (ptrdiff_t)(i) * (stride)))
@@ -16,18 +18,20 @@
     ((const REAL *)((const char *)(base) + (ptrdiff_t)(i) * (stride)))
 
 #define BLOCK (4 * LANES)
+#define ALL_LANES ((1u << LANES) - 1)
 #define NO_SKIP ((size_t)-1) /* for F(block): every element weighs */
 /* Elements whose weights go into one compensated sum. */
-#define CHUNK (16 * BLOCK)
+#define CHUNK (16 * LANES)
 /* Rows computed together: so many, and so many bytes of them, at most. */
 #define GROUP 8
 #define GROUP_BYTES (16 * 1024)
+/* So many rows of one chunk are worth folding their ends together. */
+#define FOLD_FROM (LANES / 4)
 
 /* What a row needs before its weights can be computed. */
 typedef struct {
-    F(row) row;
     int shifted;
-    REAL maximum;
+    REAL maximum, magic, limit;
     double top_hi, top_lo; /* the argument of the maximum: maximum / T - shift / T */
     double steps;          /* N */
 } F(start);
@@ -38,8 +42,8 @@ FSM_INLINE void F(fill_nan)(REAL *out, size_t n) {
     }
 }
 
-/* The largest element; NaNs are passed over where possible (they reach the sum anyway). */
-FSM_CORE REAL F(row_max)(const REAL *x, size_t n) {
+/* The largest element of each lane; NaNs are passed over where possible (they reach the sum anyway). */
+FSM_CORE VEC F(row_top)(const REAL *x, size_t n) {
     VEC m0 = V(set1)(-INFINITY), m1 = m0, m2 = m0, m3 = m0;
     size_t i = 0;
     for (; i + BLOCK <= n; i += BLOCK) {
@@ -54,7 +58,10 @@ FSM_CORE REAL F(row_max)(const REAL *x, size_t n) {
     if (i < n) {
         m1 = V(max)(m1, V(load_partial)(x + i, n - i, -INFINITY));
     }
-    return V(reduce_max)(V(max)(V(max)(m0, m1), V(max)(m2, m3)));
+    return V(max)(V(max)(m0, m1), V(max)(m2, m3));
+}
+FSM_INLINE REAL F(row_max)(const REAL *x, size_t n) {
+    return V(reduce_max)(F(row_top)(x, n));
 }
 
 /* Index of the first element equal to `value`; n if there is none. */
@@ -79,9 +86,6 @@ FSM_INLINE F(start) F(row_start)(REAL maximum, REAL cut, const fsm_temperature *
         const REAL scaled = maximum * (REAL)t->scale;
         top = scaled * (REAL)t->inv_hi;
         residual = FMA(scaled, (REAL)t->inv_lo, FMA(scaled, (REAL)t->inv_hi, -top));
-        s.row.scale = V(set1)((REAL)t->scale);
-        s.row.inv_hi = V(set1)((REAL)t->inv_hi);
-        s.row.inv_lo = V(set1)((REAL)t->inv_lo);
     }
     s.maximum = maximum;
     s.shifted = !(top <= FC(SHIFT_ABOVE) && top >= -FC(SHIFT_ABOVE));
@@ -91,132 +95,183 @@ FSM_INLINE F(start) F(row_start)(REAL maximum, REAL cut, const fsm_temperature *
     /* magic + 8 (bias - steps) straight from the rounded sum; every operation after it is exact. */
     const REAL rounded = FMA(top, FC(LOG2E), FC(MAGIC));
     const REAL steps = rounded - FC(MAGIC);
-    s.row.shift = V(set1)(s.shifted ? maximum : 0);
-    s.row.magic = V(set1)(FMA(rounded, -8, 9 * FC(MAGIC) + 8 * FC(BIAS)));
-    s.row.limit = V(set1)(top - cut);
+    s.magic = FMA(rounded, -8, 9 * FC(MAGIC) + 8 * FC(BIAS));
+    s.limit = top - cut;
     s.top_hi = (double)top;
     s.top_lo = (double)residual;
     s.steps = (double)steps;
     return s;
 }
 
-/* Weights of up to four vectors from x, stored to w when given; they join the mass or the sum, whichever is given.
- * Element `skip` weighs nothing.
- * What lies `ahead` bytes further, the next row, is fetched meanwhile: finding its maximum is bound by memory, this is not. */
-FSM_CORE void F(block)(const REAL *x, REAL *w, size_t count, ptrdiff_t ahead, size_t skip,
-                       const F(row) *row, int shifted, int tempered, F(mass) *mass, F(sum) *sum) {
-    const VEC zero = V(set1)(0);
-    VEC a[4];
-    const int vectors = count > 3 * LANES ? 4 : count > 2 * LANES ? 3 : count > LANES ? 2 : 1;
-    for (int v = 0; v < vectors; v++) {
-        const size_t at = (size_t)v * LANES;
-        const int whole = count >= at + LANES;
-        if (whole) {
-            FSM_PREFETCH((const char *)(x + at) + ahead);
-            a[v] = V(load)(x + at);
-        } else {
-            a[v] = V(load_partial)(x + at, count - at, -INFINITY);
-        }
-        if (skip != NO_SKIP) {
-            a[v] = V(without)(a[v], skip - at);
-        }
-        a[v] = F(weight)(a[v], row, shifted, tempered);
-        if (w && whole) {
-            V(store)(w + at, a[v]);
-        } else if (w) {
-            V(store_partial)(w + at, a[v], count - at);
-        }
+/* LANES rows' worth of F(start). */
+typedef struct {
+    F(row) row;
+    VEC maximum, top, residual, steps;
+} F(starts);
+
+/* row_start; whether every row is plain. */
+FSM_CORE int F(starts_of)(F(starts) *s, VEC maximum, REAL cut, const fsm_temperature *t,
+                              int tempered) {
+    const VEC zero = V(set1)(0), magic = V(set1)(FC(MAGIC)), above = V(set1)(FC(SHIFT_ABOVE));
+    s->maximum = maximum;
+    s->top = maximum;
+    s->residual = zero;
+    s->row.shift = zero;
+    if (tempered) {
+        s->row.scale = V(set1)((REAL)t->scale);
+        s->row.inv_hi = V(set1)((REAL)t->inv_hi);
+        s->row.inv_lo = V(set1)((REAL)t->inv_lo);
+        const VEC scaled = V(mul)(maximum, s->row.scale);
+        s->top = V(mul)(scaled, s->row.inv_hi);
+        const VEC rounding = V(fma)(scaled, s->row.inv_hi, V(sub)(V(set1)(FC(MINUS_ZERO)), s->top));
+        s->residual = V(fma)(scaled, s->row.inv_lo, rounding);
     }
-    for (int v = 0; v < vectors; v += 2) {
-        const VEC b = v + 1 < vectors ? a[v + 1] : zero;
-        if (mass) {
-            F(mass_add_pair)(mass, a[v], b);
-        } else {
-            F(sum_add_pair)(sum, a[v], b);
-        }
-    }
+    const VEC rounded = V(fma)(s->top, V(set1)(FC(LOG2E)), magic);
+    s->steps = V(sub)(rounded, magic);
+    s->row.magic = V(fma)(rounded, V(set1)(-8), V(set1)(9 * FC(MAGIC) + 8 * FC(BIAS)));
+    s->row.limit = V(sub)(s->top, V(set1)(cut));
+    /* The second operand of max wins against a NaN. */
+    const VEC magnitude = V(max)(s->top, V(sub)(zero, s->top));
+    return V(equal)(V(max)(above, magnitude), above) == ALL_LANES;
 }
 
-/* Weights of the row, stored to w when given, and their sum. */
-FSM_INLINE pair F(weights_as)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(row) *row,
+/* A start in vectors, for the loop that weighs. */
+FSM_INLINE F(row) F(row_of)(const F(start) *s, const fsm_temperature *t) {
+    return (F(row)){
+        .shift = V(set1)(s->maximum),
+        .magic = V(set1)(s->magic),
+        .limit = V(set1)(s->limit),
+        .scale = V(set1)((REAL)t->scale),
+        .inv_hi = V(set1)((REAL)t->inv_hi),
+        .inv_lo = V(set1)((REAL)t->inv_lo),
+    };
+}
+
+/* Weights of the row, stored to w, and their sum. What lies `ahead` bytes further, the next row, is fetched meanwhile: finding
+ * its maximum is bound by memory, this is not. */
+FSM_CORE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(row) *row,
                               int shifted, int tempered) {
-    F(sum) sum = F(sum_zero)();
+    F(mass) mass = F(mass_start)();
     size_t i = 0;
-    do {
-        F(mass) mass = F(mass_start)();
-        const size_t end = n - i > CHUNK ? i + CHUNK : n;
-        for (; i + BLOCK <= end; i += BLOCK) {
-            F(block)(x + i, w ? w + i : NULL, BLOCK, ahead, NO_SKIP, row, shifted, tempered, &mass,
-                     NULL);
-        }
-        if (i < end) {
-            F(block)(x + i, w ? w + i : NULL, end - i, ahead, NO_SKIP, row, shifted, tempered,
-                     &mass, NULL);
-            i = end;
-        }
-        F(mass_end)(&sum, &mass);
-    } while (i < n);
-    return F(sum_total)(&sum);
+    for (; i + LANES <= n; i += LANES) {
+        FSM_PREFETCH((const char *)(x + i) + ahead);
+        const VEC a = F(weight)(V(load)(x + i), row, shifted, tempered);
+        V(store)(w + i, a);
+        F(mass_add)(&mass, a);
+    }
+    if (i < n) {
+        const VEC a = F(weight)(V(load_partial)(x + i, n - i, -INFINITY), row, shifted, tempered);
+        V(store_partial)(w + i, a, n - i);
+        F(mass_add)(&mass, a);
+    }
+    return mass;
 }
 
-FSM_NOINLINE pair F(weights_rare)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead,
-                                  const F(start) *s, int tempered) {
-    if (!tempered) {
-        return F(weights_as)(x, w, n, ahead, &s->row, 1, 0);
+FSM_INLINE F(total) F(weights_as)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead,
+                                  const F(start) *s, const fsm_temperature *t, int shifted,
+                                  int tempered) {
+    const F(row) row = F(row_of)(s, t);
+    F(running) running = {0};
+    for (size_t i = 0; i < n; i += CHUNK) {
+        const size_t count = n - i < CHUNK ? n - i : CHUNK;
+        const F(mass) mass = F(mass_of)(x + i, w + i, count, ahead, &row, shifted, tempered);
+        if (n <= CHUNK) {
+            return F(mass_total)(&mass);
+        }
+        F(running_add)(&running, &mass);
     }
-    return s->shifted ? F(weights_as)(x, w, n, ahead, &s->row, 1, 1)
-                      : F(weights_as)(x, w, n, ahead, &s->row, 0, 1);
+    return F(running_total)(running);
 }
 
-FSM_INLINE pair F(weights)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
-                           int tempered) {
-    if (FSM_UNLIKELY(s->shifted || tempered)) {
-        return F(weights_rare)(x, w, n, ahead, s, tempered);
+FSM_NOINLINE F(total) F(weights_rare)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead,
+                                      const F(start) *s, const fsm_temperature *t) {
+    if (!t->tempered) {
+        return F(weights_as)(x, w, n, ahead, s, t, 1, 0);
     }
-    return F(weights_as)(x, w, n, ahead, &s->row, 0, 0);
+    return s->shifted ? F(weights_as)(x, w, n, ahead, s, t, 1, 1)
+                      : F(weights_as)(x, w, n, ahead, s, t, 0, 1);
+}
+
+FSM_INLINE F(total) F(weights)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
+                               const fsm_temperature *t) {
+    if (FSM_UNLIKELY(s->shifted || t->tempered)) {
+        return F(weights_rare)(x, w, n, ahead, s, t);
+    }
+    return F(weights_as)(x, w, n, ahead, s, t, 0, 0);
+}
+
+/* One vector of F(others_as); `at` is its element `skip`, if that is in it. */
+FSM_CORE VEC F(other)(const REAL *x, REAL *w, size_t count, size_t at, const F(row) *row, int shifted, int tempered) {
+    VEC a = count < LANES ? V(load_partial)(x, count, -INFINITY) : V(load)(x);
+    if (at < LANES) {
+        a = V(without)(a, at);
+    }
+    a = F(weight)(a, row, shifted, tempered);
+    if (w && count < LANES) {
+        V(store_partial)(w, a, count);
+    } else if (w) {
+        V(store)(w, a);
+    }
+    return a;
 }
 
 /* The sum of all weights but that of element `skip`, with a relative accuracy that a mass has not where they are small;
  * weights are stored to w when given, that of `skip` as 0. */
 FSM_INLINE pair F(others_as)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, size_t skip,
-                             const F(row) *row, int shifted, int tempered) {
+                             const F(start) *s, const fsm_temperature *t, int shifted, int tempered) {
+    const F(row) row = F(row_of)(s, t);
     F(sum) sum = F(sum_zero)();
-    for (size_t i = 0; i < n; i += BLOCK) {
-        const size_t count = n - i < BLOCK ? n - i : BLOCK;
+    size_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        FSM_PREFETCH((const char *)(x + i) + ahead);
+        FSM_PREFETCH((const char *)(x + i + LANES) + ahead);
         REAL *const to = w ? w + i : NULL;
-        if (skip - i < count) { /* wraps, and is large, where skip < i */
-            F(block)(x + i, to, count, ahead, skip - i, row, shifted, tempered, NULL, &sum);
-        } else if (count == BLOCK) {
-            F(block)(x + i, to, BLOCK, ahead, NO_SKIP, row, shifted, tempered, NULL, &sum);
+        const size_t at = skip - i;
+        VEC a, b;
+        if (FSM_UNLIKELY(at < 2 * LANES)) {
+            a = F(other)(x + i, to, LANES, at, &row, shifted, tempered);
+            b = F(other)(x + i + LANES, to ? to + LANES : NULL, LANES, at - LANES, &row, shifted, tempered);
         } else {
-            F(block)(x + i, to, count, ahead, NO_SKIP, row, shifted, tempered, NULL, &sum);
+            a = F(other)(x + i, to, LANES, LANES, &row, shifted, tempered);
+            b = F(other)(x + i + LANES, to ? to + LANES : NULL, LANES, LANES, &row, shifted, tempered);
         }
+        F(sum_add_pair)(&sum, a, b);
+    }
+    if (i < n) {
+        const size_t left = n - i, at = skip - i;
+        REAL *const to = w ? w + i : NULL;
+        const VEC a = F(other)(x + i, to, left < LANES ? left : LANES, at, &row, shifted, tempered);
+        VEC b = V(set1)(0);
+        if (left > LANES) {
+            b = F(other)(x + i + LANES, to ? to + LANES : NULL, left - LANES, at - LANES, &row, shifted, tempered);
+        }
+        F(sum_add_pair)(&sum, a, b);
     }
     return F(sum_total)(&sum);
 }
 
 FSM_NOINLINE pair F(others_rare)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, size_t skip,
-                                 const F(start) *s, int tempered) {
-    if (!tempered) {
-        return F(others_as)(x, w, n, ahead, skip, &s->row, 1, 0);
+                                 const F(start) *s, const fsm_temperature *t) {
+    if (!t->tempered) {
+        return F(others_as)(x, w, n, ahead, skip, s, t, 1, 0);
     }
-    return s->shifted ? F(others_as)(x, w, n, ahead, skip, &s->row, 1, 1)
-                      : F(others_as)(x, w, n, ahead, skip, &s->row, 0, 1);
+    return s->shifted ? F(others_as)(x, w, n, ahead, skip, s, t, 1, 1)
+                      : F(others_as)(x, w, n, ahead, skip, s, t, 0, 1);
 }
 
 FSM_INLINE pair F(others)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, size_t skip,
-                          const F(start) *s, int tempered) {
-    if (FSM_UNLIKELY(s->shifted || tempered)) {
-        return F(others_rare)(x, w, n, ahead, skip, s, tempered);
+                          const F(start) *s, const fsm_temperature *t) {
+    if (FSM_UNLIKELY(s->shifted || t->tempered)) {
+        return F(others_rare)(x, w, n, ahead, skip, s, t);
     }
-    return F(others_as)(x, w, n, ahead, skip, &s->row, 0, 0);
+    return F(others_as)(x, w, n, ahead, skip, s, t, 0, 0);
 }
 
 /* log of the sum of e^(x - max), relative accuracy kept near 0: log1p of the sum without one maximal element. */
 FSM_INLINE double F(row_log)(const REAL *x, size_t n, ptrdiff_t ahead, const F(start) *s,
-                             int tempered) {
+                             const fsm_temperature *t) {
     const size_t skip = F(row_find)(x, n, s->maximum);
-    const pair others = F(others)(x, NULL, n, ahead, skip, s, tempered);
+    const pair others = F(others)(x, NULL, n, ahead, skip, s, t);
     return log_one_plus(F(ratio)(others, F(top_weight)(s->top_hi, s->top_lo, s->steps)));
 }
 
@@ -255,7 +310,7 @@ FSM_CORE void F(scale_row)(REAL *out, const REAL *w, size_t n, REAL inv_hi, REAL
  * processor has the other rows to go on with. */
 static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
     F(start) start[GROUP];
-    pair total[GROUP];
+    F(total) total[GROUP];
     REAL hi[GROUP], lo[GROUP];
     for (size_t g = 0; g < rows; g++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
@@ -265,7 +320,7 @@ static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
         REAL *w = ROW(b->out, b->out_stride, first + g);
         total[g] = F(weights)(x, w, b->n, (ptrdiff_t)rows * b->x_stride, &start[g],
-                              b->temperature.tempered);
+                              &b->temperature);
     }
     for (size_t g = 0; g < rows; g++) {
         F(inverse)(total[g], &hi[g], &lo[g]);
@@ -276,6 +331,51 @@ static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
             F(fill_nan)(out, b->n);
         } else {
             F(scale_row)(out, out, b->n, hi[g], lo[g]);
+        }
+    }
+}
+
+#ifndef FSM_CORE_CALLED
+/* Up to LANES rows of one chunk, phase by phase. */
+static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
+    const size_t n = b->n;
+    const ptrdiff_t ahead = (ptrdiff_t)rows * b->x_stride;
+    VEC hi[LANES], lo[LANES];
+    REAL magic[LANES], limit[LANES], inv_hi[LANES], inv_lo[LANES];
+    F(starts) s;
+    for (size_t r = 0; r < LANES; r++) {
+        hi[r] = r < rows ? F(row_top)(CONST_ROW(b->x, b->x_stride, first + r), n) : hi[0];
+    }
+    if (!F(starts_of)(&s, V(fold_max)(hi), FC(CUT), &b->temperature, 0)) {
+        for (size_t r = 0; r < rows; r += GROUP) {
+            F(softmax_group)(b, first + r, rows - r < GROUP ? rows - r : GROUP);
+        }
+        return;
+    }
+    V(store)(magic, s.row.magic);
+    V(store)(limit, s.row.limit);
+    for (size_t r = 0; r < LANES; r++) {
+        if (r < rows) {
+            const F(row) row = {.magic = V(set1)(magic[r]), .limit = V(set1)(limit[r])};
+            const F(mass) mass = F(mass_of)(CONST_ROW(b->x, b->x_stride, first + r), ROW(b->out, b->out_stride, first + r), n, ahead, &row, 0, 0);
+            hi[r] = mass.hi;
+            lo[r] = mass.lo;
+        } else {
+            hi[r] = hi[0];
+            lo[r] = lo[0];
+        }
+    }
+    const F(totals) total = F(folded_total)(hi, lo);
+    VEC scale_hi, scale_lo;
+    F(lanes_inverse)(&total, &scale_hi, &scale_lo);
+    V(store)(inv_hi, scale_hi);
+    V(store)(inv_lo, scale_lo);
+    for (size_t r = 0; r < rows; r++) {
+        REAL *out = ROW(b->out, b->out_stride, first + r);
+        if (FSM_UNLIKELY(inv_hi[r] != inv_hi[r])) {
+            F(fill_nan)(out, n);
+        } else {
+            F(scale_row)(out, out, n, inv_hi[r], inv_lo[r]);
         }
     }
 }
@@ -299,22 +399,21 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
     }
     const REAL maximum = V(reduce_max)(top);
     const F(start) s = F(row_start)(maximum, FC(CUT), t);
+    const F(row) row = F(row_of)(&s, t);
     F(mass) mass = F(mass_start)();
     if (FSM_UNLIKELY(s.shifted)) {
         for (int v = 0; v < count; v++) {
-            a[v] = F(weight)(a[v], &s.row, 1, 0);
+            a[v] = F(weight)(a[v], &row, 1, 0);
         }
     } else {
         for (int v = 0; v < count; v++) {
-            a[v] = F(weight)(a[v], &s.row, 0, 0);
+            a[v] = F(weight)(a[v], &row, 0, 0);
         }
     }
-    for (int v = 0; v < count; v += 2) {
-        F(mass_add_pair)(&mass, a[v], v + 1 < count ? a[v + 1] : V(set1)(0));
+    for (int v = 0; v < count; v++) {
+        F(mass_add)(&mass, a[v]);
     }
-    F(sum) sum = F(sum_zero)();
-    F(mass_end)(&sum, &mass);
-    const pair total = F(sum_total)(&sum);
+    const F(total) total = F(mass_total)(&mass);
     if (FSM_UNLIKELY(total.hi != total.hi)) {
         F(fill_nan)(out, n);
         return;
@@ -328,26 +427,40 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
     V(store_partial)(out + last, F(normalised)(a[count - 1], hi, lo), n - last);
 }
 
+#endif
+
 #define SHORT_ROWS(count)                                                                          \
     case count:                                                                                    \
-        for (size_t i = 0; i < b->rows; i++) {                                                     \
-            F(softmax_short)(CONST_ROW(b->x, b->x_stride, i), ROW(b->out, b->out_stride, i), b->n, \
-                             count, &b->temperature);                                              \
+        for (; row < b->rows; row++) {                                                             \
+            F(softmax_short)(CONST_ROW(b->x, b->x_stride, row),                                    \
+                             ROW(b->out, b->out_stride, row), b->n, count, &b->temperature);       \
         }                                                                                          \
         return
 
 static void F(softmax_along)(const fsm_rows *b) {
+    size_t row = 0;
 #ifndef FSM_CORE_CALLED
+    if (!b->temperature.tempered && b->n <= CHUNK) {
+        for (; b->rows - row >= FOLD_FROM; row += LANES) {
+            const size_t left = b->rows - row;
+            F(softmax_folded)(b, row, left < LANES ? left : LANES);
+            if (left <= LANES) {
+                return;
+            }
+        }
+    }
     if (!b->temperature.tempered) {
         switch ((b->n + LANES - 1) / LANES) {
             SHORT_ROWS(1);
             SHORT_ROWS(2);
             SHORT_ROWS(3);
             SHORT_ROWS(4);
+#ifdef FSM_ONE_REGISTER
             SHORT_ROWS(5);
             SHORT_ROWS(6);
             SHORT_ROWS(7);
             SHORT_ROWS(8);
+#endif
         default:
             break;
         }
@@ -355,8 +468,8 @@ static void F(softmax_along)(const fsm_rows *b) {
 #endif
     const size_t fit = GROUP_BYTES / sizeof(REAL) / b->n;
     const size_t group = fit < 1 ? 1 : fit > GROUP ? GROUP : fit;
-    for (size_t i = 0; i < b->rows; i += group) {
-        F(softmax_group)(b, i, b->rows - i < group ? b->rows - i : group);
+    for (; row < b->rows; row += group) {
+        F(softmax_group)(b, row, b->rows - row < group ? b->rows - row : group);
     }
 }
 
@@ -375,32 +488,33 @@ FSM_INLINE void F(log_softmax_plain)(const REAL *x, REAL *out, size_t n, REAL lo
 }
 
 /* (x - max) / T - log(sum), with x - max as a two-sum and the product's residual carried along. */
-FSM_INLINE VEC F(log_softmax_tempered_vector)(VEC x, const F(start) *s, VEC log_hi, VEC log_lo) {
-    const VEC zero = V(set1)(0), maximum = V(set1)(s->maximum);
+FSM_INLINE VEC F(log_softmax_tempered_vector)(VEC x, const F(row) *row, VEC log_hi, VEC log_lo) {
+    const VEC zero = V(set1)(0), maximum = row->shift;
     const VEC d = V(sub)(x, maximum);
     const VEC of_max = V(sub)(d, x); /* -(what was taken of max) */
     const VEC error = V(sub)(V(sub)(x, V(sub)(d, of_max)), V(add)(maximum, of_max));
-    const VEC scaled = V(mul)(d, s->row.scale);
-    const VEC high = V(mul)(scaled, s->row.inv_hi);
-    VEC low = V(fma)(scaled, s->row.inv_hi, V(sub)(zero, high));
-    low = V(fma)(scaled, s->row.inv_lo, low);
-    low = V(fma)(V(mul)(error, s->row.scale), s->row.inv_hi, low);
+    const VEC scaled = V(mul)(d, row->scale);
+    const VEC high = V(mul)(scaled, row->inv_hi);
+    VEC low = V(fma)(scaled, row->inv_hi, V(sub)(zero, high));
+    low = V(fma)(scaled, row->inv_lo, low);
+    low = V(fma)(V(mul)(error, row->scale), row->inv_hi, low);
     low = V(zero_below)(low, high, V(set1)(-FC(MAX)));
     return V(add)(V(sub)(high, log_hi), V(sub)(low, log_lo));
 }
 
 FSM_NOINLINE void F(log_softmax_tempered)(const REAL *x, REAL *out, size_t n, const F(start) *s,
-                                          double logarithm) {
+                                          const fsm_temperature *t, double logarithm) {
+    const F(row) row = F(row_of)(s, t);
     REAL hi, lo;
     F(split_log)(0, logarithm, &hi, &lo);
     const VEC log_hi = V(set1)(hi), log_lo = V(set1)(lo);
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
-        V(store)(out + i, F(log_softmax_tempered_vector)(V(load)(x + i), s, log_hi, log_lo));
+        V(store)(out + i, F(log_softmax_tempered_vector)(V(load)(x + i), &row, log_hi, log_lo));
     }
     if (i < n) {
         const VEC a = V(load_partial)(x + i, n - i, 0);
-        V(store_partial)(out + i, F(log_softmax_tempered_vector)(a, s, log_hi, log_lo), n - i);
+        V(store_partial)(out + i, F(log_softmax_tempered_vector)(a, &row, log_hi, log_lo), n - i);
     }
 }
 
@@ -410,11 +524,11 @@ static void F(log_softmax_along)(const fsm_rows *b) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, i);
         REAL *out = ROW(b->out, b->out_stride, i);
         const F(start) s = F(row_start)(F(row_max)(x, b->n), FC(LOG_CUT), &b->temperature);
-        const double logarithm = F(row_log)(x, b->n, b->x_stride, &s, tempered);
+        const double logarithm = F(row_log)(x, b->n, b->x_stride, &s, &b->temperature);
         if (FSM_UNLIKELY(F(no_answer)(&s, logarithm))) {
             F(fill_nan)(out, b->n);
         } else if (tempered) {
-            F(log_softmax_tempered)(x, out, b->n, &s, logarithm);
+            F(log_softmax_tempered)(x, out, b->n, &s, &b->temperature, logarithm);
         } else {
             REAL hi, lo;
             F(split_log)(s.maximum, logarithm, &hi, &lo);
@@ -437,7 +551,7 @@ static void F(logsumexp_along)(const fsm_rows *b) {
     for (size_t i = 0; i < b->rows; i++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, i);
         const F(start) s = F(row_start)(F(row_max)(x, b->n), FC(LOG_CUT), &b->temperature);
-        const double logarithm = F(row_log)(x, b->n, b->x_stride, &s, 0);
+        const double logarithm = F(row_log)(x, b->n, b->x_stride, &s, &b->temperature);
         REAL hi, lo;
         F(split_log)(s.maximum, logarithm, &hi, &lo);
         if (FSM_UNLIKELY(logarithm != logarithm)) {

@@ -12,10 +12,12 @@
 #undef CHUNK
 #undef GROUP
 #undef GROUP_BYTES
+#undef FOLD_FROM
 #undef ROW
 #undef CONST_ROW
 #undef ACROSS
+#undef SOFTMAX_ACROSS
 #undef PADDED
 #undef ALL_LANES
 #undef BLOCKS
-#undef SPAN
+#undef MOST_BLOCKS

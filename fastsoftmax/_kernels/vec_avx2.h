@@ -52,12 +52,33 @@ FSM_INLINE void f32x16_store(float *p, f32x16 x) {
     _mm256_storeu_ps(p, x.a);
     _mm256_storeu_ps(p + 8, x.b);
 }
+/* Not by vmaskmovps, whose store takes some 12 cycles on Zen. */
+FSM_INLINE void f32_store8_partial(float *p, __m256 x, size_t count) {
+    __m128 q = _mm256_castps256_ps128(x);
+    if (count & 8) {
+        _mm256_storeu_ps(p, x);
+        return;
+    }
+    if (count & 4) {
+        _mm_storeu_ps(p, q);
+        q = _mm256_extractf128_ps(x, 1);
+        p += 4;
+    }
+    if (count & 2) {
+        _mm_storel_pi((__m64 *)p, q);
+        q = _mm_movehl_ps(q, q);
+        p += 2;
+    }
+    if (count & 1) {
+        _mm_store_ss(p, q);
+    }
+}
 FSM_INLINE void f32x16_store_partial(float *p, f32x16 x, size_t count) {
     if (count <= 8) {
-        _mm256_maskstore_ps(p, f32_first(count), x.a);
+        f32_store8_partial(p, x.a, count);
     } else {
         _mm256_storeu_ps(p, x.a);
-        _mm256_maskstore_ps(p + 8, f32_first(count - 8), x.b);
+        f32_store8_partial(p + 8, x.b, count - 8);
     }
 }
 FSM_INLINE void f32x16_stream(float *p, f32x16 x) {
@@ -75,6 +96,9 @@ FSM_INLINE f32x16 f32x16_mul(f32x16 x, f32x16 y) {
 }
 FSM_INLINE f32x16 f32x16_fma(f32x16 x, f32x16 y, f32x16 z) {
     return (f32x16){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+FSM_INLINE __m256 f32_add_bits8(__m256 x, __m256 y) {
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_castps_si256(y)));
 }
 FSM_INLINE f32x16 f32x16_max(f32x16 x, f32x16 y) {
     return (f32x16){_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
@@ -121,6 +145,63 @@ FSM_INLINE float f32x16_reduce_max(f32x16 x) {
     __m128 quarter = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
     quarter = _mm_max_ps(quarter, _mm_movehl_ps(quarter, quarter));
     return _mm_cvtss_f32(_mm_max_ss(quarter, _mm_shuffle_ps(quarter, quarter, 1)));
+}
+FSM_INLINE float f32x16_reduce_add(f32x16 x) {
+    const __m256 half = _mm256_add_ps(x.a, x.b);
+    __m128 quarter = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    quarter = _mm_add_ps(quarter, _mm_movehl_ps(quarter, quarter));
+    return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_shuffle_ps(quarter, quarter, 1)));
+}
+FSM_INLINE f32x16 f32x16_add_bits(f32x16 x, f32x16 y) {
+    return (f32x16){f32_add_bits8(x.a, y.a), f32_add_bits8(x.b, y.b)};
+}
+FSM_INLINE uint32_t f32x16_reduce_bits(f32x16 x) {
+    const __m256i half = _mm256_add_epi32(_mm256_castps_si256(x.a), _mm256_castps_si256(x.b));
+    __m128i quarter =
+        _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    quarter = _mm_add_epi32(quarter, _mm_unpackhi_epi64(quarter, quarter));
+    return (uint32_t)_mm_cvtsi128_si32(_mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 1)));
+}
+/* Eight vectors' reductions at once, as the commutative operation `join` has them. Where halves are joined, one operand takes
+ * a half of each vector as it lies (a blend), so that only the other need be moved. */
+#define FSM_FOLD8(name, join)                                                                      \
+    FSM_INLINE __m256 name##8(const f32x16 *x) {                                                   \
+        __m256 half[8], quarter[4], pair[2];                                                       \
+        for (int r = 0; r < 8; r++) {                                                              \
+            half[r] = join(x[r].a, x[r].b);                                                        \
+        }                                                                                          \
+        for (int r = 0; r < 4; r++) {                                                              \
+            quarter[r] = join(_mm256_blend_ps(half[r], half[r + 4], 0xF0),                         \
+                              _mm256_permute2f128_ps(half[r], half[r + 4], 0x21));                 \
+        }                                                                                          \
+        for (int r = 0; r < 2; r++) {                                                              \
+            const __m256d p = _mm256_castps_pd(quarter[2 * r]);                                    \
+            const __m256d q = _mm256_castps_pd(quarter[2 * r + 1]);                                \
+            pair[r] = join(_mm256_castpd_ps(_mm256_unpacklo_pd(p, q)),                             \
+                           _mm256_castpd_ps(_mm256_unpackhi_pd(p, q)));                            \
+        }                                                                                          \
+        return join(_mm256_shuffle_ps(pair[0], pair[1], 0x88),                                     \
+                    _mm256_shuffle_ps(pair[0], pair[1], 0xDD));                                    \
+    }                                                                                              \
+    FSM_INLINE f32x16 name(const f32x16 *x) {                                                      \
+        return (f32x16){name##8(x), name##8(x + 8)};                                               \
+    }
+FSM_FOLD8(f32x16_fold_max, _mm256_max_ps)
+FSM_FOLD8(f32x16_fold_add, _mm256_add_ps)
+FSM_FOLD8(f32x16_fold_bits, f32_add_bits8)
+#undef FSM_FOLD8
+FSM_INLINE void f32_split_bits8(__m256 x, uint32_t offset, __m256 *hi, __m256 *lo) {
+    const __m256i count =
+        _mm256_sub_epi32(_mm256_castps_si256(x), _mm256_set1_epi32((int32_t)offset));
+    *hi = _mm256_cvtepi32_ps(count);
+    *lo = _mm256_cvtepi32_ps(_mm256_sub_epi32(count, _mm256_cvttps_epi32(*hi)));
+}
+FSM_INLINE void f32x16_split_bits(f32x16 x, uint32_t offset, f32x16 *hi, f32x16 *lo) {
+    f32_split_bits8(x.a, offset, &hi->a, &lo->a);
+    f32_split_bits8(x.b, offset, &hi->b, &lo->b);
+}
+FSM_INLINE f32x16 f32x16_div(f32x16 x, f32x16 y) {
+    return (f32x16){_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)};
 }
 FSM_INLINE f32x16 f32x16_load_f16(const uint16_t *p) {
     return (f32x16){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
@@ -174,25 +255,54 @@ FSM_INLINE void f32x16_store_group(float *p, ptrdiff_t stride, const f32x16 *x) 
     f32_store_group8((char *)p, stride, a);
     f32_store_group8((char *)p + 8 * stride, stride, b);
 }
-/* By way of rows of four: every read and write but the last row's may cover its neighbour. */
+/* Four floats from p and four from p + 4 n, i.e. from the same places of rows 0 to 3 and of rows 4 to 7. */
+FSM_INLINE __m256 f32_load_both(const float *p, size_t n) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * n),
+                                1);
+}
+FSM_INLINE void f32_store_both(float *p, size_t n, __m256 x) {
+    _mm_storeu_ps(p, _mm256_castps256_ps128(x));
+    _mm_storeu_ps(p + 4 * n, _mm256_extractf128_ps(x, 1));
+}
+/* Lanes of x and then of y, within each half. */
+#define FSM_PICK(x, i, j, y, k, l) _mm256_shuffle_ps(x, y, (i) | (j) << 2 | (k) << 4 | (l) << 6)
+FSM_INLINE void f32_load_narrow8(const float *p, size_t n, __m256 *x) {
+    const __m256 u = f32_load_both(p, n), v = f32_load_both(p + 4, n);
+    if (n == 2) {
+        x[0] = FSM_PICK(u, 0, 2, v, 0, 2);
+        x[1] = FSM_PICK(u, 1, 3, v, 1, 3);
+        return;
+    }
+    /* u = x0 y0 z0 x1, v = y1 z1 x2 y2, w = z2 x3 y3 z3 */
+    const __m256 w = f32_load_both(p + 8, n);
+    const __m256 x2y2x3y3 = FSM_PICK(v, 2, 3, w, 1, 2), y0z0y1z1 = FSM_PICK(u, 1, 2, v, 0, 1);
+    x[0] = FSM_PICK(u, 0, 3, x2y2x3y3, 0, 2);
+    x[1] = FSM_PICK(y0z0y1z1, 0, 2, x2y2x3y3, 1, 3);
+    x[2] = FSM_PICK(y0z0y1z1, 1, 3, w, 0, 3);
+}
+FSM_INLINE void f32_store_narrow8(float *p, size_t n, __m256 x, __m256 y, __m256 z) {
+    if (n == 2) {
+        f32_store_both(p, n, _mm256_unpacklo_ps(x, y));
+        f32_store_both(p + 4, n, _mm256_unpackhi_ps(x, y));
+        return;
+    }
+    const __m256 x0x2y0y2 = FSM_PICK(x, 0, 2, y, 0, 2), y1y3z1z3 = FSM_PICK(y, 1, 3, z, 1, 3);
+    const __m256 z0z2x1x3 = FSM_PICK(z, 0, 2, x, 1, 3);
+    f32_store_both(p, n, FSM_PICK(x0x2y0y2, 0, 2, z0z2x1x3, 0, 2));
+    f32_store_both(p + 4, n, FSM_PICK(y1y3z1z3, 0, 2, x0x2y0y2, 1, 3));
+    f32_store_both(p + 8, n, FSM_PICK(z0z2x1x3, 1, 3, y1y3z1z3, 1, 3));
+}
+#undef FSM_PICK
 FSM_INLINE void f32x16_load_narrow(const float *p, size_t n, f32x16 *x) {
     if (n == 1) {
         x[0] = f32x16_load(p);
         return;
     }
-    float padded[64];
-    for (size_t r = 0; r < 15; r++) {
-        _mm_storeu_ps(padded + 4 * r, n == 2
-                                          ? _mm_castpd_ps(_mm_load_sd((const double *)(p + 2 * r)))
-                                          : _mm_loadu_ps(p + 3 * r));
-    }
-    memcpy(padded + 60, p + 15 * n, n * sizeof(float));
-    padded[62] = n == 2 ? 0.0f : padded[62];
-    padded[63] = 0.0f;
-    f32x16 group[4];
-    f32x16_load_group(padded, 16, group);
+    __m256 a[3], b[3];
+    f32_load_narrow8(p, n, a);
+    f32_load_narrow8(p + 8 * n, n, b);
     for (size_t c = 0; c < n; c++) {
-        x[c] = group[c];
+        x[c] = (f32x16){a[c], b[c]};
     }
 }
 FSM_INLINE void f32x16_store_narrow(float *p, size_t n, const f32x16 *x) {
@@ -200,18 +310,9 @@ FSM_INLINE void f32x16_store_narrow(float *p, size_t n, const f32x16 *x) {
         f32x16_store(p, x[0]);
         return;
     }
-    float padded[64];
-    const f32x16 group[4] = {x[0], x[1], x[n == 2 ? 1 : 2], x[1]};
-    f32x16_store_group(padded, 16, group);
-    for (size_t r = 0; r < 15; r++) {
-        const __m128 row = _mm_loadu_ps(padded + 4 * r);
-        if (n == 2) {
-            _mm_store_sd((double *)(p + 2 * r), _mm_castps_pd(row));
-        } else {
-            _mm_storeu_ps(p + 3 * r, row);
-        }
-    }
-    memcpy(p + 15 * n, padded + 60, n * sizeof(float));
+    const f32x16 last = x[n == 2 ? 1 : 2];
+    f32_store_narrow8(p, n, x[0].a, x[1].a, last.a);
+    f32_store_narrow8(p + 8 * n, n, x[0].b, x[1].b, last.b);
 }
 
 /* ---- f64x8 ---- */
@@ -238,12 +339,27 @@ FSM_INLINE void f64x8_store(double *p, f64x8 x) {
     _mm256_storeu_pd(p, x.a);
     _mm256_storeu_pd(p + 4, x.b);
 }
+FSM_INLINE void f64_store4_partial(double *p, __m256d x, size_t count) {
+    __m128d q = _mm256_castpd256_pd128(x);
+    if (count & 4) {
+        _mm256_storeu_pd(p, x);
+        return;
+    }
+    if (count & 2) {
+        _mm_storeu_pd(p, q);
+        q = _mm256_extractf128_pd(x, 1);
+        p += 2;
+    }
+    if (count & 1) {
+        _mm_store_sd(p, q);
+    }
+}
 FSM_INLINE void f64x8_store_partial(double *p, f64x8 x, size_t count) {
     if (count <= 4) {
-        _mm256_maskstore_pd(p, f64_first(count), x.a);
+        f64_store4_partial(p, x.a, count);
     } else {
         _mm256_storeu_pd(p, x.a);
-        _mm256_maskstore_pd(p + 4, f64_first(count - 4), x.b);
+        f64_store4_partial(p + 4, x.b, count - 4);
     }
 }
 FSM_INLINE f64x8 f64x8_add(f64x8 x, f64x8 y) {
@@ -288,23 +404,27 @@ FSM_INLINE unsigned f64x8_equal(f64x8 x, f64x8 y) {
     const int high = _mm256_movemask_pd(_mm256_cmp_pd(x.b, y.b, _CMP_EQ_OQ));
     return (unsigned)(low | high << 4);
 }
-FSM_INLINE __m256d f64_power4(__m256d steps) {
-    const uint64_t table[8] = F64_TABLE;
-    const __m256i low = _mm256_loadu_si256((const __m256i *)table);
-    const __m256i high = _mm256_loadu_si256((const __m256i *)(table + 4));
-    const __m256i bits = _mm256_castpd_si256(steps);
-    /* Words 2j and 2j + 1 of the table; vpermps looks at three bits, bit 2 of j picks the half. */
-    const __m256i twice = _mm256_shuffle_epi32(_mm256_add_epi64(bits, bits), 0xA0);
-    const __m256i words = _mm256_or_si256(twice, _mm256_set1_epi64x(0x100000000LL));
-    const __m256d entry =
-        _mm256_blendv_pd(_mm256_castsi256_pd(_mm256_permutevar8x32_epi32(low, words)),
-                         _mm256_castsi256_pd(_mm256_permutevar8x32_epi32(high, words)),
-                         _mm256_castsi256_pd(_mm256_slli_epi64(bits, 61)));
-    return _mm256_castsi256_pd(
-        _mm256_add_epi64(_mm256_castpd_si256(entry), _mm256_slli_epi64(bits, 49)));
+FSM_INLINE __m256i f64_table_words(int shift) {
+    static const uint64_t table[8] = F64_TABLE;
+    return _mm256_setr_epi32(
+        (int)(uint32_t)(table[0] >> shift), (int)(uint32_t)(table[1] >> shift),
+        (int)(uint32_t)(table[2] >> shift), (int)(uint32_t)(table[3] >> shift),
+        (int)(uint32_t)(table[4] >> shift), (int)(uint32_t)(table[5] >> shift),
+        (int)(uint32_t)(table[6] >> shift), (int)(uint32_t)(table[7] >> shift));
 }
+/* The entries' low and high words are looked up for eight lanes at a time, in the order a0 a1 b0 b1 | a2 a3 b2 b3 that shuffling
+ * the indices together gives and that interleaving the words undoes. */
 FSM_INLINE f64x8 f64x8_power(f64x8 steps) {
-    return (f64x8){f64_power4(steps.a), f64_power4(steps.b)};
+    const __m256i index = _mm256_castps_si256(
+        _mm256_shuffle_ps(_mm256_castpd_ps(steps.a), _mm256_castpd_ps(steps.b), 0x88));
+    const __m256i low = _mm256_permutevar8x32_epi32(f64_table_words(0), index);
+    const __m256i high = _mm256_permutevar8x32_epi32(f64_table_words(32), index);
+    const __m256i a = _mm256_slli_epi64(_mm256_castpd_si256(steps.a), 49);
+    const __m256i b = _mm256_slli_epi64(_mm256_castpd_si256(steps.b), 49);
+    return (f64x8){
+        _mm256_castsi256_pd(_mm256_add_epi64(_mm256_unpacklo_epi32(low, high), a)),
+        _mm256_castsi256_pd(_mm256_add_epi64(_mm256_unpackhi_epi32(low, high), b)),
+    };
 }
 FSM_INLINE double f64x8_reduce_max(f64x8 x) {
     const __m256d half = _mm256_max_pd(x.a, x.b);
@@ -312,6 +432,31 @@ FSM_INLINE double f64x8_reduce_max(f64x8 x) {
         _mm_max_pd(_mm256_castpd256_pd128(half), _mm256_extractf128_pd(half, 1));
     return _mm_cvtsd_f64(_mm_max_sd(quarter, _mm_unpackhi_pd(quarter, quarter)));
 }
+FSM_INLINE double f64x8_reduce_add(f64x8 x) {
+    const __m256d half = _mm256_add_pd(x.a, x.b);
+    const __m128d quarter =
+        _mm_add_pd(_mm256_castpd256_pd128(half), _mm256_extractf128_pd(half, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(quarter, _mm_unpackhi_pd(quarter, quarter)));
+}
+#define FSM_FOLD4(name, join)                                                                      \
+    FSM_INLINE __m256d name##4(const f64x8 *x) {                                                   \
+        __m256d half[4], quarter[2];                                                               \
+        for (int r = 0; r < 4; r++) {                                                              \
+            half[r] = join(x[r].a, x[r].b);                                                        \
+        }                                                                                          \
+        for (int r = 0; r < 2; r++) {                                                              \
+            quarter[r] = join(_mm256_blend_pd(half[r], half[r + 2], 0xC),                          \
+                              _mm256_permute2f128_pd(half[r], half[r + 2], 0x21));                 \
+        }                                                                                          \
+        return join(_mm256_unpacklo_pd(quarter[0], quarter[1]),                                    \
+                    _mm256_unpackhi_pd(quarter[0], quarter[1]));                                   \
+    }                                                                                              \
+    FSM_INLINE f64x8 name(const f64x8 *x) {                                                        \
+        return (f64x8){name##4(x), name##4(x + 4)};                                                \
+    }
+FSM_FOLD4(f64x8_fold_max, _mm256_max_pd)
+FSM_FOLD4(f64x8_fold_add, _mm256_add_pd)
+#undef FSM_FOLD4
 FSM_INLINE f64x8 f64x8_fold4(f64x8 x) {
     return (f64x8){x.b, x.a};
 }

@@ -85,6 +85,60 @@ FSM_INLINE float f32x16_reduce_max(f32x16 a) {
     quarter = _mm_max_ps(quarter, _mm_movehl_ps(quarter, quarter));
     return _mm_cvtss_f32(_mm_max_ss(quarter, _mm_shuffle_ps(quarter, quarter, 1)));
 }
+FSM_INLINE float f32x16_reduce_add(f32x16 a) {
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    __m128 quarter = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    quarter = _mm_add_ps(quarter, _mm_movehl_ps(quarter, quarter));
+    return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_shuffle_ps(quarter, quarter, 1)));
+}
+FSM_INLINE f32x16 f32x16_add_bits(f32x16 a, f32x16 b) {
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+}
+FSM_INLINE uint32_t f32x16_reduce_bits(f32x16 a) {
+    const __m512i bits = _mm512_castps_si512(a);
+    const __m256i half =
+        _mm256_add_epi32(_mm512_castsi512_si256(bits), _mm512_extracti32x8_epi32(bits, 1));
+    __m128i quarter =
+        _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    quarter = _mm_add_epi32(quarter, _mm_unpackhi_epi64(quarter, quarter));
+    return (uint32_t)_mm_cvtsi128_si32(_mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 1)));
+}
+/* Sixteen vectors' reductions at once, as the commutative operation `join` has them. Where halves and quarters are joined, one
+ * operand takes them of each vector as they lie (a blend), so that only the other need be moved. */
+#define FSM_FOLD16(name, join)                                                                     \
+    FSM_INLINE f32x16 name(const f32x16 *a) {                                                      \
+        f32x16 half[8], quarter[4], pair[2];                                                       \
+        for (int r = 0; r < 8; r++) {                                                              \
+            half[r] = join(_mm512_mask_mov_ps(a[r], 0xFF00, a[r + 8]),                             \
+                           _mm512_shuffle_f32x4(a[r], a[r + 8], 0x4E));                            \
+        }                                                                                          \
+        for (int r = 0; r < 4; r++) {                                                              \
+            const f32x16 other = _mm512_mask_mov_ps(half[r + 4], 0xF0F0, half[r]);                 \
+            quarter[r] = join(_mm512_mask_mov_ps(half[r], 0xF0F0, half[r + 4]),                    \
+                              _mm512_shuffle_f32x4(other, other, 0xB1));                           \
+        }                                                                                          \
+        for (int r = 0; r < 2; r++) {                                                              \
+            const __m512d p = _mm512_castps_pd(quarter[2 * r]);                                    \
+            const __m512d q = _mm512_castps_pd(quarter[2 * r + 1]);                                \
+            pair[r] = join(_mm512_castpd_ps(_mm512_unpacklo_pd(p, q)),                             \
+                           _mm512_castpd_ps(_mm512_unpackhi_pd(p, q)));                            \
+        }                                                                                          \
+        return join(_mm512_shuffle_ps(pair[0], pair[1], 0x88),                                     \
+                    _mm512_shuffle_ps(pair[0], pair[1], 0xDD));                                    \
+    }
+FSM_FOLD16(f32x16_fold_max, _mm512_max_ps)
+FSM_FOLD16(f32x16_fold_add, _mm512_add_ps)
+FSM_FOLD16(f32x16_fold_bits, f32x16_add_bits)
+#undef FSM_FOLD16
+FSM_INLINE void f32x16_split_bits(f32x16 a, uint32_t offset, f32x16 *hi, f32x16 *lo) {
+    const __m512i count =
+        _mm512_sub_epi32(_mm512_castps_si512(a), _mm512_set1_epi32((int32_t)offset));
+    *hi = _mm512_cvtepi32_ps(count);
+    *lo = _mm512_cvtepi32_ps(_mm512_sub_epi32(count, _mm512_cvttps_epi32(*hi)));
+}
+FSM_INLINE f32x16 f32x16_div(f32x16 a, f32x16 b) {
+    return _mm512_div_ps(a, b);
+}
 FSM_INLINE f32x16 f32x16_load_f16(const uint16_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
@@ -243,6 +297,30 @@ FSM_INLINE double f64x8_reduce_max(f64x8 a) {
         _mm_max_pd(_mm256_castpd256_pd128(half), _mm256_extractf128_pd(half, 1));
     return _mm_cvtsd_f64(_mm_max_sd(quarter, _mm_unpackhi_pd(quarter, quarter)));
 }
+FSM_INLINE double f64x8_reduce_add(f64x8 a) {
+    const __m256d half = _mm256_add_pd(_mm512_castpd512_pd256(a), _mm512_extractf64x4_pd(a, 1));
+    const __m128d quarter =
+        _mm_add_pd(_mm256_castpd256_pd128(half), _mm256_extractf128_pd(half, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(quarter, _mm_unpackhi_pd(quarter, quarter)));
+}
+#define FSM_FOLD8(name, join)                                                                      \
+    FSM_INLINE f64x8 name(const f64x8 *a) {                                                        \
+        f64x8 half[4], quarter[2];                                                                 \
+        for (int r = 0; r < 4; r++) {                                                              \
+            half[r] = join(_mm512_mask_mov_pd(a[r], 0xF0, a[r + 4]),                               \
+                           _mm512_shuffle_f64x2(a[r], a[r + 4], 0x4E));                            \
+        }                                                                                          \
+        for (int r = 0; r < 2; r++) {                                                              \
+            const f64x8 other = _mm512_mask_mov_pd(half[r + 2], 0xCC, half[r]);                    \
+            quarter[r] = join(_mm512_mask_mov_pd(half[r], 0xCC, half[r + 2]),                      \
+                              _mm512_shuffle_f64x2(other, other, 0xB1));                           \
+        }                                                                                          \
+        return join(_mm512_unpacklo_pd(quarter[0], quarter[1]),                                    \
+                    _mm512_unpackhi_pd(quarter[0], quarter[1]));                                   \
+    }
+FSM_FOLD8(f64x8_fold_max, _mm512_max_pd)
+FSM_FOLD8(f64x8_fold_add, _mm512_add_pd)
+#undef FSM_FOLD8
 
 /* Lanes 4-7, 2-3 or 1 moved to lane 0: the halving tree of a horizontal sum. */
 FSM_INLINE f64x8 f64x8_fold4(f64x8 a) {

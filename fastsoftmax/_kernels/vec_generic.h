@@ -103,6 +103,63 @@ FSM_INLINE float f32x16_reduce_max(f32x16 a) {
     }
     return largest;
 }
+/* The sum of the lanes by halves: 8 apart, 4, 2, 1. */
+FSM_CORE float f32x16_reduce_add(f32x16 a) {
+    for (int half = 8; half; half /= 2) {
+        for (int i = 0; i < half; i++) {
+            a.v[i] += a.v[i + half];
+        }
+    }
+    return a.v[0];
+}
+/* The sum of the lanes' bits as integers, modulo 2^32. */
+FSM_INLINE uint32_t f32x16_reduce_bits(f32x16 a) {
+    uint32_t bits[16], sum = 0;
+    memcpy(bits, a.v, sizeof bits);
+    for (int i = 0; i < 16; i++) {
+        sum += bits[i];
+    }
+    return sum;
+}
+/* The same reductions of 16 vectors: that of a[r] in lane r. */
+FSM_CORE f32x16 f32x16_fold_max(const f32x16 *a) {
+    FSM_LANES(f32x16, 16, f32x16_reduce_max(a[i]));
+}
+FSM_CORE f32x16 f32x16_fold_add(const f32x16 *a) {
+    FSM_LANES(f32x16, 16, f32x16_reduce_add(a[i]));
+}
+FSM_CORE f32x16 f32x16_fold_bits(const f32x16 *a) {
+    f32x16 r;
+    for (int i = 0; i < 16; i++) {
+        const uint32_t bits = f32x16_reduce_bits(a[i]);
+        memcpy(r.v + i, &bits, sizeof bits);
+    }
+    return r;
+}
+/* Lanes' bits added as integers, modulo 2^32. */
+FSM_INLINE f32x16 f32x16_add_bits(f32x16 a, f32x16 b) {
+    uint32_t x[16], y[16];
+    memcpy(x, a.v, sizeof x);
+    memcpy(y, b.v, sizeof y);
+    for (int i = 0; i < 16; i++) {
+        x[i] += y[i];
+    }
+    memcpy(a.v, x, sizeof x);
+    return a;
+}
+/* The integer in the bits, less `offset`, as the sum of two floats; anything where the first overflows an int32. */
+FSM_INLINE void f32x16_split_bits(f32x16 a, uint32_t offset, f32x16 *hi, f32x16 *lo) {
+    uint32_t bits[16];
+    memcpy(bits, a.v, sizeof bits);
+    for (int i = 0; i < 16; i++) {
+        const int32_t count = (int32_t)(bits[i] - offset);
+        hi->v[i] = (float)count;
+        lo->v[i] = (float)(count - (int64_t)hi->v[i]);
+    }
+}
+FSM_INLINE f32x16 f32x16_div(f32x16 a, f32x16 b) {
+    FSM_LANES(f32x16, 16, a.v[i] / b.v[i]);
+}
 FSM_INLINE float f32_from_f16(uint16_t half) {
     const uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
     const uint32_t rest = half & 0x7fffu;
@@ -257,6 +314,20 @@ FSM_INLINE double f64x8_reduce_max(f64x8 a) {
         largest = a.v[i] > largest ? a.v[i] : largest;
     }
     return largest;
+}
+FSM_CORE double f64x8_reduce_add(f64x8 a) {
+    for (int half = 4; half; half /= 2) {
+        for (int i = 0; i < half; i++) {
+            a.v[i] += a.v[i + half];
+        }
+    }
+    return a.v[0];
+}
+FSM_CORE f64x8 f64x8_fold_max(const f64x8 *a) {
+    FSM_LANES(f64x8, 8, f64x8_reduce_max(a[i]));
+}
+FSM_CORE f64x8 f64x8_fold_add(const f64x8 *a) {
+    FSM_LANES(f64x8, 8, f64x8_reduce_add(a[i]));
 }
 /* Lanes 4-7, 2-3 or 1 moved to lane 0: the halving tree of a horizontal sum. */
 FSM_INLINE f64x8 f64x8_fold4(f64x8 a) {

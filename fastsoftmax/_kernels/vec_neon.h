@@ -123,6 +123,61 @@ FSM_INLINE float f32x16_reduce_max(f32x16 a) {
     }
     return largest;
 }
+FSM_INLINE float32x4_t f32_add_bits4(float32x4_t a, float32x4_t b) {
+    return vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(a), vreinterpretq_u32_f32(b)));
+}
+FSM_INLINE float32x4_t f32_max4(float32x4_t a, float32x4_t b) {
+    return vbslq_f32(vcgtq_f32(a, b), a, b);
+}
+FSM_INLINE float f32x16_reduce_add(f32x16 a) {
+    const float32x4_t quarter = vaddq_f32(vaddq_f32(a.v[0], a.v[2]), vaddq_f32(a.v[1], a.v[3]));
+    const float32x2_t pair = vadd_f32(vget_low_f32(quarter), vget_high_f32(quarter));
+    return vget_lane_f32(pair, 0) + vget_lane_f32(pair, 1);
+}
+FSM_INLINE f32x16 f32x16_add_bits(f32x16 a, f32x16 b) {
+    FSM_QUARTERS(f32x16, f32_add_bits4(a.v[i], b.v[i]));
+}
+FSM_INLINE uint32_t f32x16_reduce_bits(f32x16 a) {
+    uint32_t sum = 0;
+    for (int i = 0; i < 4; i++) {
+        sum += vaddvq_u32(vreinterpretq_u32_f32(a.v[i]));
+    }
+    return sum;
+}
+/* Four vectors' reductions at a time, as the commutative operation `join` has them. */
+#define FSM_FOLD4(name, join)                                                                      \
+    FSM_INLINE float32x4_t name##4(const f32x16 *a) {                                              \
+        float64x2_t quarter[4];                                                                    \
+        for (int r = 0; r < 4; r++) {                                                              \
+            quarter[r] = vreinterpretq_f64_f32(                                                    \
+                join(join(a[r].v[0], a[r].v[2]), join(a[r].v[1], a[r].v[3])));                     \
+        }                                                                                          \
+        const float32x4_t low =                                                                    \
+            join(vreinterpretq_f32_f64(vzip1q_f64(quarter[0], quarter[1])),                        \
+                 vreinterpretq_f32_f64(vzip2q_f64(quarter[0], quarter[1])));                       \
+        const float32x4_t high =                                                                   \
+            join(vreinterpretq_f32_f64(vzip1q_f64(quarter[2], quarter[3])),                        \
+                 vreinterpretq_f32_f64(vzip2q_f64(quarter[2], quarter[3])));                       \
+        return join(vuzp1q_f32(low, high), vuzp2q_f32(low, high));                                 \
+    }                                                                                              \
+    FSM_INLINE f32x16 name(const f32x16 *a) {                                                      \
+        FSM_QUARTERS(f32x16, name##4(a + 4 * i));                                                  \
+    }
+FSM_FOLD4(f32x16_fold_max, f32_max4)
+FSM_FOLD4(f32x16_fold_add, vaddq_f32)
+FSM_FOLD4(f32x16_fold_bits, f32_add_bits4)
+#undef FSM_FOLD4
+FSM_INLINE void f32x16_split_bits(f32x16 a, uint32_t offset, f32x16 *hi, f32x16 *lo) {
+    for (int i = 0; i < 4; i++) {
+        const int32x4_t count =
+            vreinterpretq_s32_u32(vsubq_u32(vreinterpretq_u32_f32(a.v[i]), vdupq_n_u32(offset)));
+        hi->v[i] = vcvtq_f32_s32(count);
+        lo->v[i] = vcvtq_f32_s32(vsubq_s32(count, vcvtq_s32_f32(hi->v[i])));
+    }
+}
+FSM_INLINE f32x16 f32x16_div(f32x16 a, f32x16 b) {
+    FSM_QUARTERS(f32x16, vdivq_f32(a.v[i], b.v[i]));
+}
 FSM_INLINE f32x16 f32x16_load_f16(const uint16_t *p) {
     FSM_QUARTERS(f32x16, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i))));
 }
@@ -296,6 +351,27 @@ FSM_INLINE double f64x8_reduce_max(f64x8 a) {
     }
     return largest;
 }
+FSM_INLINE float64x2_t f64_max2(float64x2_t a, float64x2_t b) {
+    return vbslq_f64(vcgtq_f64(a, b), a, b);
+}
+FSM_INLINE double f64x8_reduce_add(f64x8 a) {
+    const float64x2_t pair = vaddq_f64(vaddq_f64(a.v[0], a.v[2]), vaddq_f64(a.v[1], a.v[3]));
+    return vgetq_lane_f64(pair, 0) + vgetq_lane_f64(pair, 1);
+}
+#define FSM_FOLD2(name, join)                                                                      \
+    FSM_INLINE float64x2_t name##2(const f64x8 *a) {                                               \
+        float64x2_t pair[2];                                                                       \
+        for (int r = 0; r < 2; r++) {                                                              \
+            pair[r] = join(join(a[r].v[0], a[r].v[2]), join(a[r].v[1], a[r].v[3]));                \
+        }                                                                                          \
+        return join(vzip1q_f64(pair[0], pair[1]), vzip2q_f64(pair[0], pair[1]));                   \
+    }                                                                                              \
+    FSM_INLINE f64x8 name(const f64x8 *a) {                                                        \
+        FSM_QUARTERS(f64x8, name##2(a + 2 * i));                                                   \
+    }
+FSM_FOLD2(f64x8_fold_max, f64_max2)
+FSM_FOLD2(f64x8_fold_add, vaddq_f64)
+#undef FSM_FOLD2
 FSM_INLINE f64x8 f64x8_fold4(f64x8 a) {
     return (f64x8){{a.v[2], a.v[3], a.v[0], a.v[1]}};
 }
