@@ -100,8 +100,8 @@ static void F(log_softmax_backward_along)(const fsm_rows *b) {
 typedef struct {
     const REAL *x, *target;
     REAL *grad;
-    size_t n, label, top; /* top: index of the maximum */
-    double keep, spread;  /* 1 - smoothing, smoothing / n */
+    size_t n, label;
+    double keep, spread; /* 1 - smoothing, smoothing / n */
 } F(entropy);
 
 /* The target of up to LANES classes from i on; 0 beyond the row. */
@@ -134,14 +134,28 @@ FSM_INLINE pair F(entropy_distribution)(const F(entropy) *e, REAL log_hi, REAL l
     return F(sum_total)(&loss);
 }
 
-FSM_INLINE void F(entropy_grad)(const F(entropy) *e, REAL hi, REAL lo) {
+/* w / total - t, from the weights of F(others) in e->grad. Those of the largest elements are `top`, exact to their last bit. */
+FSM_INLINE void F(entropy_grad)(const F(entropy) *e, REAL maximum, REAL top, REAL hi, REAL lo) {
     const VEC inv_hi = V(set1)(hi), inv_lo = V(set1)(lo), zero = V(set1)(0);
+    const VEC largest = V(set1)(maximum), top_weight = V(set1)(top);
     for (size_t i = 0; i < e->n; i += LANES) {
         const size_t count = e->n - i < LANES ? e->n - i : LANES;
-        const VEC w = V(load_partial)(e->grad + i, count, 0);
+        const VEC x = V(load_partial)(e->x + i, count, 0);
+        const VEC w = V(where_equal)(x, largest, top_weight, V(load_partial)(e->grad + i, count, 0));
         const VEC minus_t = V(sub)(zero, F(entropy_target)(e, i, count));
         V(store_partial)(e->grad + i, V(fma)(w, inv_hi, V(fma)(w, inv_lo, minus_t)), count);
     }
+}
+
+/* softmax - t at the label of a row, for its weight w; for a large t as (1 - t) - (1 - softmax), without the cancellation. */
+FSM_INLINE REAL F(entropy_at_label)(const F(entropy) *e, int is_top, double w, double total,
+                                    double ratio) {
+    const double t = e->keep + e->spread;
+    if (t < 0.5) {
+        return (REAL)((is_top ? 1.0 / (1.0 + ratio) : w / total) - t);
+    }
+    const double missing = is_top ? ratio / (1.0 + ratio) : 1.0 - w / total;
+    return (REAL)((1.0 - e->keep - e->spread) - missing);
 }
 
 /* The row's logarithm, phase by phase for a few rows (rows.h, softmax_group). */
@@ -151,90 +165,77 @@ typedef struct {
     double ratio, logarithm;
 } F(entropy_sums);
 
-static REAL F(entropy_row)(const F(entropy) *given, const F(entropy_sums) *sums) {
-    const F(entropy) e = *given;
-    const pair others = sums->others, top = sums->top;
-    const double ratio = sums->ratio;
-    if (FSM_UNLIKELY(F(no_answer)(&sums->start, sums->logarithm))) {
-        if (e.grad) {
-            F(fill_nan)(e.grad, e.n);
+static REAL F(entropy_row)(const F(entropy) *e, const F(entropy_sums) *sums) {
+    const REAL maximum = sums->start.maximum;
+    if (FSM_UNLIKELY(F(no_answer)(maximum, sums->logarithm))) {
+        if (e->grad) {
+            F(fill_nan)(e->grad, e->n);
         }
         return FC(NAN);
     }
     REAL log_hi, log_lo;
-    F(split_log)(sums->start.maximum, sums->logarithm, &log_hi, &log_lo);
+    F(split_log)(maximum, sums->logarithm, &log_hi, &log_lo);
     pair mass = {1.0, 0.0};
     REAL loss = 0;
-    if (!e.target) {
-        loss = (log_hi - e.x[e.label]) + log_lo;
+    if (!e->target) {
+        loss = (log_hi - e->x[e->label]) + log_lo;
     }
-    if (e.target || e.spread > 0) {
+    if (e->target || e->spread > 0) {
         pair smooth_mass;
-        const pair smooth = F(entropy_distribution)(&e, log_hi, log_lo, &smooth_mass);
-        if (e.target) {
+        const pair smooth = F(entropy_distribution)(e, log_hi, log_lo, &smooth_mass);
+        if (e->target) {
             mass = smooth_mass;
             loss = (REAL)(smooth.hi + smooth.lo);
         } else {
-            loss = (REAL)(e.keep * (double)loss + smooth.hi);
+            loss = (REAL)(e->keep * (double)loss + smooth.hi);
         }
     }
-    if (e.grad) {
-        pair total = two_sum(others.hi, top.hi);
-        total.lo += others.lo + top.lo;
+    if (e->grad) {
+        const pair top = sums->top;
+        pair total = two_sum(sums->others.hi, top.hi);
+        total.lo += sums->others.lo + top.lo;
         REAL hi, lo;
         F(quotient)(mass, total, &hi, &lo);
-        e.grad[e.top] = (REAL)top.hi;
-        const double at_label = e.target ? 0 : (double)e.grad[e.label];
-        F(entropy_grad)(&e, hi, lo);
-        if (!e.target) {
-            /* softmax - t at the label; for a large t as (1 - t) - (1 - softmax), without the cancellation. */
-            const double t = e.keep + e.spread;
-            const int is_top = e.label == e.top;
-            if (t < 0.5) {
-                const double y = is_top ? 1.0 / (1.0 + ratio) : at_label / total.hi;
-                e.grad[e.label] = (REAL)(y - t);
-            } else {
-                const double missing = is_top ? ratio / (1.0 + ratio) : 1.0 - at_label / total.hi;
-                e.grad[e.label] = (REAL)((1.0 - e.keep - e.spread) - missing);
-            }
+        const int is_top = !e->target && e->x[e->label] == maximum;
+        const double at_label = e->target ? 0 : (double)e->grad[e->label];
+        F(entropy_grad)(e, maximum, (REAL)top.hi, hi, lo);
+        if (!e->target) {
+            e->grad[e->label] = F(entropy_at_label)(e, is_top, at_label, total.hi, sums->ratio);
         }
-        F(canonical_nans)(e.grad, e.n);
+        F(canonical_nans)(e->grad, e->n);
     }
     return loss != loss ? FC(NAN) : loss;
 }
 
-static void F(cross_entropy_rows)(const fsm_cross_entropy *b) {
+FSM_INLINE F(entropy) F(entropy_of)(const fsm_cross_entropy *b, size_t row) {
+    return (F(entropy)){
+        .x = CONST_ROW(b->x, b->x_stride, row),
+        .target = b->target ? CONST_ROW(b->target, b->target_stride, row) : NULL,
+        .grad = b->grad ? ROW(b->grad, b->grad_stride, row) : NULL,
+        .n = b->n,
+        .label = b->label ? (size_t)b->label[row] : 0,
+        .keep = 1.0 - b->smoothing,
+        .spread = b->smoothing / (double)b->n,
+    };
+}
+
+static void F(cross_entropy_group)(const fsm_cross_entropy *b, size_t first, size_t rows) {
     const fsm_temperature plain = {0, 1.0, 1.0, 0.0};
     F(entropy) e[GROUP];
     F(entropy_sums) sums[GROUP];
-    for (size_t first = 0; first < b->rows; first += GROUP) {
-        const size_t rows = b->rows - first < GROUP ? b->rows - first : GROUP;
-        for (size_t g = 0; g < rows; g++) {
-            const size_t row = first + g;
-            e[g] = (F(entropy)){
-                .x = CONST_ROW(b->x, b->x_stride, row),
-                .target = b->target ? CONST_ROW(b->target, b->target_stride, row) : NULL,
-                .grad = b->grad ? ROW(b->grad, b->grad_stride, row) : NULL,
-                .n = b->n,
-                .label = b->label ? (size_t)b->label[row] : 0,
-                .keep = 1.0 - b->smoothing,
-                .spread = b->smoothing / (double)b->n,
-            };
-            sums[g].start = F(row_start)(F(row_max)(e[g].x, b->n), FC(LOG_CUT), &plain);
-        }
-        for (size_t g = 0; g < rows; g++) {
-            const F(start) *s = &sums[g].start;
-            e[g].top = F(row_find)(e[g].x, b->n, s->maximum);
-            sums[g].others = F(others)(e[g].x, e[g].grad, b->n, 0, e[g].top, s, &plain);
-        }
-        for (size_t g = 0; g < rows; g++) {
-            const F(start) *s = &sums[g].start;
-            sums[g].top = F(top_weight)(s->top_hi, s->top_lo, s->steps);
-            sums[g].ratio = F(ratio)(sums[g].others, sums[g].top);
-            sums[g].logarithm = log_one_plus(sums[g].ratio);
-        }
-        for (size_t g = 0; g < rows; g++) {
-            ((REAL *)b->loss)[first + g] = F(entropy_row)(&e[g], &sums[g]);
-        }
+    for (size_t g = 0; g < rows; g++) {
+        e[g] = F(entropy_of)(b, first + g);
+        sums[g].start = F(row_start)(F(row_max)(e[g].x, b->n), FC(LOG_CUT), &plain);
+    }
+    for (size_t g = 0; g < rows; g++) {
+        sums[g].others = F(others)(e[g].x, e[g].grad, b->n, 0, &sums[g].start, &plain);
+    }
+    for (size_t g = 0; g < rows; g++) {
+        sums[g].top = F(log_top)(&sums[g].start);
+        sums[g].ratio = F(ratio)(sums[g].others, sums[g].top);
+        sums[g].logarithm = log_one_plus(sums[g].ratio);
+    }
+    for (size_t g = 0; g < rows; g++) {
+        ((REAL *)b->loss)[first + g] = F(entropy_row)(&e[g], &sums[g]);
     }
 }

@@ -13,17 +13,17 @@
 
 /* Rows of so many elements at most go across (a softmax, whose rows are folded together otherwise, not so many); up to PADDED,
  * what remains of a batch is padded to a span. */
-#define ACROSS 64
 #define SOFTMAX_ACROSS (3 * LANES)
 #define PADDED 16
 /* Blocks side by side in a softmax: what one waits for (its maximum, sum, division) the other fills. One where a vector is
- * loops; where it is two registers, one from 5 columns on. */
+ * loops; where it is two registers, one from 5 columns on
+ * (and for one column, which is not compiled by itself). */
 #ifdef FSM_CORE_CALLED
 #define BLOCKS(n) 1
 #elif defined(FSM_ONE_REGISTER)
 #define BLOCKS(n) 2
 #else
-#define BLOCKS(n) ((n) < 5 ? 2 : 1)
+#define BLOCKS(n) ((n) > 1 && (n) < 5 ? 2 : 1)
 #endif
 #define MOST_BLOCKS 2
 
@@ -110,9 +110,8 @@ FSM_CORE void F(columns_weigh)(VEC *a, size_t n, const F(row) *row, int tempered
     }
 }
 
-/* The sum of that. Absent lanes are left out: they would add +0. */
-FSM_CORE F(totals) F(columns_total)(F(columns_mass) *mass, size_t n) {
-    const size_t lanes = n < LANES ? n : LANES;
+/* The sum of what is not whole units. Absent lanes are left out: they would add +0. */
+FSM_CORE VEC F(columns_low)(F(columns_mass) *mass, size_t lanes) {
     FSM_UNROLL
     for (size_t half = LANES / 2; half; half /= 2) {
         FSM_UNROLL
@@ -122,10 +121,14 @@ FSM_CORE F(totals) F(columns_total)(F(columns_mass) *mass, size_t n) {
             }
         }
     }
-    return F(lanes_total)(mass->units, mass->low[0], (uint32_t)lanes);
+    return mass->low[0];
 }
 
-/* The same as of a logarithm. */
+FSM_INLINE uint32_t F(columns_lanes)(size_t n) {
+    return (uint32_t)(n < LANES ? n : LANES);
+}
+
+/* The sum of weights, as of a logarithm. */
 FSM_CORE F(sum) F(columns_sum)(const VEC *a, size_t n) {
     F(sum) lane[LANES];
     for (size_t i = 0; i < n && i < LANES; i++) {
@@ -141,7 +144,7 @@ FSM_CORE F(sum) F(columns_sum)(const VEC *a, size_t n) {
     return F(columns_fold)(lane, n < LANES ? n : LANES);
 }
 
-/* The same of gradients or products from -0 to NaN, in the order of F(sum_add) and F(sum_add_product). */
+/* A sum of gradients or products from -0 to NaN, in the order of F(sum_add) and F(sum_add_product). */
 FSM_CORE F(sum) F(columns_dot)(const VEC *a, const VEC *b, size_t n) {
     F(sum) lane[LANES];
     for (size_t i = 0; i < n && i < LANES; i++) {
@@ -185,7 +188,8 @@ FSM_INLINE int F(softmax_columns_of)(const fsm_rows *b, size_t first, const size
         F(columns_weigh)(a[k], n, &s[k].row, tempered, &mass[k]);
     }
     for (int k = 0; k < blocks; k++) {
-        total[k] = F(columns_total)(&mass[k], n);
+        const uint32_t lanes = F(columns_lanes)(n);
+        total[k] = F(lanes_total)(mass[k].units, F(columns_low)(&mass[k], lanes), lanes);
         F(lanes_inverse)(&total[k], &hi[k], &lo[k]);
         plain &= V(equal)(hi[k], hi[k]) == ALL_LANES;
     }
@@ -211,7 +215,6 @@ static int F(softmax_columns)(const fsm_rows *b, size_t first) {
 #define EXACTLY(n)                                                                                 \
     case n:                                                                                        \
         return F(softmax_columns_of)(b, first, n, BLOCKS(n), 0)
-            EXACTLY(1);
             EXACTLY(2);
             EXACTLY(3);
             EXACTLY(4);
@@ -299,29 +302,112 @@ static void F(softmax_rows)(const fsm_rows *b) {
     }
 }
 
-/* maximum + log(sum) of every row of a block as hi + lo; the elements stay in `a`. */
-FSM_CORE int F(columns_log)(const fsm_rows *b, size_t first, VEC *a, VEC *hi, VEC *lo) {
+/* What LANES rows' logarithms are made of. */
+typedef struct {
+    F(starts) start;
+    F(sum) others, top;
+    F(wide) ratio, logarithm;
+} F(logs);
+
+FSM_INLINE void F(logs_finish)(F(logs) *s) {
+    s->top = F(lanes_top_weight)(s->start.top, s->start.residual, s->start.steps);
+    s->ratio = F(lanes_ratio)(&s->others, &s->top);
+    s->logarithm = F(lanes_log_one_plus)(s->ratio);
+}
+
+/* The weights of a block's columns, that of the first largest element of a row as 0, and their logarithms; 0 if a row is
+ * not plain. */
+FSM_NOINLINE int F(columns_logs)(const VEC *a, VEC *w, size_t n, const fsm_temperature *t,
+                               F(logs) *s) {
     const VEC nothing = V(set1)(-INFINITY), found = V(set1)(FC(NAN));
-    const size_t n = b->n;
-    VEC w[ACROSS];
-    F(starts) s;
-    F(columns_load)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, a, n);
-    if (b->temperature.tempered ||
-        !F(starts_of)(&s, F(columns_max)(a, n), FC(LOG_CUT), &b->temperature, 0)) {
+    if (t->tempered || !F(starts_of)(&s->start, F(columns_max)(a, n), FC(LOG_CUT), t, 0)) {
         return 0;
     }
-    /* The first maximal element is left out; after it, no element is equal to `wanted`. */
-    VEC wanted = s.maximum;
+    /* After the first maximal element, no element is equal to `wanted`. */
+    VEC wanted = s->start.maximum;
     for (size_t i = 0; i < n; i++) {
         const VEC kept = V(where_equal)(a[i], wanted, nothing, a[i]);
         wanted = V(where_equal)(a[i], wanted, found, wanted);
-        w[i] = F(weight)(kept, &s.row, 0, 0);
+        w[i] = F(weight)(kept, &s->start.row, 0, 0);
     }
-    const F(sum) others = F(columns_sum)(w, n);
-    const F(sum) top = F(lanes_top_weight)(s.top, s.residual, s.steps);
-    const F(wide) logarithm = F(lanes_log_one_plus)(F(lanes_ratio)(&others, &top));
-    F(lanes_split_log)(s.maximum, logarithm, hi, lo);
+    s->others = F(columns_sum)(w, n);
+    F(logs_finish)(s);
+    return 1;
+}
+
+/* maximum + log(sum) of every row of a block as hi + lo; the elements stay in `a`. */
+FSM_NOINLINE int F(columns_log)(const fsm_rows *b, size_t first, VEC *a, VEC *hi, VEC *lo) {
+    VEC w[ACROSS];
+    F(logs) s;
+    F(columns_load)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, a, b->n);
+    if (!F(columns_logs)(a, w, b->n, &b->temperature, &s)) {
+        return 0;
+    }
+    F(lanes_split_log)(s.start.maximum, s.logarithm, hi, lo);
     return V(equal)(*hi, *hi) == ALL_LANES;
+}
+
+#ifndef FSM_CORE_CALLED
+/* Up to LANES rows of one chunk, folded together (rows.h, E); rows that need more than that, one by one. */
+FSM_NOINLINE void F(log_folded)(const fsm_rows *b, size_t first, size_t rows, int single) {
+    const size_t n = b->n;
+    VEC hi[LANES], lo[LANES];
+    REAL magic[LANES], limit[LANES];
+    F(logs) s;
+    for (size_t r = 0; r < LANES; r++) {
+        hi[r] = r < rows ? F(row_top)(CONST_ROW(b->x, b->x_stride, first + r), n) : hi[0];
+    }
+    const int plain = F(starts_of)(&s.start, V(fold_max)(hi), FC(LOG_CUT), &b->temperature, 0);
+    V(store)(magic, s.start.row.magic);
+    V(store)(limit, s.start.row.limit);
+    for (size_t r = 0; plain && r < LANES; r++) {
+        if (r < rows) {
+            const F(row) row = {.magic = V(set1)(magic[r]), .limit = V(set1)(limit[r])};
+            const F(mass) mass = F(mass_of)(CONST_ROW(b->x, b->x_stride, first + r), NULL, n,
+                                            (ptrdiff_t)rows * b->x_stride, &row, 0, 0);
+            hi[r] = mass.hi;
+            lo[r] = mass.lo;
+        } else {
+            hi[r] = hi[0];
+            lo[r] = lo[0];
+        }
+    }
+    unsigned answered = 0;
+    if (plain) {
+        VEC log_hi, log_lo;
+        s.others = F(folded_others)(hi, lo, F(weight)(s.start.maximum, &s.start.row, 0, 0));
+        answered = F(lanes_at_least)(&s.others, FC(OTHERS_FROM));
+        F(logs_finish)(&s);
+        F(lanes_split_log)(s.start.maximum, s.logarithm, &log_hi, &log_lo);
+        V(store)(magic, log_hi);
+        V(store)(limit, log_lo);
+    }
+    for (size_t r = 0; r < rows; r++) {
+        REAL *out = ROW(b->out, b->out_stride, first + r);
+        if (!(answered >> r & 1)) {
+            F(log_group)(b, first + r, 1, single);
+        } else if (single) {
+            *out = magic[r];
+        } else {
+            F(log_softmax_plain)(CONST_ROW(b->x, b->x_stride, first + r), out, n, magic[r],
+                                 limit[r]);
+        }
+    }
+}
+
+#endif
+
+/* A batch of rows, those of one chunk folded together where a vector is registers. */
+static void F(log_folds)(const fsm_rows *b, int single) {
+#ifndef FSM_CORE_CALLED
+    if (b->n <= CHUNK && b->rows >= FOLD_FROM && !b->temperature.tempered) {
+        for (size_t row = 0; row < b->rows; row += LANES) {
+            F(log_folded)(b, row, b->rows - row < LANES ? b->rows - row : LANES, single);
+        }
+        return;
+    }
+#endif
+    F(log_groups)(b, single);
 }
 
 static int F(log_softmax_columns)(const fsm_rows *b, size_t first) {
@@ -340,7 +426,7 @@ static void F(log_softmax_rows)(const fsm_rows *b) {
     if (b->n <= ACROSS && b->rows > 1) {
         F(across)(b, F(log_softmax_columns), LANES, F(log_softmax_along), b->n);
     } else {
-        F(log_softmax_along)(b);
+        F(log_folds)(b, 0);
     }
 }
 
@@ -357,7 +443,7 @@ static void F(logsumexp_rows)(const fsm_rows *b) {
     if (b->n <= ACROSS && b->rows > 1) {
         F(across)(b, F(logsumexp_columns), LANES, F(logsumexp_along), 1);
     } else {
-        F(logsumexp_along)(b);
+        F(log_folds)(b, 1);
     }
 }
 
@@ -417,6 +503,67 @@ static void F(log_softmax_backward_rows)(const fsm_rows *b) {
         F(across)(b, F(log_softmax_backward_columns), LANES, F(log_softmax_backward_along), b->n);
     } else {
         F(log_softmax_backward_along)(b);
+    }
+}
+
+/* LANES losses and gradients of labels without smoothing, as F(entropy_row) has them; 0 if a row is not plain. */
+FSM_CORE int F(cross_entropy_columns)(const fsm_cross_entropy *b, size_t first) {
+    const fsm_temperature plain = {0, 1.0, 1.0, 0.0};
+    const size_t n = b->n;
+    VEC a[ACROSS], w[ACROSS], hi, lo;
+    REAL at_label[LANES], weights[ACROSS * LANES];
+    F(logs) s;
+    F(columns_load)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, a, n);
+    if (!F(columns_logs)(a, w, n, &plain, &s)) {
+        return 0;
+    }
+    F(lanes_split_log)(s.start.maximum, s.logarithm, &hi, &lo);
+    if (V(equal)(hi, hi) != ALL_LANES) {
+        return 0;
+    }
+    for (size_t r = 0; r < LANES; r++) {
+        at_label[r] = CONST_ROW(b->x, b->x_stride, first + r)[b->label[first + r]];
+    }
+    const VEC of_label = V(load)(at_label);
+    const VEC loss = V(add)(V(sub)(hi, of_label), lo);
+    if (V(equal)(loss, loss) != ALL_LANES) {
+        return 0;
+    }
+    V(store)((REAL *)b->loss + first, loss);
+    if (!b->grad) {
+        return 1;
+    }
+    const F(sum) total = F(lanes_with_top)(&s.others, &s.top);
+    const F(sum) one = F(lanes_one)();
+    F(lanes_quotient)(&one, &total, &hi, &lo);
+    const VEC top = F(lanes_high)(&s.top);
+    for (size_t i = 0; i < n; i++) {
+        const VEC weight = V(where_equal)(a[i], s.start.maximum, top, w[i]);
+        V(store)(weights + i * LANES, weight);
+        a[i] = V(fma)(weight, hi, V(fma)(weight, lo, V(set1)(0)));
+    }
+    for (size_t r = 0; r < LANES; r++) {
+        at_label[r] = weights[(size_t)b->label[first + r] * LANES + r];
+    }
+    V(store)(at_label, F(lanes_at_label)(of_label, s.start.maximum, V(load)(at_label), &total, s.ratio));
+    F(columns_store)(ROW(b->grad, b->grad_stride, first), b->grad_stride, a, n);
+    for (size_t r = 0; r < LANES; r++) {
+        ROW(b->grad, b->grad_stride, first + r)[b->label[first + r]] = at_label[r];
+    }
+    return 1;
+}
+
+static void F(cross_entropy_rows)(const fsm_cross_entropy *b) {
+    const int across = b->label && b->smoothing == 0 && b->n <= ACROSS;
+    for (size_t row = 0; row < b->rows;) {
+        const size_t left = b->rows - row;
+        if (across && left >= LANES && F(cross_entropy_columns)(b, row)) {
+            row += LANES;
+            continue;
+        }
+        const size_t rows = left < GROUP ? left : GROUP;
+        F(cross_entropy_group)(b, row, rows);
+        row += rows;
     }
 }
 

@@ -26,6 +26,8 @@
 #define F32_CUT 104.25f
 /* The logarithmic functions add up what is far below 2^-150 too: n * e^-126 stays below it for n < 2^31. */
 #define F32_LOG_CUT 126.0f
+/* From here on, 1/16 of the largest weight or more, a mass of the others is as accurate as their sum. */
+#define F32_OTHERS_FROM 0x1p60
 /* Beyond this |max|, max is subtracted first: exact for all that contributes (Sterbenz, 2 * 126 <= 4096). */
 #define F32_SHIFT_ABOVE 4096.0f
 
@@ -131,6 +133,10 @@ typedef double f32_running;
 FSM_INLINE void f32_running_add(f32_running *sum, const f32_mass *mass) {
     const uint32_t units = f32x16_reduce_bits(mass->hi) - 16u * F32_MASS_START_BITS;
     *sum += (double)(int32_t)units * (double)F32_MASS_UNIT + (double)f32x16_reduce_add(mass->lo);
+}
+/* Without the one weight `own`. */
+FSM_INLINE pair f32_running_less(f32_running sum, float own) {
+    return (pair){sum - (double)own, 0.0};
 }
 FSM_INLINE f32_total f32_running_total(f32_running sum) {
     const float hi = (float)sum;

@@ -15,6 +15,8 @@
 #define F64_MAGIC 0x1.8p52
 #define F64_CUT 745.5
 #define F64_LOG_CUT 767.0
+/* From here on, 1/16 of the largest weight or more, a mass of the others is as accurate as their sum. */
+#define F64_OTHERS_FROM 0x1p124
 #define F64_SHIFT_ABOVE 4096.0
 
 /* Where the lanes of a mass start: the sum of a chunk, CHUNK * C * 2^(128.5) < 2^136 at most, then fits 53 bits above
@@ -122,6 +124,10 @@ FSM_INLINE void f64_running_add(f64_running *sum, const f64_mass *mass) {
     const pair both = two_sum(sum->hi, total.hi);
     sum->lo += both.lo + total.lo;
     sum->hi = both.hi;
+}
+FSM_INLINE pair f64_running_less(f64_running sum, double own) {
+    const pair less = two_sum(sum.hi, -own);
+    return (pair){less.hi, less.lo + sum.lo};
 }
 FSM_INLINE f64_total f64_running_total(f64_running sum) {
     return f64_fast_two_sum(sum.hi, sum.lo);

@@ -91,6 +91,26 @@ FSM_INLINE f32_totals f32_lanes_total(f32x16 units, f32x16 low, uint32_t lanes) 
     const f32x16 hi = f32x16_add(high, rest);
     return (f32_totals){hi, f32x16_sub(rest, f32x16_sub(hi, high))};
 }
+/* f32_running_add to 0, f32_running_less */
+FSM_INLINE f32_sum f32_lanes_others(f32x16 units, f32x16 low, uint32_t lanes, f32x16 own) {
+    const f32x16 unit = f32x16_set1(F32_MASS_UNIT);
+    f32x16 rounded, left;
+    f32x16_split_bits(units, lanes * F32_MASS_START_BITS, &rounded, &left);
+    const f32x16 high = f32x16_mul(rounded, unit), rest = f32x16_mul(left, unit);
+    const f64x8 high_a = f64x8_add(f64x8_widen_low(high), f64x8_widen_low(rest));
+    const f64x8 high_b = f64x8_add(f64x8_widen_high(high), f64x8_widen_high(rest));
+    const f64x8 a = f64x8_add(high_a, f64x8_widen_low(low));
+    const f64x8 b = f64x8_add(high_b, f64x8_widen_high(low));
+    return (f32_sum){f64x8_sub(a, f64x8_widen_low(own)), f64x8_sub(b, f64x8_widen_high(own))};
+}
+/* One bit a lane, as f32x16_equal: whether a sum is not below `least`. */
+FSM_INLINE unsigned f32_lanes_at_least(const f32_sum *a, double least) {
+    const f64x8 l = f64x8_set1(least);
+    return f64x8_equal(f64x8_max(l, a->low), a->low) | f64x8_equal(f64x8_max(l, a->high), a->high) << 8;
+}
+FSM_INLINE f32_sum f32_folded_others(const f32x16 *hi, const f32x16 *lo, f32x16 own) {
+    return f32_lanes_others(f32x16_fold_bits(hi), f32x16_fold_add(lo), 16, own);
+}
 FSM_INLINE f32_totals f32_folded_total(const f32x16 *hi, const f32x16 *lo) {
     return f32_lanes_total(f32x16_fold_bits(hi), f32x16_fold_add(lo), 16);
 }
@@ -130,6 +150,31 @@ FSM_CORE void f32_lanes_split_log(f32x16 maximum, f32_wide logarithm, f32x16 *hi
     *hi = f32x16_narrow(f64x8_add(low, logarithm.low), f64x8_add(high, logarithm.high));
     *lo = f32x16_narrow(f64x8_add(f64x8_sub(low, f64x8_widen_low(*hi)), logarithm.low),
                         f64x8_add(f64x8_sub(high, f64x8_widen_high(*hi)), logarithm.high));
+}
+
+/* The cross-entropy's: others + top, 1, the top weight as float32, entropy_at_label of labels without smoothing. */
+FSM_INLINE f32_sum f32_lanes_with_top(const f32_sum *others, const f32_sum *top) {
+    return (f32_sum){f64x8_add(others->low, top->low), f64x8_add(others->high, top->high)};
+}
+FSM_INLINE f32_sum f32_lanes_one(void) {
+    return (f32_sum){f64x8_set1(1.0), f64x8_set1(1.0)};
+}
+FSM_INLINE f32x16 f32_lanes_high(const f32_sum *a) {
+    return f32x16_narrow(a->low, a->high);
+}
+/* softmax - 1, i.e. minus what is missing: of the largest, others / (top + others); of another, 1 - w / total. */
+FSM_INLINE f64x8 lanes_minus_missing(f64x8 x, f64x8 maximum, f64x8 w, f64x8 total, f64x8 ratio) {
+    const f64x8 one = f64x8_set1(1.0);
+    const f64x8 of_top = f64x8_div(ratio, f64x8_add(one, ratio));
+    const f64x8 of_other = f64x8_sub(one, f64x8_div(w, total));
+    return f64x8_sub(f64x8_set1(0.0), f64x8_where_equal(x, maximum, of_top, of_other));
+}
+FSM_INLINE f32x16 f32_lanes_at_label(f32x16 x, f32x16 maximum, f32x16 w, const f32_sum *total,
+                                     f32_wide ratio) {
+    return f32x16_narrow(lanes_minus_missing(f64x8_widen_low(x), f64x8_widen_low(maximum),
+                                             f64x8_widen_low(w), total->low, ratio.low),
+                         lanes_minus_missing(f64x8_widen_high(x), f64x8_widen_high(maximum),
+                                             f64x8_widen_high(w), total->high, ratio.high));
 }
 
 /* f32_split, of finite totals */
@@ -179,6 +224,23 @@ FSM_INLINE f64_totals f64_lanes_total(f64x8 units, f64x8 low, uint32_t lanes) {
     const f64x8 sum = f64x8_add(units, low);
     return (f64_totals){sum, f64x8_sub(low, f64x8_sub(sum, units))};
 }
+/* f64_running_add to 0, f64_running_less */
+FSM_INLINE f64_sum f64_lanes_others(f64x8 units, f64x8 low, uint32_t lanes, f64x8 own) {
+    const f64_totals total = f64_lanes_total(units, low, lanes);
+    f64_sum sum = {total.hi, f64x8_set1(0.0)};
+    f64_sum_add2(&sum, lanes_negated(own), total.lo);
+    return sum;
+}
+FSM_INLINE unsigned f64_lanes_at_least(const f64_sum *a, double least) {
+    return f64x8_equal(f64x8_max(f64x8_set1(least), a->hi), a->hi);
+}
+FSM_INLINE f64_sum f64_folded_others(const f64x8 *hi, const f64x8 *lo, f64x8 own) {
+    f64x8 units[8];
+    for (int i = 0; i < 8; i++) {
+        units[i] = f64x8_sub(hi[i], f64x8_set1(F64_MASS_START));
+    }
+    return f64_lanes_others(f64x8_fold_add(units), f64x8_fold_add(lo), 8, own);
+}
 FSM_INLINE f64_totals f64_folded_total(const f64x8 *hi, const f64x8 *lo) {
     f64x8 units[8];
     for (int i = 0; i < 8; i++) {
@@ -216,6 +278,21 @@ FSM_INLINE void f64_lanes_split_log(f64x8 maximum, f64_wide logarithm, f64x8 *hi
     const f64x8 of_log = f64x8_sub(sum, maximum);
     *hi = sum;
     *lo = f64x8_add(f64x8_sub(maximum, f64x8_sub(sum, of_log)), f64x8_sub(logarithm, of_log));
+}
+FSM_INLINE f64_sum f64_lanes_with_top(const f64_sum *others, const f64_sum *top) {
+    f64_sum sum = *others;
+    f64_sum_add2(&sum, top->hi, top->lo);
+    return sum;
+}
+FSM_INLINE f64_sum f64_lanes_one(void) {
+    return (f64_sum){f64x8_set1(1.0), f64x8_set1(0.0)};
+}
+FSM_INLINE f64x8 f64_lanes_high(const f64_sum *a) {
+    return a->hi;
+}
+FSM_INLINE f64x8 f64_lanes_at_label(f64x8 x, f64x8 maximum, f64x8 w, const f64_sum *total,
+                                    f64_wide ratio) {
+    return lanes_minus_missing(x, maximum, w, total->hi, ratio);
 }
 FSM_INLINE void f64_lanes_split(const f64_sum *a, f64x8 *hi, f64x8 *lo) {
     *hi = a->hi;

@@ -19,12 +19,13 @@
 
 #define BLOCK (4 * LANES)
 #define ALL_LANES ((1u << LANES) - 1)
-#define NO_SKIP ((size_t)-1) /* for F(block): every element weighs */
 /* Elements whose weights go into one compensated sum. */
 #define CHUNK (16 * LANES)
 /* Rows computed together: so many, and so many bytes of them, at most. */
 #define GROUP 8
-#define GROUP_BYTES (16 * 1024)
+#define GROUP_BYTES (8 * 1024)
+/* Rows of so many elements at most may go across (columns.h). */
+#define ACROSS 64
 /* So many rows of one chunk are worth folding their ends together. */
 #define FOLD_FROM (LANES / 4)
 
@@ -147,26 +148,39 @@ FSM_INLINE F(row) F(row_of)(const F(start) *s, const fsm_temperature *t) {
     };
 }
 
-/* Weights of the row, stored to w, and their sum. What lies `ahead` bytes further, the next row, is fetched meanwhile: finding
- * its maximum is bound by memory, this is not. */
-FSM_CORE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(row) *row,
+/* The weights of one vector, stored to w when given; element `skip`, if that is in it, weighs nothing. */
+FSM_CORE VEC F(weigh)(const REAL *x, REAL *w, size_t count, size_t skip, const F(row) *row,
+                      int shifted, int tempered) {
+    VEC a = count < LANES ? V(load_partial)(x, count, -INFINITY) : V(load)(x);
+    if (skip < LANES) {
+        a = V(without)(a, skip);
+    }
+    a = F(weight)(a, row, shifted, tempered);
+    if (w && count < LANES) {
+        V(store_partial)(w, a, count);
+    } else if (w) {
+        V(store)(w, a);
+    }
+    return a;
+}
+
+/* The weights of up to CHUNK elements. What lies `ahead` bytes further, the next row, is fetched meanwhile: finding its maximum
+ * is bound by memory, this is not. */
+FSM_INLINE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(row) *row,
                               int shifted, int tempered) {
     F(mass) mass = F(mass_start)();
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
         FSM_PREFETCH((const char *)(x + i) + ahead);
-        const VEC a = F(weight)(V(load)(x + i), row, shifted, tempered);
-        V(store)(w + i, a);
-        F(mass_add)(&mass, a);
+        F(mass_add)(&mass, F(weigh)(x + i, w ? w + i : NULL, LANES, LANES, row, shifted, tempered));
     }
     if (i < n) {
-        const VEC a = F(weight)(V(load_partial)(x + i, n - i, -INFINITY), row, shifted, tempered);
-        V(store_partial)(w + i, a, n - i);
-        F(mass_add)(&mass, a);
+        F(mass_add)(&mass, F(weigh)(x + i, w ? w + i : NULL, n - i, LANES, row, shifted, tempered));
     }
     return mass;
 }
 
+/* Weights of the row, stored to w, and their sum. */
 FSM_INLINE F(total) F(weights_as)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead,
                                   const F(start) *s, const fsm_temperature *t, int shifted,
                                   int tempered) {
@@ -200,84 +214,67 @@ FSM_INLINE F(total) F(weights)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead
     return F(weights_as)(x, w, n, ahead, s, t, 0, 0);
 }
 
-/* One vector of F(others_as); `at` is its element `skip`, if that is in it. */
-FSM_CORE VEC F(other)(const REAL *x, REAL *w, size_t count, size_t at, const F(row) *row, int shifted, int tempered) {
-    VEC a = count < LANES ? V(load_partial)(x, count, -INFINITY) : V(load)(x);
-    if (at < LANES) {
-        a = V(without)(a, at);
-    }
-    a = F(weight)(a, row, shifted, tempered);
-    if (w && count < LANES) {
-        V(store_partial)(w, a, count);
-    } else if (w) {
-        V(store)(w, a);
-    }
-    return a;
-}
-
 /* The sum of all weights but that of element `skip`, with a relative accuracy that a mass has not where they are small;
  * weights are stored to w when given, that of `skip` as 0. */
-FSM_INLINE pair F(others_as)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, size_t skip,
-                             const F(start) *s, const fsm_temperature *t, int shifted, int tempered) {
+FSM_INLINE pair F(others_as)(const REAL *x, REAL *w, size_t n, size_t skip, const F(start) *s,
+                             const fsm_temperature *t, int shifted, int tempered) {
     const F(row) row = F(row_of)(s, t);
     F(sum) sum = F(sum_zero)();
-    size_t i = 0;
-    for (; i + 2 * LANES <= n; i += 2 * LANES) {
-        FSM_PREFETCH((const char *)(x + i) + ahead);
-        FSM_PREFETCH((const char *)(x + i + LANES) + ahead);
-        REAL *const to = w ? w + i : NULL;
-        const size_t at = skip - i;
-        VEC a, b;
-        if (FSM_UNLIKELY(at < 2 * LANES)) {
-            a = F(other)(x + i, to, LANES, at, &row, shifted, tempered);
-            b = F(other)(x + i + LANES, to ? to + LANES : NULL, LANES, at - LANES, &row, shifted, tempered);
-        } else {
-            a = F(other)(x + i, to, LANES, LANES, &row, shifted, tempered);
-            b = F(other)(x + i + LANES, to ? to + LANES : NULL, LANES, LANES, &row, shifted, tempered);
+    for (size_t i = 0; i < n; i += 2 * LANES) {
+        VEC pair_of[2];
+        for (size_t v = 0; v < 2; v++) {
+            const size_t at = i + v * LANES;
+            pair_of[v] = at < n ? F(weigh)(x + at, w ? w + at : NULL, n - at < LANES ? n - at : LANES,
+                                           skip - at, &row, shifted, tempered)
+                                : V(set1)(0);
         }
-        F(sum_add_pair)(&sum, a, b);
-    }
-    if (i < n) {
-        const size_t left = n - i, at = skip - i;
-        REAL *const to = w ? w + i : NULL;
-        const VEC a = F(other)(x + i, to, left < LANES ? left : LANES, at, &row, shifted, tempered);
-        VEC b = V(set1)(0);
-        if (left > LANES) {
-            b = F(other)(x + i + LANES, to ? to + LANES : NULL, left - LANES, at - LANES, &row, shifted, tempered);
-        }
-        F(sum_add_pair)(&sum, a, b);
+        F(sum_add_pair)(&sum, pair_of[0], pair_of[1]);
     }
     return F(sum_total)(&sum);
 }
 
-FSM_NOINLINE pair F(others_rare)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, size_t skip,
-                                 const F(start) *s, const fsm_temperature *t) {
-    if (!t->tempered) {
-        return F(others_as)(x, w, n, ahead, skip, s, t, 1, 0);
-    }
-    return s->shifted ? F(others_as)(x, w, n, ahead, skip, s, t, 1, 1)
-                      : F(others_as)(x, w, n, ahead, skip, s, t, 0, 1);
-}
-
-FSM_INLINE pair F(others)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, size_t skip,
-                          const F(start) *s, const fsm_temperature *t) {
-    if (FSM_UNLIKELY(s->shifted || t->tempered)) {
-        return F(others_rare)(x, w, n, ahead, skip, s, t);
-    }
-    return F(others_as)(x, w, n, ahead, skip, s, t, 0, 0);
-}
-
-/* log of the sum of e^(x - max), relative accuracy kept near 0: log1p of the sum without one maximal element. */
-FSM_INLINE double F(row_log)(const REAL *x, size_t n, ptrdiff_t ahead, const F(start) *s,
-                             const fsm_temperature *t) {
+FSM_NOINLINE pair F(others_summed)(const REAL *x, REAL *w, size_t n, const F(start) *s,
+                                   const fsm_temperature *t) {
     const size_t skip = F(row_find)(x, n, s->maximum);
-    const pair others = F(others)(x, NULL, n, ahead, skip, s, t);
-    return log_one_plus(F(ratio)(others, F(top_weight)(s->top_hi, s->top_lo, s->steps)));
+    return t->tempered  ? s->shifted ? F(others_as)(x, w, n, skip, s, t, 1, 1)
+                                     : F(others_as)(x, w, n, skip, s, t, 0, 1)
+           : s->shifted ? F(others_as)(x, w, n, skip, s, t, 1, 0)
+                        : F(others_as)(x, w, n, skip, s, t, 0, 0);
+}
+
+/* The mass of the row without one maximal weight; weights are stored to w when given. */
+FSM_INLINE pair F(others_massed)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead,
+                                 const F(start) *s, const fsm_temperature *t) {
+    const F(row) row = F(row_of)(s, t);
+    F(running) running = {0};
+    for (size_t i = 0; i < n; i += CHUNK) {
+        const size_t count = n - i < CHUNK ? n - i : CHUNK;
+        const F(mass) mass = F(mass_of)(x + i, w ? w + i : NULL, count, ahead, &row, 0, 0);
+        F(running_add)(&running, &mass);
+    }
+    return F(running_less)(running, V(reduce_max)(F(weight)(V(set1)(s->maximum), &row, 0, 0)));
+}
+
+/* All weights but one of the largest, and what they are stored as: by their mass where the row is long and that is not small
+ * beside the largest, else by a sum with a relative accuracy of its own. */
+FSM_INLINE pair F(others)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
+                          const fsm_temperature *t) {
+    if (n > ACROSS && !s->shifted && !t->tempered) {
+        const pair others = F(others_massed)(x, w, n, ahead, s, t);
+        if (others.hi >= FC(OTHERS_FROM)) {
+            return others;
+        }
+    }
+    return F(others_summed)(x, w, n, s, t);
+}
+
+FSM_INLINE pair F(log_top)(const F(start) *s) {
+    return F(top_weight)(s->top_hi, s->top_lo, s->steps);
 }
 
 /* A NaN, nothing above -inf, or an infinite maximum, whose own term alone would be NaN. */
-FSM_INLINE int F(no_answer)(const F(start) *s, double logarithm) {
-    return !(logarithm == logarithm && s->maximum <= FC(MAX));
+FSM_INLINE int F(no_answer)(REAL maximum, double logarithm) {
+    return !(logarithm == logarithm && maximum <= FC(MAX));
 }
 
 FSM_INLINE VEC F(normalised)(VEC w, VEC hi, VEC lo) {
@@ -518,25 +515,6 @@ FSM_NOINLINE void F(log_softmax_tempered)(const REAL *x, REAL *out, size_t n, co
     }
 }
 
-static void F(log_softmax_along)(const fsm_rows *b) {
-    const int tempered = b->temperature.tempered;
-    for (size_t i = 0; i < b->rows; i++) {
-        const REAL *x = CONST_ROW(b->x, b->x_stride, i);
-        REAL *out = ROW(b->out, b->out_stride, i);
-        const F(start) s = F(row_start)(F(row_max)(x, b->n), FC(LOG_CUT), &b->temperature);
-        const double logarithm = F(row_log)(x, b->n, b->x_stride, &s, &b->temperature);
-        if (FSM_UNLIKELY(F(no_answer)(&s, logarithm))) {
-            F(fill_nan)(out, b->n);
-        } else if (tempered) {
-            F(log_softmax_tempered)(x, out, b->n, &s, &b->temperature, logarithm);
-        } else {
-            REAL hi, lo;
-            F(split_log)(s.maximum, logarithm, &hi, &lo);
-            F(log_softmax_plain)(x, out, b->n, hi, lo);
-        }
-    }
-}
-
 /* A row with an infinite maximum or a NaN. */
 FSM_NOINLINE REAL F(logsumexp_special)(const REAL *x, size_t n, REAL maximum) {
     for (size_t i = 0; i < n; i++) {
@@ -547,16 +525,66 @@ FSM_NOINLINE REAL F(logsumexp_special)(const REAL *x, size_t n, REAL maximum) {
     return maximum;
 }
 
-static void F(logsumexp_along)(const fsm_rows *b) {
-    for (size_t i = 0; i < b->rows; i++) {
-        const REAL *x = CONST_ROW(b->x, b->x_stride, i);
-        const F(start) s = F(row_start)(F(row_max)(x, b->n), FC(LOG_CUT), &b->temperature);
-        const double logarithm = F(row_log)(x, b->n, b->x_stride, &s, &b->temperature);
+/* A row's answer from its logarithm. */
+FSM_INLINE void F(log_softmax_row)(const REAL *x, REAL *out, size_t n, const F(start) *s,
+                                   const fsm_temperature *t, double logarithm) {
+    if (FSM_UNLIKELY(F(no_answer)(s->maximum, logarithm))) {
+        F(fill_nan)(out, n);
+    } else if (t->tempered) {
+        F(log_softmax_tempered)(x, out, n, s, t, logarithm);
+    } else {
         REAL hi, lo;
-        F(split_log)(s.maximum, logarithm, &hi, &lo);
-        if (FSM_UNLIKELY(logarithm != logarithm)) {
-            hi = F(logsumexp_special)(x, b->n, s.maximum);
-        }
-        *ROW(b->out, b->out_stride, i) = hi;
+        F(split_log)(s->maximum, logarithm, &hi, &lo);
+        F(log_softmax_plain)(x, out, n, hi, lo);
     }
+}
+FSM_INLINE void F(logsumexp_row)(const REAL *x, REAL *out, size_t n, const F(start) *s,
+                                 double logarithm) {
+    REAL hi, lo;
+    F(split_log)(s->maximum, logarithm, &hi, &lo);
+    if (FSM_UNLIKELY(logarithm != logarithm)) {
+        hi = F(logsumexp_special)(x, n, s->maximum);
+    }
+    *out = hi;
+}
+
+/* A few rows at a time, phase by phase, as softmax_group. */
+FSM_NOINLINE void F(log_group)(const fsm_rows *b, size_t first, size_t rows, int single) {
+    F(start) start[GROUP];
+    pair others[GROUP];
+    double logarithm[GROUP];
+    for (size_t g = 0; g < rows; g++) {
+        const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
+        start[g] = F(row_start)(F(row_max)(x, b->n), FC(LOG_CUT), &b->temperature);
+    }
+    for (size_t g = 0; g < rows; g++) {
+        others[g] = F(others)(CONST_ROW(b->x, b->x_stride, first + g), NULL, b->n,
+                              (ptrdiff_t)rows * b->x_stride, &start[g], &b->temperature);
+    }
+    for (size_t g = 0; g < rows; g++) {
+        logarithm[g] = log_one_plus(F(ratio)(others[g], F(log_top)(&start[g])));
+    }
+    for (size_t g = 0; g < rows; g++) {
+        const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
+        REAL *out = ROW(b->out, b->out_stride, first + g);
+        if (single) {
+            F(logsumexp_row)(x, out, b->n, &start[g], logarithm[g]);
+        } else {
+            F(log_softmax_row)(x, out, b->n, &start[g], &b->temperature, logarithm[g]);
+        }
+    }
+}
+
+static void F(log_groups)(const fsm_rows *b, int single) {
+    const size_t fit = GROUP_BYTES / sizeof(REAL) / b->n;
+    const size_t group = fit < 1 ? 1 : fit > GROUP ? GROUP : fit;
+    for (size_t row = 0; row < b->rows; row += group) {
+        F(log_group)(b, row, b->rows - row < group ? b->rows - row : group, single);
+    }
+}
+static void F(log_softmax_along)(const fsm_rows *b) {
+    F(log_groups)(b, 0);
+}
+static void F(logsumexp_along)(const fsm_rows *b) {
+    F(log_groups)(b, 1);
 }

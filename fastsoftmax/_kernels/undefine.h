@@ -8,7 +8,6 @@
 #undef FC
 #undef FMA
 #undef BLOCK
-#undef NO_SKIP
 #undef CHUNK
 #undef GROUP
 #undef GROUP_BYTES
