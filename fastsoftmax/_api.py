@@ -640,7 +640,7 @@ class Functions:
             if not target.flags.c_contiguous:
                 target = np.empty_like(x)
             backend = self._backend_for(x.dtype)
-            pieces = max(1, min(count, x.size // _workers.MIN_ELEMENTS))
+            pieces = _workers.count_pieces(count, x.size)
             cuts = np.searchsorted(pointers, [len(x) * i // pieces for i in range(1, pieces)])
             ends = [0, *cuts.tolist(), len(pointers) - 1]
             shares = []
@@ -649,7 +649,7 @@ class Functions:
                 if stop > start:
                     share = [x[start:stop], pointers[first : last + 1] - start, target[start:stop]]
                     shares.append(share)
-            _workers.share(backend.segment_softmax, shares)
+            _workers.share(backend.segment_softmax, shares, count)
             if target is not result:
                 result[...] = target
         return result if out is None else out

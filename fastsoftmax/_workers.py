@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# What one worker gets at least: some 20 us of work, of which waking a thread takes half.
+# What one piece has at least: some 20 us of work, of which waking a thread takes half.
 MIN_ELEMENTS = 1 << 16
+# More pieces than workers, so that one that was slow to wake, or is slowed down, takes fewer of them.
+PIECES_EACH = 4
 
 _default: ContextVar[int] = ContextVar("fastsoftmax.workers", default=1)
 _lock = threading.Lock()
@@ -126,7 +128,7 @@ def for_rows(
     """
     first = arrays[0]
     assert first is not None
-    pieces = min(workers, first.size // MIN_ELEMENTS)
+    pieces = count_pieces(workers, first.size)
     if pieces > 1 and lead:
         axis = max(range(lead), key=first.shape.__getitem__)
         length = first.shape[axis]
@@ -134,13 +136,20 @@ def for_rows(
         bounds = [length * i // pieces for i in range(pieces + 1)]
         slices = [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
         indices = [(slice(None),) * axis + (piece,) for piece in slices]
-        share(call, [[None if a is None else a[index] for a in arrays] for index in indices])
+        parts = [[None if a is None else a[index] for a in arrays] for index in indices]
+        share(call, parts, workers)
     else:
         call(*arrays)
 
 
-def share(call: Callable[..., None], pieces: list[list[Any]]) -> None:
-    """Call `call` with each piece, in this thread and in others from the pool."""
+def count_pieces(workers: int, elements: int) -> int:
+    """Return how many pieces `workers` threads should have of so many elements; 1 is no split."""
+    most = PIECES_EACH * workers if workers > 1 else 1
+    return max(1, min(most, elements // MIN_ELEMENTS))
+
+
+def share(call: Callable[..., None], pieces: list[list[Any]], workers: int) -> None:
+    """Call `call` with each piece, in this thread and in up to ``workers - 1`` of the pool."""
 
     def take_pieces() -> None:
         while pieces:
@@ -152,7 +161,7 @@ def share(call: Callable[..., None], pieces: list[list[Any]]) -> None:
 
     helpers: list[Future[None]] = []
     with contextlib.suppress(RuntimeError):  # no more threads; what was submitted may still help
-        helpers.extend(_get_pool().submit(take_pieces) for _ in pieces[1:])
+        helpers.extend(_get_pool().submit(take_pieces) for _ in pieces[1:workers])
     try:
         take_pieces()
     finally:

@@ -25,13 +25,13 @@ def x():
 
 @pytest.fixture
 def pieces(monkeypatch):
-    """Record in how many pieces each call was made."""
+    """Record in how many pieces each call was made, and for how many workers."""
     made = []
     share = _workers.share
 
-    def recorded(call, parts):
-        made.append(len(parts))
-        share(call, parts)
+    def recorded(call, parts, workers):
+        made.append((len(parts), workers))
+        share(call, parts, workers)
 
     monkeypatch.setattr(_workers, "share", recorded)
     return made
@@ -69,8 +69,9 @@ def test_workers_change_no_bit(fs, x, pieces, name):
     expected = call()
     for workers in (2, 3, 64, -1):
         np.testing.assert_array_equal(call(workers=workers), expected)
-    assert max(pieces) == x.size // _workers.MIN_ELEMENTS
-    assert 2 in pieces
+    most = x.size // _workers.MIN_ELEMENTS
+    assert (most, 64) in pieces
+    assert (min(most, 2 * _workers.PIECES_EACH), 2) in pieces
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -100,9 +101,9 @@ def test_the_default_is_1_and_can_be_set_for_good_or_for_a_while(x, pieces):
     try:
         assert fastsoftmax.get_workers() == 4
         fastsoftmax.softmax(x)
-        assert pieces == [4]
+        assert pieces == [(4, 4)]
         fastsoftmax.softmax(x, workers=2)
-        assert pieces == [4, 2]
+        assert pieces == [(4, 4), (4, 2)]
     finally:
         fastsoftmax.set_workers(1)
 
@@ -155,7 +156,7 @@ def test_a_call_inside_a_worker_does_not_wait_for_itself(x):
     def nested(array):
         done.append(fastsoftmax.softmax(array, workers=4)[0, 0])
 
-    finished = threading.Thread(target=lambda: _workers.share(nested, rows), daemon=True)
+    finished = threading.Thread(target=lambda: _workers.share(nested, rows, len(rows)), daemon=True)
     finished.start()
     finished.join(60)
     assert not finished.is_alive()
@@ -167,7 +168,7 @@ def test_an_error_in_a_worker_reaches_the_caller():
         raise ValueError(f"piece {piece}")
 
     with pytest.raises(ValueError, match="piece"):
-        _workers.share(fail, [[1], [2], [3]])
+        _workers.share(fail, [[1], [2], [3]], 2)
 
 
 def _child(expected, queue):

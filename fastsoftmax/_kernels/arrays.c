@@ -3,12 +3,14 @@
  * B. Rows that are contiguous in every operand go to the kernels where they lie. Where the array is larger than the caches,
  *    results go to a block in cache first and are streamed from there, past the caches: a line that is written whole need
  *    not be read.
- * C. All else is staged: a strip of rows is gathered into scratch as contiguous rows (transposed, converted to the
+ * C. Rows that lie side by side are taken a vector of rows at a time, where they lie.
+ * D. All else is staged: a strip of rows is gathered into scratch as contiguous rows (transposed, converted to the
  *    computing type, masked elements as -inf), computed there by the same kernels, and scattered. The scratch is a strip,
  *    never the array, and the bits are those of the contiguous row. An operand that needs none of this is used as it lies.
- * D. A strip runs along the outer dimension with the smallest step in x, so that gathering reads whole cache lines.
+ * E. A strip runs along the outer dimension with the smallest step in x, so that gathering reads whole cache lines.
  */
 #include "arrays.h"
+#include "portable.h"
 
 #include <float.h>
 #include <math.h>
@@ -20,6 +22,8 @@
 /* A strip's rows take about half of a small L2. */
 #define STRIP_BYTES (256 * 1024)
 #define STRIP_ROWS 64
+/* Rows side by side, whose elements are copied in runs that share a page: as many as are in a strip anyway. */
+#define BESIDE_ROWS 256
 
 static size_t storage_size(enum fsm_dtype dtype) {
     static const size_t size[FSM_DTYPES] = {4, 8, 2, 2};
@@ -193,6 +197,7 @@ typedef struct {
     size_t pitch;       /* elements from one row to the next, in each */
     char *x, *y, *half; /* x becomes the result, in place */
     uint8_t *mask;
+    int streamed; /* results of blocks side by side go past the caches */
 } scratch_rows;
 
 static ptrdiff_t row_step(const fsm_job *job, const fsm_operand *operand) {
@@ -382,6 +387,82 @@ void fsm_run_rows(const fsm_kernels *kernels, enum fsm_function function, enum f
     free(memory);
 }
 
+/* ---- rows that lie side by side ---- */
+
+#define LINE 64
+#define BLOCKS (BESIDE_ROWS * sizeof(double) / LINE)
+
+/* Whether blocks of rows, a cache line of each element, can be copied as they lie. */
+static int lies_beside(const fsm_job *job, size_t n) {
+    const ptrdiff_t size = (ptrdiff_t)storage_size(job->dtype);
+    return n <= FSM_BESIDE_LENGTH && job->dtype < FSM_COMPUTE_DTYPES &&
+           job->kernels->beside[job->function][job->dtype] && !job->mask.base &&
+           !job->temperature.tempered && job->inner_dimensions == 1 &&
+           row_step(job, &job->x) == size && row_step(job, &job->out) == size;
+}
+
+/* Whether results of that are whole lines, and so many that they need not stay in the caches. */
+static int streams_beside(const fsm_job *job, size_t n) {
+    size_t bytes = n * storage_size(job->dtype), steps = (uintptr_t)job->out.base;
+    for (int d = 0; d < job->outer_dimensions; d++) {
+        bytes *= job->outer_shape[d];
+        steps |= d < job->outer_dimensions - 1 ? (size_t)job->out.outer[d] : 0;
+    }
+    return job->function != FSM_LOGSUMEXP && bytes >= fsm_stream_from() &&
+           (steps | (size_t)job->out.inner[0]) % LINE == 0 && job->out.base != job->x.base;
+}
+
+/* As many whole blocks of a strip as there are; returns their rows. A block that the kernels do not take is staged. */
+static size_t run_blocks(const fsm_job *job, char *const base[4], size_t rows, size_t n,
+                         const scratch_rows *scratch) {
+    const size_t size = storage_size(job->dtype), lanes = LINE / size;
+    const size_t blocks = rows / lanes < BLOCKS ? rows / lanes : BLOCKS;
+    const size_t results = job->function == FSM_LOGSUMEXP ? 1 : n;
+    int done[BLOCKS], all = 1;
+    for (size_t i = 0; i < n; i++) {
+        const char *x = base[0] + (ptrdiff_t)i * job->x.inner[0];
+        for (size_t k = 0; k < blocks; k++) {
+            memcpy(scratch->x + (k * n + i) * LINE, x + k * LINE, LINE);
+        }
+    }
+    for (size_t k = 0; k < blocks; k++) {
+        done[k] = job->kernels->beside[job->function][job->dtype](scratch->x + k * n * LINE, n);
+        all &= done[k];
+    }
+    for (size_t i = 0; i < results; i++) {
+        char *out = base[3] + (results > 1 ? (ptrdiff_t)i * job->out.inner[0] : 0);
+        for (size_t k = 0; k < blocks; k++) {
+            const char *line = scratch->x + (k * n + i) * LINE;
+            if (scratch->streamed && all) {
+                FSM_STREAM_LINE(out + k * LINE, line);
+            } else if (done[k]) {
+                memcpy(out + k * LINE, line, LINE);
+            }
+        }
+    }
+    for (size_t k = 0; k < blocks; k++) {
+        if (!done[k]) {
+            char *const at[4] = {base[0] + k * LINE, NULL, NULL, base[3] + k * LINE};
+            run_strip(job, at, lanes, n, scratch);
+        }
+    }
+    return blocks * lanes;
+}
+
+static void run_beside(const fsm_job *job, char *const base[4], size_t rows, size_t strip, size_t n,
+                       const scratch_rows *scratch) {
+    const size_t size = storage_size(job->dtype);
+    for (size_t first = 0, done; first < rows; first += done) {
+        const size_t left = rows - first < strip ? rows - first : strip;
+        char *const at[4] = {base[0] + first * size, NULL, NULL, base[3] + first * size};
+        done = run_blocks(job, at, left, n, scratch);
+        if (!done) {
+            done = left;
+            run_strip(job, at, done, n, scratch);
+        }
+    }
+}
+
 /* ---- the two ways through the outer dimensions ---- */
 
 /* Calls one strip or batch for every index of the outer dimensions but the last. */
@@ -390,13 +471,16 @@ static void for_each_prefix(const fsm_job *job, size_t n, const scratch_rows *sc
     const fsm_operand *const operands[4] = {&job->x, &job->y, &job->mask, &job->out};
     const int last = job->outer_dimensions - 1;
     const size_t rows = last >= 0 ? job->outer_shape[last] : 1;
+    const int beside = scratch && lies_beside(job, n);
     size_t index[FSM_MAX_DIMENSIONS] = {0};
     char *base[4];
     for (int o = 0; o < 4; o++) {
         base[o] = operands[o]->base;
     }
     for (;;) {
-        if (scratch) {
+        if (beside) {
+            run_beside(job, base, rows, strip, n, scratch);
+        } else if (scratch) {
             for (size_t first = 0; first < rows; first += strip) {
                 char *at[4];
                 for (int o = 0; o < 4; o++) {
@@ -461,7 +545,8 @@ static int run_staged(fsm_job *job, size_t n) {
     const size_t size = storage_size(computing(job->dtype));
     const size_t rows = job->outer_dimensions ? job->outer_shape[job->outer_dimensions - 1] : 1;
     size_t strip = STRIP_BYTES / size / n;
-    strip = strip > STRIP_ROWS ? STRIP_ROWS : strip < TILE ? TILE : strip;
+    const size_t most = lies_beside(job, n) ? BESIDE_ROWS : STRIP_ROWS;
+    strip = strip > most ? most : strip < TILE ? TILE : strip;
     strip = strip > rows ? rows : strip;
     /* An odd number of cache lines: a column of the scratch meets all sets of the cache. */
     const size_t lines = (n * size + 63) / 64 | 1;
@@ -481,8 +566,10 @@ static int run_staged(fsm_job *job, size_t n) {
         .y = start + part,
         .half = start + parts * part,
         .mask = (uint8_t *)start + parts * part + (elements * 2 + 63) / 64 * 64,
+        .streamed = streams_beside(job, n),
     };
     for_each_prefix(job, n, &scratch, strip);
+    FSM_STREAM_FENCE();
     free(memory);
     return 0;
 }

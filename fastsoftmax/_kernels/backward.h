@@ -50,7 +50,8 @@ static void F(softmax_backward_along)(const fsm_rows *b) {
 /* out = g - e^y sum(g), y the output of log_softmax. e^y is a weight times 2^(N - bias) / C; the power of two is applied
  * first (exact), 1 / C goes into the factor. */
 FSM_INLINE void F(log_softmax_backward_row)(const REAL *g, const REAL *y, REAL *out, size_t n,
-                                            const F(start) *s, pair total, const fsm_temperature *t, int shifted) {
+                                            const F(start) *s, pair total, const fsm_temperature *t,
+                                            int shifted) {
     const F(row) row = F(row_of)(s, t);
     const pair product = {total.hi * FC(SCALE_INVERSE),
                           fma(total.hi, FC(SCALE_INVERSE), -total.hi * FC(SCALE_INVERSE)) +
@@ -141,7 +142,8 @@ FSM_INLINE void F(entropy_grad)(const F(entropy) *e, REAL maximum, REAL top, REA
     for (size_t i = 0; i < e->n; i += LANES) {
         const size_t count = e->n - i < LANES ? e->n - i : LANES;
         const VEC x = V(load_partial)(e->x + i, count, 0);
-        const VEC w = V(where_equal)(x, largest, top_weight, V(load_partial)(e->grad + i, count, 0));
+        const VEC w =
+            V(where_equal)(x, largest, top_weight, V(load_partial)(e->grad + i, count, 0));
         const VEC minus_t = V(sub)(zero, F(entropy_target)(e, i, count));
         V(store_partial)(e->grad + i, V(fma)(w, inv_hi, V(fma)(w, inv_lo, minus_t)), count);
     }

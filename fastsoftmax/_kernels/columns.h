@@ -94,16 +94,22 @@ typedef struct {
     VEC units, low[LANES];
 } F(columns_mass);
 
-/* The weights of the columns, in place, and their mass. */
-FSM_CORE void F(columns_weigh)(VEC *a, size_t n, const F(row) *row, int tempered,
+/* The weights of the columns, to w when given (which may be x), and their mass. */
+FSM_INLINE void F(columns_weigh)(const VEC *x, VEC *w, size_t n, const F(row) *row, int tempered,
                                  F(columns_mass) *mass) {
     mass->units = V(set1)(0);
     for (size_t i = 0; i < n && i < LANES; i++) {
-        a[i] = F(weight)(a[i], row, 0, tempered);
-        F(mass) lane = F(mass_first)(a[i]);
+        const VEC first = F(weight)(x[i], row, 0, tempered);
+        F(mass) lane = F(mass_first)(first);
+        if (w) {
+            w[i] = first;
+        }
         for (size_t at = i + LANES; at < n; at += LANES) {
-            a[at] = F(weight)(a[at], row, 0, tempered);
-            F(mass_add)(&lane, a[at]);
+            const VEC a = F(weight)(x[at], row, 0, tempered);
+            F(mass_add)(&lane, a);
+            if (w) {
+                w[at] = a;
+            }
         }
         mass->units = F(lanes_units)(mass->units, &lane);
         mass->low[i] = lane.lo;
@@ -178,14 +184,13 @@ FSM_INLINE int F(softmax_columns_of)(const fsm_rows *b, size_t first, const size
         F(columns_load)(CONST_ROW(b->x, b->x_stride, first + k * LANES), b->x_stride, a[k], n);
     }
     for (int k = 0; k < blocks; k++) {
-        plain &=
-            F(starts_of)(&s[k], F(columns_max)(a[k], n), FC(CUT), &b->temperature, tempered);
+        plain &= F(starts_of)(&s[k], F(columns_max)(a[k], n), FC(CUT), &b->temperature, tempered);
     }
     if (!plain) {
         return 0;
     }
     for (int k = 0; k < blocks; k++) {
-        F(columns_weigh)(a[k], n, &s[k].row, tempered, &mass[k]);
+        F(columns_weigh)(a[k], a[k], n, &s[k].row, tempered, &mass[k]);
     }
     for (int k = 0; k < blocks; k++) {
         const uint32_t lanes = F(columns_lanes)(n);
@@ -207,7 +212,7 @@ FSM_INLINE int F(softmax_columns_of)(const fsm_rows *b, size_t first, const size
     return 1;
 }
 
-/* Compiled for each length of up to one vector, where a vector is registers. */
+/* Compiled for each length of up to 16 (float64: 12), where a vector is registers. */
 static int F(softmax_columns)(const fsm_rows *b, size_t first) {
 #ifndef FSM_CORE_CALLED
     if (!b->temperature.tempered) {
@@ -226,10 +231,12 @@ static int F(softmax_columns)(const fsm_rows *b, size_t first) {
             EXACTLY(10);
             EXACTLY(11);
             EXACTLY(12);
+#if LANES > 8
             EXACTLY(13);
             EXACTLY(14);
             EXACTLY(15);
             EXACTLY(16);
+#endif
 #undef EXACTLY
         default:
             return F(softmax_columns_of)(b, first, b->n, BLOCKS(LANES), 0);
@@ -309,7 +316,7 @@ typedef struct {
     F(wide) ratio, logarithm;
 } F(logs);
 
-FSM_INLINE void F(logs_finish)(F(logs) *s) {
+FSM_NOINLINE void F(logs_finish)(F(logs) *s) {
     s->top = F(lanes_top_weight)(s->start.top, s->start.residual, s->start.steps);
     s->ratio = F(lanes_ratio)(&s->others, &s->top);
     s->logarithm = F(lanes_log_one_plus)(s->ratio);
@@ -318,7 +325,7 @@ FSM_INLINE void F(logs_finish)(F(logs) *s) {
 /* The weights of a block's columns, that of the first largest element of a row as 0, and their logarithms; 0 if a row is
  * not plain. */
 FSM_NOINLINE int F(columns_logs)(const VEC *a, VEC *w, size_t n, const fsm_temperature *t,
-                               F(logs) *s) {
+                                 F(logs) *s) {
     const VEC nothing = V(set1)(-INFINITY), found = V(set1)(FC(NAN));
     if (t->tempered || !F(starts_of)(&s->start, F(columns_max)(a, n), FC(LOG_CUT), t, 0)) {
         return 0;
@@ -335,16 +342,20 @@ FSM_NOINLINE int F(columns_logs)(const VEC *a, VEC *w, size_t n, const fsm_tempe
     return 1;
 }
 
-/* maximum + log(sum) of every row of a block as hi + lo; the elements stay in `a`. */
-FSM_NOINLINE int F(columns_log)(const fsm_rows *b, size_t first, VEC *a, VEC *hi, VEC *lo) {
+/* maximum + log(sum) of every row of a block as hi + lo; 0 if a row is not plain. */
+FSM_NOINLINE int F(columns_log)(const VEC *a, size_t n, const fsm_temperature *t, VEC *hi,
+                                VEC *lo) {
     VEC w[ACROSS];
     F(logs) s;
-    F(columns_load)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, a, b->n);
-    if (!F(columns_logs)(a, w, b->n, &b->temperature, &s)) {
+    if (!F(columns_logs)(a, w, n, t, &s)) {
         return 0;
     }
     F(lanes_split_log)(s.start.maximum, s.logarithm, hi, lo);
     return V(equal)(*hi, *hi) == ALL_LANES;
+}
+FSM_INLINE int F(columns_log_of)(const fsm_rows *b, size_t first, VEC *a, VEC *hi, VEC *lo) {
+    F(columns_load)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, a, b->n);
+    return F(columns_log)(a, b->n, &b->temperature, hi, lo);
 }
 
 #ifndef FSM_CORE_CALLED
@@ -412,7 +423,7 @@ static void F(log_folds)(const fsm_rows *b, int single) {
 
 static int F(log_softmax_columns)(const fsm_rows *b, size_t first) {
     VEC a[ACROSS], hi, lo;
-    if (!F(columns_log)(b, first, a, &hi, &lo)) {
+    if (!F(columns_log_of)(b, first, a, &hi, &lo)) {
         return 0;
     }
     for (size_t i = 0; i < b->n; i++) {
@@ -432,7 +443,7 @@ static void F(log_softmax_rows)(const fsm_rows *b) {
 
 static int F(logsumexp_columns)(const fsm_rows *b, size_t first) {
     VEC a[ACROSS], hi, lo;
-    if (!F(columns_log)(b, first, a, &hi, &lo)) {
+    if (!F(columns_log_of)(b, first, a, &hi, &lo)) {
         return 0;
     }
     F(columns_store)(ROW(b->out, b->out_stride, first), b->out_stride, &hi, 1);
@@ -545,7 +556,8 @@ FSM_CORE int F(cross_entropy_columns)(const fsm_cross_entropy *b, size_t first) 
     for (size_t r = 0; r < LANES; r++) {
         at_label[r] = weights[(size_t)b->label[first + r] * LANES + r];
     }
-    V(store)(at_label, F(lanes_at_label)(of_label, s.start.maximum, V(load)(at_label), &total, s.ratio));
+    V(store)(at_label,
+             F(lanes_at_label)(of_label, s.start.maximum, V(load)(at_label), &total, s.ratio));
     F(columns_store)(ROW(b->grad, b->grad_stride, first), b->grad_stride, a, n);
     for (size_t r = 0; r < LANES; r++) {
         ROW(b->grad, b->grad_stride, first + r)[b->label[first + r]] = at_label[r];
@@ -566,6 +578,73 @@ static void F(cross_entropy_rows)(const fsm_cross_entropy *b) {
         row += rows;
     }
 }
+
+#ifndef FSM_CORE_CALLED
+/* ---- rows side by side, of one chunk (kernels.h: FSM_BESIDE_LENGTH) ---- */
+
+static const fsm_temperature F(untempered) = {0, 1.0, 1.0, 0.0};
+
+static int F(softmax_beside)(void *block, size_t n) {
+    VEC *const a = block;
+    VEC hi, lo;
+    const uint32_t lanes = F(columns_lanes)(n);
+    F(starts) s;
+    F(columns_mass) mass;
+    if (!F(starts_of)(&s, F(columns_max)(a, n), FC(CUT), &F(untempered), 0)) {
+        return 0;
+    }
+    F(columns_weigh)(a, a, n, &s.row, 0, &mass);
+    const F(totals) total = F(lanes_total)(mass.units, F(columns_low)(&mass, lanes), lanes);
+    F(lanes_inverse)(&total, &hi, &lo);
+    if (V(equal)(hi, hi) != ALL_LANES) {
+        return 0;
+    }
+    for (size_t i = 0; i < n; i++) {
+        a[i] = F(normalised)(a[i], hi, lo);
+    }
+    return 1;
+}
+
+/* As columns_log, and of longer rows. */
+FSM_NOINLINE int F(beside_log)(const VEC *a, size_t n, VEC *hi, VEC *lo) {
+    F(logs) s;
+    F(columns_mass) mass;
+    if (n <= ACROSS) {
+        return F(columns_log)(a, n, &F(untempered), hi, lo);
+    }
+    if (!F(starts_of)(&s.start, F(columns_max)(a, n), FC(LOG_CUT), &F(untempered), 0)) {
+        return 0;
+    }
+    F(columns_weigh)(a, NULL, n, &s.start.row, 0, &mass);
+    s.others = F(lanes_others)(mass.units, F(columns_low)(&mass, LANES), LANES,
+                               F(weight)(s.start.maximum, &s.start.row, 0, 0));
+    F(logs_finish)(&s);
+    F(lanes_split_log)(s.start.maximum, s.logarithm, hi, lo);
+    return F(lanes_at_least)(&s.others, FC(OTHERS_FROM)) == ALL_LANES &&
+           V(equal)(*hi, *hi) == ALL_LANES;
+}
+
+static int F(log_softmax_beside)(void *block, size_t n) {
+    VEC *const a = block;
+    VEC hi, lo;
+    if (!F(beside_log)(a, n, &hi, &lo)) {
+        return 0;
+    }
+    for (size_t i = 0; i < n; i++) {
+        a[i] = V(sub)(V(sub)(a[i], hi), lo);
+    }
+    return 1;
+}
+
+static int F(logsumexp_beside)(void *block, size_t n) {
+    VEC *const a = block;
+    VEC hi, lo;
+    const int plain = F(beside_log)(a, n, &hi, &lo);
+    a[0] = hi;
+    return plain;
+}
+
+#endif
 
 /* Element i of all rows is one run: no more to transpose than COLUMNS of them at a time. */
 static size_t F(gather)(void *packed, size_t pitch, const void *x, ptrdiff_t step, size_t rows,

@@ -106,7 +106,8 @@ FSM_INLINE f32_sum f32_lanes_others(f32x16 units, f32x16 low, uint32_t lanes, f3
 /* One bit a lane, as f32x16_equal: whether a sum is not below `least`. */
 FSM_INLINE unsigned f32_lanes_at_least(const f32_sum *a, double least) {
     const f64x8 l = f64x8_set1(least);
-    return f64x8_equal(f64x8_max(l, a->low), a->low) | f64x8_equal(f64x8_max(l, a->high), a->high) << 8;
+    return f64x8_equal(f64x8_max(l, a->low), a->low) | f64x8_equal(f64x8_max(l, a->high), a->high)
+                                                           << 8;
 }
 FSM_INLINE f32_sum f32_folded_others(const f32x16 *hi, const f32x16 *lo, f32x16 own) {
     return f32_lanes_others(f32x16_fold_bits(hi), f32x16_fold_add(lo), 16, own);

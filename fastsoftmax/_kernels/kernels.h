@@ -24,6 +24,13 @@ typedef struct {
 
 typedef void fsm_rows_function(const fsm_rows *batch);
 
+/* Longer rows are not taken side by side. */
+#define FSM_BESIDE_LENGTH 128
+/* Rows side by side, as many as a vector has lanes: element i of all of them is vector i of `block`, aligned to a cache line.
+ * Results take the elements' place (logsumexp: the first vector's). Returns 0, the block being spoilt, where a row needs
+ * more than that. */
+typedef int fsm_beside_function(void *block, size_t n);
+
 /* Rows of the fused cross-entropy. Exactly one of `label` and `target` is given. */
 typedef struct {
     size_t rows, n;
@@ -61,6 +68,7 @@ enum fsm_dtype {
 typedef struct {
     const char *name;
     fsm_rows_function *rows[FSM_FUNCTIONS][FSM_COMPUTE_DTYPES];
+    fsm_beside_function *beside[FSM_FUNCTIONS][FSM_COMPUTE_DTYPES]; /* NULL: of none */
     fsm_cross_entropy_function *cross_entropy[FSM_COMPUTE_DTYPES];
     void (*from_f16)(float *out, const uint16_t *x, size_t n);
     void (*to_f16)(uint16_t *out, const float *x, size_t n);

@@ -50,6 +50,21 @@
 #define FSM_UNROLL
 #endif
 
+/* A cache line copied past the caches, both sides aligned to one; after the last, a fence orders them before what follows. */
+#if FSM_X86_64
+#include <xmmintrin.h>
+#define FSM_STREAM_LINE(to, from)                                                                  \
+    do {                                                                                           \
+        for (int part_ = 0; part_ < 16; part_ += 4) {                                              \
+            _mm_stream_ps((float *)(to) + part_, _mm_load_ps((const float *)(from) + part_));      \
+        }                                                                                          \
+    } while (0)
+#define FSM_STREAM_FENCE() _mm_sfence()
+#else
+#define FSM_STREAM_LINE(to, from) memcpy(to, from, 64)
+#define FSM_STREAM_FENCE() ((void)0)
+#endif
+
 /* How the exp core is compiled into the algorithms: inlined where a vector is a few registers, called where it is loops (the
    generic unit), which keeps that unit's code and build time small. */
 #if defined(FSM_CORE_CALLED) && defined(__GNUC__) && !defined(__clang__)

@@ -112,7 +112,7 @@ typedef struct {
 
 /* row_start; whether every row is plain. */
 FSM_CORE int F(starts_of)(F(starts) *s, VEC maximum, REAL cut, const fsm_temperature *t,
-                              int tempered) {
+                          int tempered) {
     const VEC zero = V(set1)(0), magic = V(set1)(FC(MAGIC)), above = V(set1)(FC(SHIFT_ABOVE));
     s->maximum = maximum;
     s->top = maximum;
@@ -181,9 +181,9 @@ FSM_INLINE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead,
 }
 
 /* Weights of the row, stored to w, and their sum. */
-FSM_INLINE F(total) F(weights_as)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead,
-                                  const F(start) *s, const fsm_temperature *t, int shifted,
-                                  int tempered) {
+FSM_INLINE F(total)
+    F(weights_as)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
+                  const fsm_temperature *t, int shifted, int tempered) {
     const F(row) row = F(row_of)(s, t);
     F(running) running = {0};
     for (size_t i = 0; i < n; i += CHUNK) {
@@ -224,9 +224,10 @@ FSM_INLINE pair F(others_as)(const REAL *x, REAL *w, size_t n, size_t skip, cons
         VEC pair_of[2];
         for (size_t v = 0; v < 2; v++) {
             const size_t at = i + v * LANES;
-            pair_of[v] = at < n ? F(weigh)(x + at, w ? w + at : NULL, n - at < LANES ? n - at : LANES,
-                                           skip - at, &row, shifted, tempered)
-                                : V(set1)(0);
+            pair_of[v] = at < n
+                             ? F(weigh)(x + at, w ? w + at : NULL, n - at < LANES ? n - at : LANES,
+                                        skip - at, &row, shifted, tempered)
+                             : V(set1)(0);
         }
         F(sum_add_pair)(&sum, pair_of[0], pair_of[1]);
     }
@@ -238,7 +239,7 @@ FSM_NOINLINE pair F(others_summed)(const REAL *x, REAL *w, size_t n, const F(sta
     const size_t skip = F(row_find)(x, n, s->maximum);
     return t->tempered  ? s->shifted ? F(others_as)(x, w, n, skip, s, t, 1, 1)
                                      : F(others_as)(x, w, n, skip, s, t, 0, 1)
-           : s->shifted ? F(others_as)(x, w, n, skip, s, t, 1, 0)
+            : s->shifted ? F(others_as)(x, w, n, skip, s, t, 1, 0)
                         : F(others_as)(x, w, n, skip, s, t, 0, 0);
 }
 
@@ -316,8 +317,8 @@ static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
     for (size_t g = 0; g < rows; g++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
         REAL *w = ROW(b->out, b->out_stride, first + g);
-        total[g] = F(weights)(x, w, b->n, (ptrdiff_t)rows * b->x_stride, &start[g],
-                              &b->temperature);
+        total[g] =
+            F(weights)(x, w, b->n, (ptrdiff_t)rows * b->x_stride, &start[g], &b->temperature);
     }
     for (size_t g = 0; g < rows; g++) {
         F(inverse)(total[g], &hi[g], &lo[g]);
@@ -354,7 +355,9 @@ static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
     for (size_t r = 0; r < LANES; r++) {
         if (r < rows) {
             const F(row) row = {.magic = V(set1)(magic[r]), .limit = V(set1)(limit[r])};
-            const F(mass) mass = F(mass_of)(CONST_ROW(b->x, b->x_stride, first + r), ROW(b->out, b->out_stride, first + r), n, ahead, &row, 0, 0);
+            const F(mass) mass =
+                F(mass_of)(CONST_ROW(b->x, b->x_stride, first + r),
+                           ROW(b->out, b->out_stride, first + r), n, ahead, &row, 0, 0);
             hi[r] = mass.hi;
             lo[r] = mass.lo;
         } else {
@@ -429,8 +432,8 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
 #define SHORT_ROWS(count)                                                                          \
     case count:                                                                                    \
         for (; row < b->rows; row++) {                                                             \
-            F(softmax_short)(CONST_ROW(b->x, b->x_stride, row),                                    \
-                             ROW(b->out, b->out_stride, row), b->n, count, &b->temperature);       \
+            F(softmax_short)(CONST_ROW(b->x, b->x_stride, row), ROW(b->out, b->out_stride, row),   \
+                             b->n, count, &b->temperature);                                        \
         }                                                                                          \
         return
 

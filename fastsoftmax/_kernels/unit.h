@@ -144,6 +144,14 @@ const fsm_kernels FSM_PASTE(fsm_, FSM_UNIT) = {
             [FSM_LOG_SOFTMAX_BACKWARD] = {f32_log_softmax_backward_rows,
                                           f64_log_softmax_backward_rows},
         },
+#ifndef FSM_CORE_CALLED
+    .beside =
+        {
+            [FSM_SOFTMAX] = {f32_softmax_beside, f64_softmax_beside},
+            [FSM_LOG_SOFTMAX] = {f32_log_softmax_beside, f64_log_softmax_beside},
+            [FSM_LOGSUMEXP] = {f32_logsumexp_beside, f64_logsumexp_beside},
+        },
+#endif
     .cross_entropy = {f32_cross_entropy_rows, f64_cross_entropy_rows},
     .from_f16 = from_f16,
     .to_f16 = to_f16,

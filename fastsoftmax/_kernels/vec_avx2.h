@@ -406,11 +406,11 @@ FSM_INLINE unsigned f64x8_equal(f64x8 x, f64x8 y) {
 }
 FSM_INLINE __m256i f64_table_words(int shift) {
     static const uint64_t table[8] = F64_TABLE;
-    return _mm256_setr_epi32(
-        (int)(uint32_t)(table[0] >> shift), (int)(uint32_t)(table[1] >> shift),
-        (int)(uint32_t)(table[2] >> shift), (int)(uint32_t)(table[3] >> shift),
-        (int)(uint32_t)(table[4] >> shift), (int)(uint32_t)(table[5] >> shift),
-        (int)(uint32_t)(table[6] >> shift), (int)(uint32_t)(table[7] >> shift));
+    return _mm256_setr_epi32((int)(uint32_t)(table[0] >> shift), (int)(uint32_t)(table[1] >> shift),
+                             (int)(uint32_t)(table[2] >> shift), (int)(uint32_t)(table[3] >> shift),
+                             (int)(uint32_t)(table[4] >> shift), (int)(uint32_t)(table[5] >> shift),
+                             (int)(uint32_t)(table[6] >> shift),
+                             (int)(uint32_t)(table[7] >> shift));
 }
 /* The entries' low and high words are looked up for eight lanes at a time, in the order a0 a1 b0 b1 | a2 a3 b2 b3 that shuffling
  * the indices together gives and that interleaving the words undoes. */

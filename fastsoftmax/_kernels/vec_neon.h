@@ -152,12 +152,10 @@ FSM_INLINE uint32_t f32x16_reduce_bits(f32x16 a) {
             quarter[r] = vreinterpretq_f64_f32(                                                    \
                 join(join(a[r].v[0], a[r].v[2]), join(a[r].v[1], a[r].v[3])));                     \
         }                                                                                          \
-        const float32x4_t low =                                                                    \
-            join(vreinterpretq_f32_f64(vzip1q_f64(quarter[0], quarter[1])),                        \
-                 vreinterpretq_f32_f64(vzip2q_f64(quarter[0], quarter[1])));                       \
-        const float32x4_t high =                                                                   \
-            join(vreinterpretq_f32_f64(vzip1q_f64(quarter[2], quarter[3])),                        \
-                 vreinterpretq_f32_f64(vzip2q_f64(quarter[2], quarter[3])));                       \
+        const float32x4_t low = join(vreinterpretq_f32_f64(vzip1q_f64(quarter[0], quarter[1])),    \
+                                     vreinterpretq_f32_f64(vzip2q_f64(quarter[0], quarter[1])));   \
+        const float32x4_t high = join(vreinterpretq_f32_f64(vzip1q_f64(quarter[2], quarter[3])),   \
+                                      vreinterpretq_f32_f64(vzip2q_f64(quarter[2], quarter[3])));  \
         return join(vuzp1q_f32(low, high), vuzp2q_f32(low, high));                                 \
     }                                                                                              \
     FSM_INLINE f32x16 name(const f32x16 *a) {                                                      \
