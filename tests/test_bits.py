@@ -161,6 +161,12 @@ def entropy_of_targets(fs, x, y, axis=-1, **options):
     return np.concatenate([np.expand_dims(loss, axis), grad], axis)
 
 
+def entropy_of_labels(fs, x, y, axis=-1, **options):
+    labels = y.argmax(axis)
+    loss, grad = fs.softmax_cross_entropy(x, labels, axis, return_grad=True, **options)
+    return np.concatenate([np.expand_dims(loss, axis), grad], axis)
+
+
 def tempered(fs, x, _, axis=-1, **options):
     return fs.log_softmax(x, axis, temperature=0.7, **options)
 
@@ -171,7 +177,8 @@ def masked(fs, x, y, axis=-1, **options):
 
 CALLS = {name: whole(name) for name in FUNCTIONS}
 CALLS |= {
-    "softmax_cross_entropy": entropy_of_targets,
+    "softmax_cross_entropy of labels": entropy_of_labels,
+    "softmax_cross_entropy of targets": entropy_of_targets,
     "log_softmax with a temperature": tempered,
     "softmax with where": masked,
 }
@@ -251,6 +258,31 @@ def test_the_same_bits_of_short_rows_in_batches_of_any_size(native_fs, call, dty
         assert_same(got, expected[last - rows : last])
     assert_same(call(native_fs, x[::-1], y[::-1]), expected[::-1])
     assert_same(call(native_fs, x.T, y.T, 0).T, expected)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 16, 17, 33, 64, 65, 100, 128, 129, 300])
+def test_the_same_bits_of_rows_side_by_side(native_fs, call, dtype, n):
+    """Whole lines of them may be computed as they lie, except where one needs more than that."""
+    x, y = sample(dtype, n, rows=70)
+    x[20:] = x[:50] + 1  # whole blocks without a NaN or a large offset follow
+    x[40:] = np.where(np.isfinite(x[40:]) & (abs(x[40:]) < 1000), x[40:], 0)
+    expected = alone(native_fs, call, x, y)
+    beside, other = x.T.copy(), y.T.copy()
+    assert_same(call(native_fs, beside, other, 0).T, expected)
+    for rows in (7, 8, 15, 16, 17, 33):
+        got = call(native_fs, beside[:, 35 : 35 + rows], other[:, 35 : 35 + rows], 0)
+        assert_same(got.T, expected[35 : 35 + rows])
+
+
+def test_the_same_bits_of_rows_side_by_side_beyond_the_cache(native_fs):
+    """Results as large as that are streamed, where they are whole lines and not the input itself."""
+    x = Source(3).uniform((13, 1 << 20), 4).astype(np.float32)
+    expected = native_fs.softmax(np.ascontiguousarray(x.T)).T
+    for columns in (x.shape[1], x.shape[1] - 5):
+        part = x[:, :columns].copy()
+        np.testing.assert_array_equal(native_fs.softmax(part, 0), expected[:, :columns])
+        assert native_fs.softmax(part, 0, out=part) is part
+        np.testing.assert_array_equal(part, expected[:, :columns])
 
 
 @pytest.mark.parametrize("n", LENGTHS)
