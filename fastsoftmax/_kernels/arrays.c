@@ -401,15 +401,15 @@ static int lies_beside(const fsm_job *job, size_t n) {
            row_step(job, &job->x) == size && row_step(job, &job->out) == size;
 }
 
-/* Whether results of that are whole lines, and so many that they need not stay in the caches. */
+/* Whether results of that are lines, all at the same offset, and so many that they need not stay in the caches. */
 static int streams_beside(const fsm_job *job, size_t n) {
-    size_t bytes = n * storage_size(job->dtype), steps = (uintptr_t)job->out.base;
+    size_t bytes = n * storage_size(job->dtype), steps = (size_t)job->out.inner[0];
     for (int d = 0; d < job->outer_dimensions; d++) {
         bytes *= job->outer_shape[d];
         steps |= d < job->outer_dimensions - 1 ? (size_t)job->out.outer[d] : 0;
     }
-    return job->function != FSM_LOGSUMEXP && bytes >= fsm_stream_from() &&
-           (steps | (size_t)job->out.inner[0]) % LINE == 0 && job->out.base != job->x.base;
+    return job->function != FSM_LOGSUMEXP && bytes >= fsm_stream_from() && steps % LINE == 0 &&
+           job->out.base != job->x.base;
 }
 
 /* As many whole blocks of a strip as there are; returns their rows. A block that the kernels do not take is staged. */
@@ -429,11 +429,12 @@ static size_t run_blocks(const fsm_job *job, char *const base[4], size_t rows, s
         done[k] = job->kernels->beside[job->function][job->dtype](scratch->x + k * n * LINE, n);
         all &= done[k];
     }
+    const int streamed = scratch->streamed && all && (uintptr_t)base[3] % LINE == 0;
     for (size_t i = 0; i < results; i++) {
         char *out = base[3] + (results > 1 ? (ptrdiff_t)i * job->out.inner[0] : 0);
         for (size_t k = 0; k < blocks; k++) {
             const char *line = scratch->x + (k * n + i) * LINE;
-            if (scratch->streamed && all) {
+            if (streamed) {
                 FSM_STREAM_LINE(out + k * LINE, line);
             } else if (done[k]) {
                 memcpy(out + k * LINE, line, LINE);
@@ -452,7 +453,13 @@ static size_t run_blocks(const fsm_job *job, char *const base[4], size_t rows, s
 static void run_beside(const fsm_job *job, char *const base[4], size_t rows, size_t strip, size_t n,
                        const scratch_rows *scratch) {
     const size_t size = storage_size(job->dtype);
-    for (size_t first = 0, done; first < rows; first += done) {
+    const size_t offset = (uintptr_t)base[3] % LINE;
+    size_t done = 0;
+    if (scratch->streamed && offset && offset % size == 0 && rows > LINE / size) {
+        done = (LINE - offset) / size; /* up to where a line of results starts */
+        run_strip(job, base, done, n, scratch);
+    }
+    for (size_t first = done; first < rows; first += done) {
         const size_t left = rows - first < strip ? rows - first : strip;
         char *const at[4] = {base[0] + first * size, NULL, NULL, base[3] + first * size};
         done = run_blocks(job, at, left, n, scratch);
