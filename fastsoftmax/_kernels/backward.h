@@ -51,7 +51,7 @@ static void F(softmax_backward_along)(const fsm_rows *b) {
  * first (exact), 1 / C goes into the factor. */
 FSM_INLINE void F(log_softmax_backward_row)(const REAL *g, const REAL *y, REAL *out, size_t n,
                                             const F(start) *s, pair total, const fsm_temperature *t,
-                                            int shifted) {
+                                            ptrdiff_t ahead_g, ptrdiff_t ahead_y, int shifted) {
     const F(row) row = F(row_of)(s, t);
     const pair product = {total.hi * FC(SCALE_INVERSE),
                           fma(total.hi, FC(SCALE_INVERSE), -total.hi * FC(SCALE_INVERSE)) +
@@ -62,12 +62,18 @@ FSM_INLINE void F(log_softmax_backward_row)(const REAL *g, const REAL *y, REAL *
     const int exponent = shifted ? (s->maximum < 0 ? -4000 : 4000) : (int)s->steps - FC(BIAS);
     const VEC unbias = V(set1)((REAL)power_of_two(exponent));
     const VEC hi = V(set1)(-factor_hi), lo = V(set1)(-factor_lo);
-    for (size_t i = 0; i < n; i += LANES) {
-        const size_t count = n - i < LANES ? n - i : LANES;
-        const VEC gradient = V(load_partial)(g + i, count, 0);
-        const VEC argument = V(load_partial)(y + i, count, -INFINITY);
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        FSM_PREFETCH((const char *)(g + i) + ahead_g);
+        FSM_PREFETCH((const char *)(y + i) + ahead_y);
+        const VEC e = V(mul)(F(weight)(V(load)(y + i), &row, shifted, 0), unbias);
+        V(store)(out + i, V(fma)(e, hi, V(fma)(e, lo, V(load)(g + i))));
+    }
+    if (i < n) {
+        const VEC argument = V(load_partial)(y + i, n - i, -INFINITY);
         const VEC e = V(mul)(F(weight)(argument, &row, shifted, 0), unbias);
-        V(store_partial)(out + i, V(fma)(e, hi, V(fma)(e, lo, gradient)), count);
+        const VEC gradient = V(load_partial)(g + i, n - i, 0);
+        V(store_partial)(out + i, V(fma)(e, hi, V(fma)(e, lo, gradient)), n - i);
     }
 }
 
@@ -87,9 +93,10 @@ static void F(log_softmax_backward_along)(const fsm_rows *b) {
         const pair total = F(sum_total)(&sum);
         const F(start) s = F(row_start)(F(row_max)(y, b->n), FC(CUT), &b->temperature);
         if (FSM_UNLIKELY(s.shifted)) {
-            F(log_softmax_backward_row)(g, y, out, b->n, &s, total, &b->temperature, 1);
+            F(log_softmax_backward_row)(g, y, out, b->n, &s, total, &b->temperature, 0, 0, 1);
         } else {
-            F(log_softmax_backward_row)(g, y, out, b->n, &s, total, &b->temperature, 0);
+            F(log_softmax_backward_row)(g, y, out, b->n, &s, total, &b->temperature, b->x_stride,
+                                        b->y_stride, 0);
         }
         if (FSM_UNLIKELY(s.shifted || !F(harmless)((REAL)total.hi) || total.hi != total.hi)) {
             F(canonical_nans)(out, b->n);
@@ -141,11 +148,17 @@ FSM_INLINE void F(entropy_grad)(const F(entropy) *e, REAL maximum, REAL top, REA
     const VEC largest = V(set1)(maximum), top_weight = V(set1)(top);
     for (size_t i = 0; i < e->n; i += LANES) {
         const size_t count = e->n - i < LANES ? e->n - i : LANES;
-        const VEC x = V(load_partial)(e->x + i, count, 0);
-        const VEC w =
-            V(where_equal)(x, largest, top_weight, V(load_partial)(e->grad + i, count, 0));
+        const int whole = count == LANES;
+        const VEC x = whole ? V(load)(e->x + i) : V(load_partial)(e->x + i, count, 0);
+        const VEC given = whole ? V(load)(e->grad + i) : V(load_partial)(e->grad + i, count, 0);
+        const VEC w = V(where_equal)(x, largest, top_weight, given);
         const VEC minus_t = V(sub)(zero, F(entropy_target)(e, i, count));
-        V(store_partial)(e->grad + i, V(fma)(w, inv_hi, V(fma)(w, inv_lo, minus_t)), count);
+        const VEC gradient = V(fma)(w, inv_hi, V(fma)(w, inv_lo, minus_t));
+        if (whole) {
+            V(store)(e->grad + i, gradient);
+        } else {
+            V(store_partial)(e->grad + i, gradient, count);
+        }
     }
 }
 
