@@ -9,6 +9,7 @@
  *    of it is written.
  * C. What remains of a batch is padded to a block if that pays, else left to the row kernels.
  * D. gather and scatter are the same transposes for arrays.c: rows side by side to contiguous rows, and back.
+ * E. Rows side by side of up to FSM_BESIDE_LENGTH elements need no transposing: a block of them is columns as it lies.
  */
 
 /* Rows of so many elements at most go across (a softmax, whose rows are folded together otherwise, not so many); up to PADDED,
@@ -16,8 +17,8 @@
 #define SOFTMAX_ACROSS (3 * LANES)
 #define PADDED 16
 /* Blocks side by side in a softmax: what one waits for (its maximum, sum, division) the other fills. One where a vector is
- * loops; where it is two registers, one from 5 columns on
- * (and for one column, which is not compiled by itself). */
+ * loops; where it is two registers, one from 5 columns on (and
+ * for a single column, which is not compiled by itself). */
 #ifdef FSM_CORE_CALLED
 #define BLOCKS(n) 1
 #elif defined(FSM_ONE_REGISTER)
