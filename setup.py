@@ -69,7 +69,6 @@ class BuildExtension(build_ext):
             Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
             Path(self.get_ext_filename(ext.name)).unlink(missing_ok=True)
 
-
     def compile_side_by_side(self):
         """Let the sources of one extension be compiled on all CPUs."""
         compile_in_turn = self.compiler.compile

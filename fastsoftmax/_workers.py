@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # What one piece has at least: some 20 us of work, of which waking a thread takes half.
 MIN_ELEMENTS = 1 << 16
-# More pieces than workers, so that one that was slow to wake, or is slowed down, takes fewer of them.
+# More pieces than workers, so that one that was slow to wake, or is held up, takes fewer of them.
 PIECES_EACH = 4
 
 _default: ContextVar[int] = ContextVar("fastsoftmax.workers", default=1)
