@@ -235,15 +235,14 @@ FSM_INLINE F(entropy) F(entropy_of)(const fsm_cross_entropy *b, size_t row) {
 }
 
 static void F(cross_entropy_group)(const fsm_cross_entropy *b, size_t first, size_t rows) {
-    const fsm_temperature plain = {0, 1.0, 1.0, 0.0};
     F(entropy) e[GROUP];
     F(entropy_sums) sums[GROUP];
     for (size_t g = 0; g < rows; g++) {
         e[g] = F(entropy_of)(b, first + g);
-        sums[g].start = F(row_start)(F(row_max)(e[g].x, b->n), FC(LOG_CUT), &plain);
+        sums[g].start = F(row_start)(F(row_max)(e[g].x, b->n), FC(LOG_CUT), &untempered);
     }
     for (size_t g = 0; g < rows; g++) {
-        sums[g].others = F(others)(e[g].x, e[g].grad, b->n, 0, &sums[g].start, &plain);
+        sums[g].others = F(others)(e[g].x, e[g].grad, b->n, 0, &sums[g].start, &untempered);
     }
     for (size_t g = 0; g < rows; g++) {
         sums[g].top = F(log_top)(&sums[g].start);

@@ -520,13 +520,12 @@ static void F(log_softmax_backward_rows)(const fsm_rows *b) {
 
 /* LANES losses and gradients of labels without smoothing, as F(entropy_row) has them; 0 if a row is not plain. */
 FSM_CORE int F(cross_entropy_columns)(const fsm_cross_entropy *b, size_t first) {
-    const fsm_temperature plain = {0, 1.0, 1.0, 0.0};
     const size_t n = b->n;
     VEC a[ACROSS], w[ACROSS], hi, lo;
     REAL at_label[LANES], weights[ACROSS * LANES];
     F(logs) s;
     F(columns_load)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, a, n);
-    if (!F(columns_logs)(a, w, n, &plain, &s)) {
+    if (!F(columns_logs)(a, w, n, &untempered, &s)) {
         return 0;
     }
     F(lanes_split_log)(s.start.maximum, s.logarithm, &hi, &lo);
@@ -583,15 +582,13 @@ static void F(cross_entropy_rows)(const fsm_cross_entropy *b) {
 #ifndef FSM_CORE_CALLED
 /* ---- rows side by side, of one chunk (kernels.h: FSM_BESIDE_LENGTH) ---- */
 
-static const fsm_temperature F(untempered) = {0, 1.0, 1.0, 0.0};
-
 static int F(softmax_beside)(void *block, size_t n) {
     VEC *const a = block;
     VEC hi, lo;
     const uint32_t lanes = F(columns_lanes)(n);
     F(starts) s;
     F(columns_mass) mass;
-    if (!F(starts_of)(&s, F(columns_max)(a, n), FC(CUT), &F(untempered), 0)) {
+    if (!F(starts_of)(&s, F(columns_max)(a, n), FC(CUT), &untempered, 0)) {
         return 0;
     }
     F(columns_weigh)(a, a, n, &s.row, 0, &mass);
@@ -611,9 +608,9 @@ FSM_NOINLINE int F(beside_log)(const VEC *a, size_t n, VEC *hi, VEC *lo) {
     F(logs) s;
     F(columns_mass) mass;
     if (n <= ACROSS) {
-        return F(columns_log)(a, n, &F(untempered), hi, lo);
+        return F(columns_log)(a, n, &untempered, hi, lo);
     }
-    if (!F(starts_of)(&s.start, F(columns_max)(a, n), FC(LOG_CUT), &F(untempered), 0)) {
+    if (!F(starts_of)(&s.start, F(columns_max)(a, n), FC(LOG_CUT), &untempered, 0)) {
         return 0;
     }
     F(columns_weigh)(a, NULL, n, &s.start.row, 0, &mass);

@@ -1,6 +1,6 @@
 /* The algorithms, row by row, written once and included for float32 and float64 by unit.h, which defines
  *   REAL the element type, VEC the vector type, LANES its width, V(op) a vector operation, F(name) a name of this format,
- *   FC(name) a constant of this format, FMA the scalar fma, NAN_BITS(p) storing the canonical NaN.
+ *   FC(name) a constant of this format, FMA the scalar fma.
  *
  * Design
  * A. One definition of the sum of a row (core_*.h, E) for every path below, so that paths are free to differ in anything else.

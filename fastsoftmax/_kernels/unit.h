@@ -34,6 +34,8 @@ FSM_INLINE double f64_nan(void) {
     return f64_from_bits(0x7ff8000000000000u);
 }
 
+static const fsm_temperature untempered = {0, 1.0, 1.0, 0.0};
+
 #define REAL float
 #define VEC f32x16
 #define LANES 16
