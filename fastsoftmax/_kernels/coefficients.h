@@ -3,35 +3,37 @@
 #ifndef FSM_COEFFICIENTS_H
 #define FSM_COEFFICIENTS_H
 
-/* F32: table within 0.0231 ulp of C * 2^(j/8), polynomial within 0.0316 ulp (of 1.0), before rounding of the evaluation. */
-#define F32_STEPS_PER_UNIT 0x1.7154760000000p+3f /* 8 / ln 2 */
+/* F32: table within 0.00165 ulp of C * 2^(j/4), polynomial within 0.0433 ulp (of 1.0), before rounding of the evaluation. */
+#define F32_STEPS 4 /* a binade */
+#define F32_STEPS_PER_UNIT 0x1.7154760000000p+2f /* 4 / ln 2 */
 #define F32_LOG2E 0x1.7154760000000p+0f
-#define F32_STEP_HI 0x1.62e4300000000p-4f /* ln 2 / 8 */
-#define F32_STEP_LO -0x1.05c6100000000p-32f
-#define F32_C2 0x1.0002140000000p-1f
-#define F32_C3 0x1.555da40000000p-3f
-#define F32_C4 0x1.1103100000000p-5f
-/* Bits of C * 2^(j/8), less j in the bits that the index adds back. */
+#define F32_STEP_HI 0x1.62e4300000000p-3f /* ln 2 / 4 */
+#define F32_STEP_LO -0x1.05c6100000000p-31f
+#define F32_C1 0x1.fffffa0000000p-1f
+#define F32_C2 0x1.0000060000000p-1f
+#define F32_C3 0x1.557ece0000000p-3f
+#define F32_C4 0x1.5539ac0000000p-5f
+/* Bits of C * 2^(j/4), less j in the bits that the index adds back. */
 #define F32_TABLE                                    \
     {                                                     \
-        0x3fb48e45u, 0x3fb4e5beu, 0x3fb6b7dau, 0x3fba26deu, \
-        0x3fbf5829u, 0x3fbb3a3eu, 0x3fb7d424u, 0x3fb59202u \
+        0x3f9ca001u, 0x3f9a4274u, 0x3f9d8050u, 0x3fa3b496u \
     }
-#define F32_SCALE 0x1.691c8a061b125p+0 /* C, effective */
-#define F32_SCALE_INVERSE 0x1.6af7dece9ccafp-1
-#define F32_SCALE_INVERSE_LO -0x1.4f49d362e8be4p-55
+#define F32_SCALE 0x1.394002014282ep+0 /* C, effective */
+#define F32_SCALE_INVERSE 0x1.a26d1744ecbd1p-1
+#define F32_SCALE_INVERSE_LO 0x1.3494b4ec25858p-56
 
-/* F64: table within 0.0179 ulp of C * 2^(j/8), polynomial within 0.0122 ulp (of 1.0), before rounding of the evaluation. */
+/* F64: table within 0.0179 ulp of C * 2^(j/8), polynomial within 0.0118 ulp (of 1.0), before rounding of the evaluation. */
+#define F64_STEPS 8 /* a binade */
 #define F64_STEPS_PER_UNIT 0x1.71547652b82fep+3 /* 8 / ln 2 */
 #define F64_LOG2E 0x1.71547652b82fep+0
 #define F64_STEP_HI 0x1.62e42fefa39efp-4 /* ln 2 / 8 */
 #define F64_STEP_LO 0x1.abc9e3b39803fp-59
 #define F64_C2 0x1.000000000018ap-1
-#define F64_C3 0x1.5555555555a1dp-3
-#define F64_C4 0x1.55555545a94b6p-5
-#define F64_C5 0x1.111110ee9352ap-7
-#define F64_C6 0x1.6c1d2412899c4p-10
-#define F64_C7 0x1.a02b1c58460fbp-13
+#define F64_C3 0x1.5555555555a1ep-3
+#define F64_C4 0x1.55555545a8ebfp-5
+#define F64_C5 0x1.111110ee422f4p-7
+#define F64_C6 0x1.6c1d23cff8dd5p-10
+#define F64_C7 0x1.a02b05d3a55abp-13
 /* Bits of C * 2^(j/8), less j in the bits that the index adds back. */
 #define F64_TABLE                                    \
     {                                                     \
@@ -42,7 +44,7 @@
     }
 #define F64_SCALE 0x1.00000035d33b4p+0 /* C, effective */
 #define F64_SCALE_INVERSE 0x1.ffffff9459899p-1
-#define F64_SCALE_INVERSE_LO 0x1.b4415ddd3c557p-55
+#define F64_SCALE_INVERSE_LO 0x1.b51743217264ep-55
 
 /* Natural logarithm of 2 in two doubles; the first has 11 zero low bits, so that n * hi is exact. */
 #define LN2_HI 0x1.62e42fefa3800p-1

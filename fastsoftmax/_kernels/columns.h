@@ -360,7 +360,7 @@ FSM_INLINE int F(columns_log_of)(const fsm_rows *b, size_t first, VEC *a, VEC *h
 }
 
 #ifndef FSM_CORE_CALLED
-/* Up to LANES rows of one chunk, folded together (rows.h, E); rows that need more than that, one by one. */
+/* Up to LANES rows of up to FOLDED elements, folded together (rows.h, E); rows that need more than that, one by one. */
 FSM_NOINLINE void F(log_folded)(const fsm_rows *b, size_t first, size_t rows, int single) {
     const size_t n = b->n;
     VEC hi[LANES], lo[LANES];
@@ -401,7 +401,7 @@ FSM_NOINLINE void F(log_folded)(const fsm_rows *b, size_t first, size_t rows, in
         } else if (single) {
             *out = magic[r];
         } else {
-            F(log_softmax_plain)(CONST_ROW(b->x, b->x_stride, first + r), out, n, magic[r],
+            F(log_softmax_plain)(CONST_ROW(b->x, b->x_stride, first + r), out, 0, n, magic[r],
                                  limit[r]);
         }
     }
@@ -409,10 +409,10 @@ FSM_NOINLINE void F(log_folded)(const fsm_rows *b, size_t first, size_t rows, in
 
 #endif
 
-/* A batch of rows, those of one chunk folded together where a vector is registers. */
+/* A batch of rows, those of up to FOLDED elements folded together where a vector is registers. */
 static void F(log_folds)(const fsm_rows *b, int single) {
 #ifndef FSM_CORE_CALLED
-    if (b->n <= CHUNK && b->rows >= FOLD_FROM && !b->temperature.tempered) {
+    if (b->n <= FOLDED && b->rows >= FOLD_FROM && !b->temperature.tempered) {
         for (size_t row = 0; row < b->rows; row += LANES) {
             F(log_folded)(b, row, b->rows - row < LANES ? b->rows - row : LANES, single);
         }

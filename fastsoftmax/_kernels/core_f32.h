@@ -3,16 +3,17 @@
  * Design
  * A. Weights are w = C * 2^(64 - N) * e^x with N = round(max * log2 e): the maximum is never subtracted, so no rounding
  *    depends on it. C and 2^(64 - N) cancel in every ratio.
- * B. x = k * ln2/8 + r. `magic` carries N and the bias, so that the low bits of z are at once the number of steps, the index
- *    into the table of eighths (3 bits) and the exponent (8 bits). k * STEP_HI is subtracted exactly by the FMA.
+ * B. x = k * ln2/4 + r. `magic` carries N and the bias, so that the low bits of z are at once the number of steps, the index
+ *    into the table of quarters (2 bits) and the exponent (8 bits). k * STEP_HI is subtracted exactly by the FMA. Four entries,
+ *    as that is what AVX2 can look up in one operation; Horner's form, as its linear coefficient need not be 1.
  * C. Bias 64: the smallest weight kept, e^-104.25 of the maximum, is 2^-87, far from subnormal; the largest sum is
  *    below 2^(66 + log2 n).
  * D. What is below the cut-off is exactly 0: -inf, masks of -1e9, the padding of tails. NaN is not below and survives.
- * E. Sum of a softmax: every weight is added to its one of 16 lanes, which start at 2^70 and stay in that binade, so that their
- *    bits count units of 2^47: the counts of all lanes are added exactly, as integers. What the additions rounded off, at most
+ * E. Sum of a softmax: every weight is added to its one of 16 lanes, which start at 2^72 and stay in that binade, so that their
+ *    bits count units of 2^49: the counts of all lanes are added exactly, as integers. What the additions rounded off, at most
  *    half a unit each, is collected in floats and folded by halves (rows.h, C). Sum of a logarithm: every weight is widened
  *    to float64. One definition each for every length and every path. (README.md: what else was tried, and its cost in ulp.)
- * F. Error of a weight, against C * 2^(64 - N) * e^x: at most 0.6370 ulp over all 2^32 inputs; witness 0xc19e624a, x = -19.798.
+ * F. Error of a weight, against C * 2^(64 - N) * e^x: at most 0.7536 ulp over all 2^32 inputs; witness 0xc253c210, x = -52.940.
  *    (tests/c/exhaustive_exp.c, which also sees to D on every input.)
  */
 #ifndef FSM_CORE_F32_H
@@ -31,15 +32,15 @@
 /* Beyond this |max|, max is subtracted first: exact for all that contributes (Sterbenz, 2 * 126 <= 4096). */
 #define F32_SHIFT_ABOVE 4096.0f
 
-/* Where the lanes of a mass start: above CHUNK / 16 weights of C * 2^(64.5) = 2^65 at most, so that no sum leaves the binade. */
-#define F32_MASS_START 0x1p70f
-#define F32_MASS_START_BITS 0x62800000u
-#define F32_MASS_UNIT 0x1p47f
+/* Where the lanes of a mass start: above CHUNK / 16 weights of C * 2^(64.5) < 2^65 each, so that no sum leaves the binade. */
+#define F32_MASS_START 0x1p72f
+#define F32_MASS_START_BITS 0x63800000u
+#define F32_MASS_UNIT 0x1p49f
 
 /* What one row's weights depend on besides x. */
 typedef struct {
     f32x16 shift;          /* 0, or the maximum where |max| is large */
-    f32x16 magic;          /* 1.5 * 2^23 + 8 * (bias - N) */
+    f32x16 magic;          /* 1.5 * 2^23 + 4 * (bias - N) */
     f32x16 limit;          /* arguments below it weigh 0 */
     f32x16 scale;          /* 2^-e of the temperature */
     f32x16 inv_hi, inv_lo; /* 1 / (temperature * scale) */
@@ -71,12 +72,11 @@ FSM_CORE f32x16 f32_weight(f32x16 x, const f32_row *row, int shifted, int temper
     if (tempered) {
         r = f32x16_add(r, residual);
     }
-    const f32x16 square = f32x16_mul(r, r);
-    f32x16 q = f32x16_fma(f32x16_set1(F32_C3), r, f32x16_set1(F32_C2));
-    q = f32x16_fma(f32x16_set1(F32_C4), square, q);
-    q = f32x16_fma(q, square, r);
+    f32x16 q = f32x16_fma(f32x16_set1(F32_C4), r, f32x16_set1(F32_C3));
+    q = f32x16_fma(q, r, f32x16_set1(F32_C2));
+    q = f32x16_fma(q, r, f32x16_set1(F32_C1));
     const f32x16 power = f32x16_power(z);
-    return f32x16_zero_below(f32x16_fma(power, q, power), x, row->limit);
+    return f32x16_zero_below(f32x16_fma(f32x16_mul(power, r), q, power), x, row->limit);
 }
 
 FSM_INLINE f32_sum f32_sum_zero(void) {
@@ -172,7 +172,7 @@ FSM_INLINE void f32_inverse(f32_total total, float *hi, float *lo) {
 
 /* The weight of the maximum, whose argument is hi + lo, to float64's accuracy: C32 2^64 in place of the core's C64 2^128. */
 FSM_INLINE pair f32_top_weight(double hi, double lo, double steps) {
-    const pair top = precise_weight(hi, lo, 0x1.8p52 + 8.0 * (128.0 - steps));
+    const pair top = precise_weight(hi, lo, 0x1.8p52 + F64_STEPS * (128.0 - steps));
     return (pair){top.hi * (0x1p-64 * F32_SCALE * F64_SCALE_INVERSE), 0.0};
 }
 

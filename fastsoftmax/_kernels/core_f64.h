@@ -2,7 +2,7 @@
  *
  * Design (where it differs)
  * C. Bias 128: the smallest softmax weight kept, e^-745.5, is 2^-948.
- * E. Sum of a softmax: as in float32, over 8 lanes that start at 2^135, above which their sums have bits enough to be added
+ * E. Sum of a softmax: as in float32, over 8 lanes that start at 2^137, above which their sums have bits enough to be added
  *    exactly as they are. Sum of a logarithm: two vectors are added, their sum joins the lanes by two-sums; the half ulp of that addition is too much for a softmax, which
  *    has been seen at 3.11 ulp with it.
  */
@@ -19,9 +19,9 @@
 #define F64_OTHERS_FROM 0x1p124
 #define F64_SHIFT_ABOVE 4096.0
 
-/* Where the lanes of a mass start: the sum of a chunk, CHUNK * C * 2^(128.5) < 2^136 at most, then fits 53 bits above
- * its unit, 2^83. */
-#define F64_MASS_START 0x1p135
+/* Where the lanes of a mass start: the sum of a chunk, CHUNK * C * 2^(128.5) < 2^138 at most, then fits 53 bits above
+ * its unit, 2^85. */
+#define F64_MASS_START 0x1p137
 
 typedef struct {
     f64x8 shift;
@@ -162,7 +162,7 @@ FSM_INLINE void f64_quotient(pair numerator, pair total, double *hi, double *lo)
 }
 
 FSM_INLINE pair f64_top_weight(double hi, double lo, double steps) {
-    return precise_weight(hi, lo, F64_MAGIC + 8.0 * (F64_BIAS - steps));
+    return precise_weight(hi, lo, F64_MAGIC + F64_STEPS * (F64_BIAS - steps));
 }
 
 /* others / top: the quotient of the high parts, corrected to first order. */

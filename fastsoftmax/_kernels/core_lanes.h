@@ -125,11 +125,12 @@ FSM_INLINE void f32_lanes_inverse(const f32_totals *total, f32x16 *hi, f32x16 *l
 /* f32_top_weight */
 FSM_INLINE f32_sum f32_lanes_top_weight(f32x16 hi, f32x16 lo, f32x16 steps) {
     const f64x8 to_f32 = f64x8_set1(0x1p-64 * F32_SCALE * F64_SCALE_INVERSE);
-    const f64x8 magic = f64x8_set1(0x1.8p52), bias = f64x8_set1(128.0), eight = f64x8_set1(8.0);
+    const f64x8 magic = f64x8_set1(F64_MAGIC), bias = f64x8_set1(F64_BIAS);
+    const f64x8 fraction = f64x8_set1(F64_STEPS);
     const f64x8 magic_low =
-        f64x8_add(magic, f64x8_mul(eight, f64x8_sub(bias, f64x8_widen_low(steps))));
+        f64x8_add(magic, f64x8_mul(fraction, f64x8_sub(bias, f64x8_widen_low(steps))));
     const f64x8 magic_high =
-        f64x8_add(magic, f64x8_mul(eight, f64x8_sub(bias, f64x8_widen_high(steps))));
+        f64x8_add(magic, f64x8_mul(fraction, f64x8_sub(bias, f64x8_widen_high(steps))));
     const pairs low = lanes_precise_weight(f64x8_widen_low(hi), f64x8_widen_low(lo), magic_low);
     const pairs high = lanes_precise_weight(f64x8_widen_high(hi), f64x8_widen_high(lo), magic_high);
     return (f32_sum){f64x8_mul(low.hi, to_f32), f64x8_mul(high.hi, to_f32)};
@@ -258,7 +259,7 @@ FSM_INLINE void f64_lanes_inverse(const f64_totals *total, f64x8 *hi, f64x8 *lo)
 }
 FSM_INLINE f64_sum f64_lanes_top_weight(f64x8 hi, f64x8 lo, f64x8 steps) {
     const f64x8 bias = f64x8_sub(f64x8_set1(F64_BIAS), steps);
-    const f64x8 magic = f64x8_add(f64x8_set1(F64_MAGIC), f64x8_mul(f64x8_set1(8.0), bias));
+    const f64x8 magic = f64x8_add(f64x8_set1(F64_MAGIC), f64x8_mul(f64x8_set1(F64_STEPS), bias));
     const pairs top = lanes_precise_weight(hi, lo, magic);
     return (f64_sum){top.hi, top.lo};
 }

@@ -3,16 +3,16 @@
     python derive_coefficients.py            # rewrites coefficients.h beside this file
     python derive_coefficients.py --check    # exit status 1 when the header is not what this gives
 
-The core computes ``w = 2^(k // 8) * T[k % 8] * (1 + q(r))`` with ``x = k * ln2/8 + r``. Three ideas
-decide the constants; all of them use that softmax needs ratios of weights only, so that one
+The core computes ``w = 2^(k // n) * T[k % n] * (1 + q(r))`` with ``x = k * ln2/n + r``, n = 4 in
+float32 and 8 in float64. Three ideas decide the constants; all of them use that softmax needs ratios of weights only, so that one
 constant factor common to all weights is free:
 
-* **The table.** The entries stand for ``C * 2^(j/8)``. The free factor ``C`` is searched for a
-  value that puts all eight entries next to a representable number (the idea of S. Gal's accurate
+* **The table.** The entries stand for ``C * 2^(j/n)``. The free factor ``C`` is searched for a
+  value that puts all n entries next to a representable number (the idea of S. Gal's accurate
   tables, 1986/1991, with the scale instead of the abscissae as the freedom). It takes the error of
   the table from half an ulp to a few hundredths.
-* **The polynomial.** ``q(r) = r + c2 r^2 + ... + cd r^d`` minimises the relative error of ``1 + q``
-  up to one constant factor (Remez exchange in multiple precision, then the coefficients are rounded
+* **The polynomial.** ``q(r) = c1 r + ... + cd r^d`` (float64: c1 = 1, which its evaluation gets for
+  nothing) minimises the relative error of ``1 + q`` up to one constant factor (Remez exchange in multiple precision, then the coefficients are rounded
   one at a time from the lowest and the rest is fitted again).
 * **Effective constant.** The logarithmic functions need the factor that was free above: it is
   written as ``..._SCALE`` and its reciprocal, the latter in two parts.
@@ -29,16 +29,15 @@ import numpy as np
 
 mp.mp.prec = 200
 LN2 = mp.log(2)
-TABLE = 8
 # Rounding of the reduction lets |r| exceed half a step by a little: |x * 8/ln2| <= 4096 * 8/ln2
 # carries a relative error of 2^-24 (float32), i.e. 0.003 steps, and the sum one half.
-HALF_STEP = LN2 / TABLE * (mp.mpf("0.5") + mp.mpf("0.003"))
+HALF_STEP = mp.mpf("0.5") + mp.mpf("0.003")
 PROMISING = 0.12  # ulp; candidates with all entries this close are looked at exactly
 HEADER = Path(__file__).with_name("coefficients.h")
 
 
-def accurate_scale(bits, candidates):
-    """Return the integer m of C = m / 2^(bits-1) whose eight multiples lie closest to integers.
+def accurate_scale(bits, steps, candidates):
+    """Return the integer m of C = m / 2^(bits-1) whose multiples by 2^(j/steps) lie closest to integers.
 
     Distances are relative to each entry's spacing, which is 2 for an entry above 2.
     """
@@ -46,10 +45,10 @@ def accurate_scale(bits, candidates):
     best = (mp.inf, 0)
     for low in range(0, candidates, 1 << 22):
         alive = np.arange(min(1 << 22, candidates - low))
-        for j in range(1, TABLE):
-            # (start + low + i) * 2^(j/8), less an even integer and i, from an exact first term and
+        for j in range(1, steps):
+            # (start + low + i) * 2^(j/steps), less an even integer and i, from an exact first term and
             # a short multiple: float64 holds that to far more places than the filter looks at.
-            step = mp.mpf(2) ** (mp.mpf(j) / TABLE)
+            step = mp.mpf(2) ** (mp.mpf(j) / steps)
             first = (start + low) * step
             position = float(mp.fmod(first, 2)) + alive * float(step - 1)
             above = (start + low + alive) * float(step) >= 2.0 * start
@@ -59,17 +58,17 @@ def accurate_scale(bits, candidates):
             if alive.size == 0:
                 break
         for i in alive:
-            worst = table_error(start + low + int(i), bits)[0]
+            worst = table_error(start + low + int(i), bits, steps)[0]
             if worst < best[0]:
                 best = (worst, start + low + int(i))
     return best[1]
 
 
-def table_error(mantissa, bits):
+def table_error(mantissa, bits, steps):
     """Return half the spread of the entries' relative errors, in 2^(1-bits), and the entries."""
     errors, entries = [], []
-    for j in range(TABLE):
-        exact = mp.mpf(mantissa) / (1 << (bits - 1)) * mp.mpf(2) ** (mp.mpf(j) / TABLE)
+    for j in range(steps):
+        exact = mp.mpf(mantissa) / (1 << (bits - 1)) * mp.mpf(2) ** (mp.mpf(j) / steps)
         entry = round_to(exact, bits)
         entries.append(entry)
         errors.append((entry / exact - 1) * mp.mpf(2) ** (bits - 1))
@@ -85,17 +84,17 @@ def round_to(value, bits):
         return +value
 
 
-def remez(degree, fixed):
-    """Fit e^r ~ (1 + r + fixed terms + sum c_i r^i) * (1 + a), minimax, on |r| <= HALF_STEP.
+def remez(degree, bound, fixed):
+    """Fit e^r ~ (1 + fixed terms + sum c_i r^i) * (1 + a), minimax, on |r| <= bound.
 
     ``fixed`` maps powers to coefficients that are already rounded. Returns ({power: c}, a, error).
     """
-    free = [p for p in range(2, degree + 1) if p not in fixed]
+    free = [p for p in range(1, degree + 1) if p not in fixed]
     size = len(free) + 2
-    points = [HALF_STEP * mp.cos(mp.pi * (size - 1 - i) / (size - 1)) for i in range(size)]
+    points = [bound * mp.cos(mp.pi * (size - 1 - i) / (size - 1)) for i in range(size)]
 
     def known(r):
-        return 1 + r + sum(c * r**p for p, c in fixed.items())
+        return 1 + sum(c * r**p for p, c in fixed.items())
 
     for _ in range(30):
         rows, right = [], []
@@ -110,7 +109,7 @@ def remez(degree, fixed):
             value = known(r) + sum(c * r**p for p, c in coefficients.items())
             return value * mp.exp(-r) - 1 - offset
 
-        grid = [HALF_STEP * mp.mpf(i) / 400 for i in range(-400, 401)]
+        grid = [bound * mp.mpf(i) / 400 for i in range(-400, 401)]
         values = [error(r) for r in grid]
         extrema = []
         for i, value in enumerate(values):
@@ -130,16 +129,29 @@ def remez(degree, fixed):
     return coefficients, offset, worst
 
 
-def polynomial(degree, bits):
-    """Return rounded coefficients, each refitted after the lower ones, their a and error."""
-    fixed = {}
-    for power in range(2, degree + 1):
-        coefficients, _, _ = remez(degree, fixed)
-        fixed[power] = round_to(coefficients[power], bits)
-    grid = [HALF_STEP * mp.mpf(i) / 1000 for i in range(-1000, 1001)]
-    errors = [(1 + r + sum(c * r**p for p, c in fixed.items())) * mp.exp(-r) - 1 for r in grid]
-    offset = (max(errors) + min(errors)) / 2
-    return fixed, offset, (max(errors) - min(errors)) / 2
+def quality(coefficients, bound):
+    """Return a, the constant factor, and the error of a polynomial as ``remez`` has them."""
+    grid = [bound * mp.mpf(i) / 1000 for i in range(-1000, 1001)]
+    errors = [
+        (1 + sum(c * r**p for p, c in coefficients.items())) * mp.exp(-r) - 1 for r in grid
+    ]
+    return (max(errors) + min(errors)) / 2, (max(errors) - min(errors)) / 2
+
+
+def polynomial(degree, bound, bits, fixed):
+    """Return rounded coefficients after ``fixed``, their a and error.
+
+    Rounded all at once, or each after the lower ones and the rest fitted again: the better of both
+    (the exchange need not converge once the linear term is given).
+    """
+    fitted, _, _ = remez(degree, bound, fixed)
+    at_once = fixed | {power: round_to(c, bits) for power, c in fitted.items()}
+    refitted = dict(fixed)
+    for power in range(len(fixed) + 1, degree + 1):
+        fitted, _, _ = remez(degree, bound, refitted)
+        refitted[power] = round_to(fitted[power], bits)
+    best = min(at_once, refitted, key=lambda each: quality(each, bound)[1])
+    return best, *quality(best, bound)
 
 
 def float_bits(value, bits):
@@ -154,17 +166,17 @@ def hexadecimal(value, bits):
     return text + "f" if bits == 24 else text
 
 
-def section(name, bits, degree, candidates):
-    """Return the lines of one format's constants."""
-    mantissa = accurate_scale(bits, candidates)
-    spread, entries = table_error(mantissa, bits)
-    fixed, offset, error = polynomial(degree, bits)
+def section(name, bits, steps, degree, fixed, candidates):
+    """Return the lines of one format's constants; ``fixed``: coefficients that are given."""
+    mantissa = accurate_scale(bits, steps, candidates)
+    spread, entries = table_error(mantissa, bits, steps)
+    coefficients, offset, error = polynomial(degree, LN2 / steps * HALF_STEP, bits, fixed)
     ulp = mp.mpf(2) ** (bits - 1)
-    step_hi = round_to(LN2 / TABLE, bits)
-    step_lo = round_to(LN2 / TABLE - step_hi, bits)
+    step_hi = round_to(LN2 / steps, bits)
+    step_lo = round_to(LN2 / steps - step_hi, bits)
     # Entries' mean relative error and the polynomial's constant belong to the effective factor C.
     factor = mp.mpf(mantissa) / ulp
-    relative = [e / (factor * mp.mpf(2) ** (mp.mpf(j) / TABLE)) for j, e in enumerate(entries)]
+    relative = [e / (factor * mp.mpf(2) ** (mp.mpf(j) / steps)) for j, e in enumerate(entries)]
     centre = (max(relative) + min(relative)) / 2
     scale = factor * centre * (1 + offset)
     inverse = 1 / scale
@@ -174,18 +186,19 @@ def section(name, bits, degree, candidates):
         literal = hexadecimal(round_to(value, bits), bits)
         return f"#define {name}_{suffix} {literal}" + (comment and f" /* {comment} */")
 
-    quality = (
-        f"table within {mp.nstr(spread, 3)} ulp of C * 2^(j/8), polynomial within "
+    comment = (
+        f"table within {mp.nstr(spread, 3)} ulp of C * 2^(j/{steps}), polynomial within "
         f"{mp.nstr(error * ulp, 3)} ulp (of 1.0), before rounding of the evaluation"
     )
     return [
-        f"/* {name}: {quality}. */",
-        define("STEPS_PER_UNIT", TABLE / LN2, comment="8 / ln 2"),
+        f"/* {name}: {comment}. */",
+        f"#define {name}_STEPS {steps} /* a binade */",
+        define("STEPS_PER_UNIT", steps / LN2, comment=f"{steps} / ln 2"),
         define("LOG2E", 1 / LN2),
-        define("STEP_HI", step_hi, comment="ln 2 / 8"),
+        define("STEP_HI", step_hi, comment=f"ln 2 / {steps}"),
         define("STEP_LO", step_lo),
-        *[define(f"C{power}", value) for power, value in fixed.items()],
-        "/* Bits of C * 2^(j/8), less j in the bits that the index adds back. */",
+        *[define(f"C{power}", value) for power, value in coefficients.items() if value != 1],
+        f"/* Bits of C * 2^(j/{steps}), less j in the bits that the index adds back. */",
         *table(name, bits, entries),
         define("SCALE", scale, 53, "C, effective"),
         define("SCALE_INVERSE", inverse, 53),
@@ -196,10 +209,10 @@ def section(name, bits, degree, candidates):
 def table(name, bits, entries):
     """Return the lines of a macro with the entries' bits."""
     width, per_line = (32, 4) if bits == 24 else (64, 2)
-    shift = bits - 1 - 3  # the index occupies the three bits below the exponent
+    shift = bits - len(entries).bit_length()  # the index occupies the bits below the exponent
     words = [(float_bits(e, bits) - (j << shift)) % (1 << width) for j, e in enumerate(entries)]
     literals = [f"0x{word:0{width // 4}x}u" for word in words]
-    rows = [", ".join(literals[i : i + per_line]) for i in range(0, TABLE, per_line)]
+    rows = [", ".join(literals[i : i + per_line]) for i in range(0, len(entries), per_line)]
     return [
         f"#define {name}_TABLE".ljust(53) + "\\",
         "    {".ljust(58) + "\\",
@@ -225,9 +238,9 @@ def header():
         "#ifndef FSM_COEFFICIENTS_H",
         "#define FSM_COEFFICIENTS_H",
         "",
-        *section("F32", 24, 4, 1 << 23),
+        *section("F32", 24, 4, 4, {}, 1 << 23),
         "",
-        *section("F64", 53, 7, 1 << 26),
+        *section("F64", 53, 8, 7, {1: mp.mpf(1)}, 1 << 26),
         "",
         f"/* {LOGARITHM} */",
     ]

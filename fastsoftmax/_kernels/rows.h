@@ -7,9 +7,9 @@
  * B. Padding is -inf: the identity of max, and weight exactly +0, the identity of the sum.
  * C. The weights of up to CHUNK elements are added to accumulators that start above every sum of them, so that the rounding of
  *    each addition is had by two subtractions (Dekker's Fast2Sum), and that the accumulators of all lanes add up exactly.
- *    CHUNK keeps the rounding of the remainders, which is not compensated, below 2^-30 of a sum with the maximum in it.
+ *    CHUNK keeps the rounding of the remainders, which is not compensated, below 2^-25 of a sum with the maximum in it.
  * D. A vector that lies wholly beyond the row is left out: adding +0 changes nothing.
- * E. Rows of one chunk are taken in groups of LANES: what a row ends with in the lanes of a vector (its maximum, its mass) is
+ * E. Rows of up to FOLDED elements are taken in groups of LANES: what a row ends with in the lanes of a vector (its maximum, its mass) is
  *    folded for all of them at once to one row a lane, and what follows is computed for all at once (core_lanes.h).
  */
 
@@ -20,13 +20,14 @@
 #define BLOCK (4 * LANES)
 #define ALL_LANES ((1u << LANES) - 1)
 /* Elements whose weights go into one compensated sum. */
-#define CHUNK (16 * LANES)
+#define CHUNK (64 * LANES)
 /* Rows computed together: so many, and so many bytes of them, at most. */
 #define GROUP 8
 #define GROUP_BYTES (8 * 1024)
 /* Rows of so many elements at most may go across (columns.h). */
 #define ACROSS 64
-/* So many rows of one chunk are worth folding their ends together. */
+/* Rows of so many elements at most, and so many of them, are worth folding their ends together. */
+#define FOLDED (16 * LANES)
 #define FOLD_FROM (LANES / 4)
 
 /* What a row needs before its weights can be computed. */
@@ -61,8 +62,21 @@ FSM_CORE VEC F(row_top)(const REAL *x, size_t n) {
     }
     return V(max)(V(max)(m0, m1), V(max)(m2, m3));
 }
+
+/* How many elements of a long row come before the first cache line that starts in it. */
+FSM_INLINE size_t F(before_line)(const REAL *row, size_t n) {
+    return n > FOLDED ? -((uintptr_t)row / sizeof(REAL)) % LANES : 0;
+}
+
+/* The largest element. A longer row is read by lines between its ends, which may overlap them; which of two zeros is found
+ * does not matter. */
 FSM_INLINE REAL F(row_max)(const REAL *x, size_t n) {
-    return V(reduce_max)(F(row_top)(x, n));
+    if (n <= FOLDED) {
+        return V(reduce_max)(F(row_top)(x, n));
+    }
+    const VEC ends = V(max)(V(load)(x), V(load)(x + n - LANES));
+    const size_t first = F(before_line)(x, n);
+    return V(reduce_max)(V(max)(F(row_top)(x + first, (n - first) / LANES * LANES), ends));
 }
 
 /* Index of the first element equal to `value`; n if there is none. */
@@ -93,10 +107,10 @@ FSM_INLINE F(start) F(row_start)(REAL maximum, REAL cut, const fsm_temperature *
     if (s.shifted) {
         top = residual = 0;
     }
-    /* magic + 8 (bias - steps) straight from the rounded sum; every operation after it is exact. */
+    /* magic + STEPS (bias - steps) straight from the rounded sum; every operation after it is exact. */
     const REAL rounded = FMA(top, FC(LOG2E), FC(MAGIC));
     const REAL steps = rounded - FC(MAGIC);
-    s.magic = FMA(rounded, -8, 9 * FC(MAGIC) + 8 * FC(BIAS));
+    s.magic = FMA(rounded, -FC(STEPS), (FC(STEPS) + 1) * FC(MAGIC) + FC(STEPS) * FC(BIAS));
     s.limit = top - cut;
     s.top_hi = (double)top;
     s.top_lo = (double)residual;
@@ -129,7 +143,8 @@ FSM_CORE int F(starts_of)(F(starts) *s, VEC maximum, REAL cut, const fsm_tempera
     }
     const VEC rounded = V(fma)(s->top, V(set1)(FC(LOG2E)), magic);
     s->steps = V(sub)(rounded, magic);
-    s->row.magic = V(fma)(rounded, V(set1)(-8), V(set1)(9 * FC(MAGIC) + 8 * FC(BIAS)));
+    s->row.magic = V(fma)(rounded, V(set1)(-FC(STEPS)),
+                          V(set1)((FC(STEPS) + 1) * FC(MAGIC) + FC(STEPS) * FC(BIAS)));
     s->row.limit = V(sub)(s->top, V(set1)(cut));
     /* The second operand of max wins against a NaN. */
     const VEC magnitude = V(max)(s->top, V(sub)(zero, s->top));
@@ -170,6 +185,18 @@ FSM_INLINE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead,
                               int shifted, int tempered) {
     F(mass) mass = F(mass_start)();
     size_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        FSM_PREFETCH((const char *)(x + i) + ahead);
+        FSM_PREFETCH((const char *)(x + i + LANES) + ahead);
+        const VEC a = F(weight)(V(load)(x + i), row, shifted, tempered);
+        const VEC b = F(weight)(V(load)(x + i + LANES), row, shifted, tempered);
+        if (w) {
+            V(store)(w + i, a);
+            V(store)(w + i + LANES, b);
+        }
+        F(mass_add)(&mass, a);
+        F(mass_add)(&mass, b);
+    }
     for (; i + LANES <= n; i += LANES) {
         FSM_PREFETCH((const char *)(x + i) + ahead);
         F(mass_add)(&mass, F(weigh)(x + i, w ? w + i : NULL, LANES, LANES, row, shifted, tempered));
@@ -282,25 +309,35 @@ FSM_INLINE VEC F(normalised)(VEC w, VEC hi, VEC lo) {
     return V(fma)(w, hi, V(mul)(w, lo));
 }
 
-/* out = w * (hi + lo); out may be w. */
-FSM_CORE void F(scale_row)(REAL *out, const REAL *w, size_t n, REAL inv_hi, REAL inv_lo) {
+FSM_INLINE void F(scale_partial)(REAL *w, size_t n, VEC hi, VEC lo) {
+    V(store_partial)(w, F(normalised)(V(load_partial)(w, n, 0), hi, lo), n);
+}
+
+/* w *= hi + lo. This is bound by loads and stores: of a long row the first few elements, less than a vector, are done by
+ * themselves where the rest then lies in whole cache lines. */
+FSM_CORE void F(scale_row)(REAL *w, size_t first, size_t n, REAL inv_hi, REAL inv_lo) {
     const VEC hi = V(set1)(inv_hi), lo = V(set1)(inv_lo);
+    if (first) {
+        F(scale_partial)(w, first, hi, lo);
+        w += first;
+        n -= first;
+    }
     size_t i = 0;
     for (; i + BLOCK <= n; i += BLOCK) {
         const VEC a = F(normalised)(V(load)(w + i), hi, lo);
         const VEC b = F(normalised)(V(load)(w + i + LANES), hi, lo);
         const VEC c = F(normalised)(V(load)(w + i + 2 * LANES), hi, lo);
         const VEC d = F(normalised)(V(load)(w + i + 3 * LANES), hi, lo);
-        V(store)(out + i, a);
-        V(store)(out + i + LANES, b);
-        V(store)(out + i + 2 * LANES, c);
-        V(store)(out + i + 3 * LANES, d);
+        V(store)(w + i, a);
+        V(store)(w + i + LANES, b);
+        V(store)(w + i + 2 * LANES, c);
+        V(store)(w + i + 3 * LANES, d);
     }
     for (; i + LANES <= n; i += LANES) {
-        V(store)(out + i, F(normalised)(V(load)(w + i), hi, lo));
+        V(store)(w + i, F(normalised)(V(load)(w + i), hi, lo));
     }
     if (i < n) {
-        V(store_partial)(out + i, F(normalised)(V(load_partial)(w + i, n - i, 0), hi, lo), n - i);
+        F(scale_partial)(w + i, n - i, hi, lo);
     }
 }
 
@@ -328,13 +365,13 @@ static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
         if (FSM_UNLIKELY(total[g].hi != total[g].hi)) {
             F(fill_nan)(out, b->n);
         } else {
-            F(scale_row)(out, out, b->n, hi[g], lo[g]);
+            F(scale_row)(out, F(before_line)(out, b->n), b->n, hi[g], lo[g]);
         }
     }
 }
 
 #ifndef FSM_CORE_CALLED
-/* Up to LANES rows of one chunk, phase by phase. */
+/* Up to LANES rows of up to FOLDED elements, phase by phase. */
 static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
     const size_t n = b->n;
     const ptrdiff_t ahead = (ptrdiff_t)rows * b->x_stride;
@@ -375,7 +412,7 @@ static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
         if (FSM_UNLIKELY(inv_hi[r] != inv_hi[r])) {
             F(fill_nan)(out, n);
         } else {
-            F(scale_row)(out, out, n, inv_hi[r], inv_lo[r]);
+            F(scale_row)(out, 0, n, inv_hi[r], inv_lo[r]);
         }
     }
 }
@@ -440,7 +477,7 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
 static void F(softmax_along)(const fsm_rows *b) {
     size_t row = 0;
 #ifndef FSM_CORE_CALLED
-    if (!b->temperature.tempered && b->n <= CHUNK) {
+    if (!b->temperature.tempered && b->n <= FOLDED) {
         for (; b->rows - row >= FOLD_FROM; row += LANES) {
             const size_t left = b->rows - row;
             F(softmax_folded)(b, row, left < LANES ? left : LANES);
@@ -475,15 +512,29 @@ static void F(softmax_along)(const fsm_rows *b) {
 
 #undef SHORT_ROWS
 
-/* out = (x - hi) - lo, where hi + lo = max + log(sum): no cancellation but the exact one of x - hi. */
-FSM_INLINE void F(log_softmax_plain)(const REAL *x, REAL *out, size_t n, REAL log_hi, REAL log_lo) {
+FSM_INLINE VEC F(logged)(VEC x, VEC hi, VEC lo) {
+    return V(sub)(V(sub)(x, hi), lo);
+}
+FSM_INLINE void F(log_partial)(const REAL *x, REAL *out, size_t n, VEC hi, VEC lo) {
+    V(store_partial)(out, F(logged)(V(load_partial)(x, n, 0), hi, lo), n);
+}
+
+/* out = (x - hi) - lo, where hi + lo = max + log(sum): no cancellation but the exact one of x - hi; `first` as in scale_row. */
+FSM_INLINE void F(log_softmax_plain)(const REAL *x, REAL *out, size_t first, size_t n, REAL log_hi,
+                                     REAL log_lo) {
     const VEC hi = V(set1)(log_hi), lo = V(set1)(log_lo);
+    if (first) {
+        F(log_partial)(x, out, first, hi, lo);
+        x += first;
+        out += first;
+        n -= first;
+    }
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
-        V(store)(out + i, V(sub)(V(sub)(V(load)(x + i), hi), lo));
+        V(store)(out + i, F(logged)(V(load)(x + i), hi, lo));
     }
     if (i < n) {
-        V(store_partial)(out + i, V(sub)(V(sub)(V(load_partial)(x + i, n - i, 0), hi), lo), n - i);
+        F(log_partial)(x + i, out + i, n - i, hi, lo);
     }
 }
 
@@ -538,7 +589,7 @@ FSM_INLINE void F(log_softmax_row)(const REAL *x, REAL *out, size_t n, const F(s
     } else {
         REAL hi, lo;
         F(split_log)(s->maximum, logarithm, &hi, &lo);
-        F(log_softmax_plain)(x, out, n, hi, lo);
+        F(log_softmax_plain)(x, out, F(before_line)(out, n), n, hi, lo);
     }
 }
 FSM_INLINE void F(logsumexp_row)(const REAL *x, REAL *out, size_t n, const F(start) *s,

@@ -9,6 +9,7 @@
 #undef FMA
 #undef BLOCK
 #undef CHUNK
+#undef FOLDED
 #undef GROUP
 #undef GROUP_BYTES
 #undef FOLD_FROM

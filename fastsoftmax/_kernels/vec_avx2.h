@@ -131,11 +131,11 @@ FSM_INLINE unsigned f32x16_equal(f32x16 x, f32x16 y) {
     return (unsigned)(low | high << 8);
 }
 FSM_INLINE __m256 f32_power8(__m256 steps) {
-    const uint32_t table[8] = F32_TABLE;
-    const __m256i entries = _mm256_loadu_si256((const __m256i *)table);
+    const uint32_t table[4] = F32_TABLE;
+    const __m256 entries = _mm256_broadcast_ps((const __m128 *)table);
     const __m256i bits = _mm256_castps_si256(steps);
-    return _mm256_castsi256_ps(
-        _mm256_add_epi32(_mm256_permutevar8x32_epi32(entries, bits), _mm256_slli_epi32(bits, 20)));
+    const __m256 entry = _mm256_permutevar_ps(entries, bits);
+    return f32_add_bits8(entry, _mm256_castsi256_ps(_mm256_slli_epi32(bits, 21)));
 }
 FSM_INLINE f32x16 f32x16_power(f32x16 steps) {
     return (f32x16){f32_power8(steps.a), f32_power8(steps.b)};

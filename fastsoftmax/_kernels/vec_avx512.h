@@ -73,11 +73,12 @@ FSM_INLINE unsigned f32x16_equal(f32x16 a, f32x16 b) {
     return (unsigned)_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
 }
 FSM_INLINE f32x16 f32x16_power(f32x16 steps) {
-    const uint32_t table[8] = F32_TABLE;
-    const __m512i entries = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)table));
+    const uint32_t table[4] = F32_TABLE;
+    const __m512 entries = _mm512_broadcast_f32x4(_mm_loadu_ps((const float *)table));
     const __m512i bits = _mm512_castps_si512(steps);
+    const __m512 entry = _mm512_permutevar_ps(entries, bits);
     return _mm512_castsi512_ps(
-        _mm512_add_epi32(_mm512_permutexvar_epi32(bits, entries), _mm512_slli_epi32(bits, 20)));
+        _mm512_add_epi32(_mm512_castps_si512(entry), _mm512_slli_epi32(bits, 21)));
 }
 FSM_INLINE float f32x16_reduce_max(f32x16 a) {
     const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));

@@ -85,13 +85,13 @@ FSM_INLINE unsigned f32x16_equal(f32x16 a, f32x16 b) {
     }
     return bits;
 }
-/* C * 2^(s/8), where the integer s stands in the low 11 bits of `steps`, the exponent as the table has it. */
+/* C * 2^(s/4), where the integer s stands in the low 10 bits of `steps`, the exponent as the table has it. */
 FSM_INLINE f32x16 f32x16_power(f32x16 steps) {
-    static const uint32_t table[8] = F32_TABLE;
+    static const uint32_t table[4] = F32_TABLE;
     uint32_t bits[16];
     memcpy(bits, steps.v, sizeof bits);
     for (int i = 0; i < 16; i++) {
-        bits[i] = table[bits[i] & 7] + (bits[i] << 20);
+        bits[i] = table[bits[i] & 3] + (bits[i] << 21);
     }
     memcpy(steps.v, bits, sizeof bits);
     return steps;

@@ -99,18 +99,17 @@ FSM_INLINE unsigned f32x16_equal(f32x16 a, f32x16 b) {
     return bits;
 }
 FSM_INLINE f32x16 f32x16_power(f32x16 steps) {
-    static const uint32_t table[8] = F32_TABLE;
-    const uint8x16x2_t entries = {
-        {vreinterpretq_u8_u32(vld1q_u32(table)), vreinterpretq_u8_u32(vld1q_u32(table + 4))}};
+    static const uint32_t table[4] = F32_TABLE;
+    const uint8x16_t entries = vreinterpretq_u8_u32(vld1q_u32(table));
     f32x16 r;
     for (int i = 0; i < 4; i++) {
         const uint32x4_t bits = vreinterpretq_u32_f32(steps.v[i]);
         /* Byte addresses 4j .. 4j + 3 of entry j. */
         const uint32x4_t bytes = vmlaq_u32(
-            vdupq_n_u32(0x03020100u), vandq_u32(bits, vdupq_n_u32(7)), vdupq_n_u32(0x04040404u));
-        const uint8x16_t entry = vqtbl2q_u8(entries, vreinterpretq_u8_u32(bytes));
+            vdupq_n_u32(0x03020100u), vandq_u32(bits, vdupq_n_u32(3)), vdupq_n_u32(0x04040404u));
+        const uint8x16_t entry = vqtbl1q_u8(entries, vreinterpretq_u8_u32(bytes));
         r.v[i] =
-            vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_u8(entry), vshlq_n_u32(bits, 20)));
+            vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_u8(entry), vshlq_n_u32(bits, 21)));
     }
     return r;
 }

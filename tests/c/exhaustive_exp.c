@@ -63,7 +63,7 @@ static void as_maximum(const float *x, findings *found) {
         const float top = shifted ? 0 : x[i];
         steps[i] = (top * F32_LOG2E + F32_MAGIC) - F32_MAGIC;
         shift[i] = shifted ? x[i] : 0;
-        magic[i] = F32_MAGIC + 8 * (F32_BIAS - steps[i]);
+        magic[i] = F32_MAGIC + F32_STEPS * (F32_BIAS - steps[i]);
         limit[i] = top - F32_CUT;
     }
     const f32_row row = {
@@ -82,7 +82,7 @@ static void as_maximum(const float *x, findings *found) {
 }
 
 static void below_zero(const float *x, findings *found) {
-    const f32_row row = {.magic = f32x16_set1(F32_MAGIC + 8 * F32_BIAS),
+    const f32_row row = {.magic = f32x16_set1(F32_MAGIC + F32_STEPS * F32_BIAS),
                          .limit = f32x16_set1(-F32_CUT)};
     float weight[LANES];
     f32x16_store(weight, f32_weight(f32x16_load(x), &row, 0, 0));
