@@ -14,32 +14,76 @@ FSM_INLINE int F(harmless)(REAL a) {
     return a < FC(MAX) * (REAL)0x1p-60 && a > -FC(MAX) * (REAL)0x1p-60;
 }
 
-/* out = y (g - sum(g y)). The sum is exact in products (float32) or carries their residuals (float64). */
+/* Vectors of products that are added up as they come before they join a sum that keeps what they round off. */
+#define PRODUCTS 4
+
+/* sum(g y) */
+FSM_CORE pair F(dot)(const REAL *g, const REAL *y, size_t n) {
+    F(sum) sum = F(sum_zero)();
+    size_t i = 0;
+    for (; i + PRODUCTS * LANES <= n; i += PRODUCTS * LANES) {
+        VEC product = V(mul)(V(load)(g + i), V(load)(y + i));
+        for (size_t v = LANES; v < PRODUCTS * LANES; v += LANES) {
+            product = V(fma)(V(load)(g + i + v), V(load)(y + i + v), product);
+        }
+        F(sum_add)(&sum, product);
+    }
+    VEC product = V(set1)(0);
+    for (; i + LANES <= n; i += LANES) {
+        product = V(fma)(V(load)(g + i), V(load)(y + i), product);
+    }
+    if (i < n) {
+        product = V(fma)(V(load_partial)(g + i, n - i, 0), V(load_partial)(y + i, n - i, 0), product);
+    }
+    F(sum_add)(&sum, product);
+    return F(sum_total)(&sum);
+}
+
+/* y (g - dot) */
+FSM_INLINE VEC F(gradient)(VEC g, VEC y, VEC hi, VEC lo) {
+    return V(mul)(y, V(sub)(V(sub)(g, hi), lo));
+}
+FSM_INLINE void F(gradient_partial)(const REAL *g, const REAL *y, REAL *out, size_t n, VEC hi,
+                                    VEC lo) {
+    const VEC a = V(load_partial)(g, n, 0), b = V(load_partial)(y, n, 0);
+    V(store_partial)(out, F(gradient)(a, b, hi, lo), n);
+}
+
+/* Whole vectors of a row's gradient from element i on; returns where they end. */
+FSM_INLINE size_t F(gradients)(const REAL *g, const REAL *y, REAL *out, size_t i, size_t n, VEC hi,
+                               VEC lo, ptrdiff_t ahead_g, ptrdiff_t ahead_y) {
+    for (; i + LANES <= n; i += LANES) {
+        if (ahead_g) {
+            FSM_PREFETCH((const char *)(g + i) + ahead_g);
+            FSM_PREFETCH((const char *)(y + i) + ahead_y);
+        }
+        V(store)(out + i, F(gradient)(V(load)(g + i), V(load)(y + i), hi, lo));
+    }
+    return i;
+}
+
+/* Operands of so many bytes each do not stay in the caches: their next row is fetched ahead. */
+#define FAR_FROM (6 * 1024 * 1024)
+
+/* out = y (g - sum(g y)) */
 static void F(softmax_backward_along)(const fsm_rows *b) {
+    const int far = b->rows * b->n >= FAR_FROM / sizeof(REAL) && b->x_stride;
     for (size_t row = 0; row < b->rows; row++) {
         const REAL *g = CONST_ROW(b->x, b->x_stride, row);
         const REAL *y = CONST_ROW(b->y, b->y_stride, row);
         REAL *out = ROW(b->out, b->out_stride, row);
-        F(sum) sum = F(sum_zero)();
-        size_t i = 0;
-        for (; i + LANES <= b->n; i += LANES) {
-            F(sum_add_product)(&sum, V(load)(g + i), V(load)(y + i));
-        }
-        if (i < b->n) {
-            F(sum_add_product)(&sum, V(load_partial)(g + i, b->n - i, 0),
-                               V(load_partial)(y + i, b->n - i, 0));
-        }
         REAL dot_hi, dot_lo;
-        F(split)(F(sum_total)(&sum), &dot_hi, &dot_lo);
+        F(split)(F(dot)(g, y, b->n), &dot_hi, &dot_lo);
         const VEC hi = V(set1)(dot_hi), lo = V(set1)(dot_lo);
-        for (i = 0; i + LANES <= b->n; i += LANES) {
-            const VEC difference = V(sub)(V(sub)(V(load)(g + i), hi), lo);
-            V(store)(out + i, V(mul)(V(load)(y + i), difference));
+        size_t i = F(before_line)(out, b->n);
+        if (i) {
+            F(gradient_partial)(g, y, out, i, hi, lo);
         }
+        i = far && row + 1 < b->rows
+                ? F(gradients)(g, y, out, i, b->n, hi, lo, b->x_stride, b->y_stride)
+                : F(gradients)(g, y, out, i, b->n, hi, lo, 0, 0);
         if (i < b->n) {
-            const VEC difference = V(sub)(V(sub)(V(load_partial)(g + i, b->n - i, 0), hi), lo);
-            V(store_partial)(out + i, V(mul)(V(load_partial)(y + i, b->n - i, 0), difference),
-                             b->n - i);
+            F(gradient_partial)(g + i, y + i, out + i, b->n - i, hi, lo);
         }
         if (FSM_UNLIKELY(!F(harmless)(dot_hi))) {
             F(canonical_nans)(out, b->n);
@@ -82,6 +126,7 @@ static void F(log_softmax_backward_along)(const fsm_rows *b) {
         const REAL *g = CONST_ROW(b->x, b->x_stride, row);
         const REAL *y = CONST_ROW(b->y, b->y_stride, row);
         REAL *out = ROW(b->out, b->out_stride, row);
+        const int last = row + 1 == b->rows;
         F(sum) sum = F(sum_zero)();
         size_t i = 0;
         for (; i + LANES <= b->n; i += LANES) {
@@ -95,8 +140,8 @@ static void F(log_softmax_backward_along)(const fsm_rows *b) {
         if (FSM_UNLIKELY(s.shifted)) {
             F(log_softmax_backward_row)(g, y, out, b->n, &s, total, &b->temperature, 0, 0, 1);
         } else {
-            F(log_softmax_backward_row)(g, y, out, b->n, &s, total, &b->temperature, b->x_stride,
-                                        b->y_stride, 0);
+            F(log_softmax_backward_row)(g, y, out, b->n, &s, total, &b->temperature,
+                                        last ? 0 : b->x_stride, last ? 0 : b->y_stride, 0);
         }
         if (FSM_UNLIKELY(s.shifted || !F(harmless)((REAL)total.hi) || total.hi != total.hi)) {
             F(canonical_nans)(out, b->n);

@@ -151,17 +151,21 @@ FSM_CORE F(sum) F(columns_sum)(const VEC *a, size_t n) {
     return F(columns_fold)(lane, n < LANES ? n : LANES);
 }
 
-/* A sum of gradients or products from -0 to NaN, in the order of F(sum_add) and F(sum_add_product). */
+/* A sum of gradients, or of products as F(dot) has it. */
 FSM_CORE F(sum) F(columns_dot)(const VEC *a, const VEC *b, size_t n) {
     F(sum) lane[LANES];
     for (size_t i = 0; i < n && i < LANES; i++) {
         lane[i] = F(sum_zero)();
     }
     for (size_t i = 0; i < n; i++) {
-        if (b) {
-            F(sum_add_product)(&lane[i % LANES], a[i], b[i]);
-        } else {
+        if (!b) {
             F(sum_add)(&lane[i % LANES], a[i]);
+        } else if (i / LANES % PRODUCTS == 0) {
+            VEC product = V(mul)(a[i], b[i]);
+            for (size_t at = i + LANES; at < n && at < i + PRODUCTS * LANES; at += LANES) {
+                product = V(fma)(a[at], b[at], product);
+            }
+            F(sum_add)(&lane[i % LANES], product);
         }
     }
     return F(columns_fold)(lane, n < LANES ? n : LANES);
@@ -365,6 +369,7 @@ FSM_NOINLINE void F(log_folded)(const fsm_rows *b, size_t first, size_t rows, in
     const size_t n = b->n;
     VEC hi[LANES], lo[LANES];
     REAL magic[LANES], limit[LANES];
+    const ptrdiff_t ahead = F(ahead)(b, first, rows);
     F(logs) s;
     for (size_t r = 0; r < LANES; r++) {
         hi[r] = r < rows ? F(row_top)(CONST_ROW(b->x, b->x_stride, first + r), n) : hi[0];
@@ -375,8 +380,8 @@ FSM_NOINLINE void F(log_folded)(const fsm_rows *b, size_t first, size_t rows, in
     for (size_t r = 0; plain && r < LANES; r++) {
         if (r < rows) {
             const F(row) row = {.magic = V(set1)(magic[r]), .limit = V(set1)(limit[r])};
-            const F(mass) mass = F(mass_of)(CONST_ROW(b->x, b->x_stride, first + r), NULL, n,
-                                            (ptrdiff_t)rows * b->x_stride, &row, 0, 0);
+            const F(mass) mass =
+                F(mass_of)(CONST_ROW(b->x, b->x_stride, first + r), NULL, n, ahead, &row, 0, 0);
             hi[r] = mass.hi;
             lo[r] = mass.lo;
         } else {

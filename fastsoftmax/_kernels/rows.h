@@ -38,6 +38,11 @@ typedef struct {
     double steps;          /* N */
 } F(start);
 
+/* From one group of rows to the next, to fetch that; 0 after the last, as what lies there may not be mapped. */
+FSM_INLINE ptrdiff_t F(ahead)(const fsm_rows *b, size_t first, size_t rows) {
+    return first + rows < b->rows ? (ptrdiff_t)rows * b->x_stride : 0;
+}
+
 FSM_INLINE void F(fill_nan)(REAL *out, size_t n) {
     for (size_t i = 0; i < n; i++) {
         out[i] = FC(NAN);
@@ -185,11 +190,11 @@ FSM_INLINE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead,
                               int shifted, int tempered) {
     F(mass) mass = F(mass_start)();
     size_t i = 0;
-    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+    for (; !shifted && !tempered && i + 2 * LANES <= n; i += 2 * LANES) {
         FSM_PREFETCH((const char *)(x + i) + ahead);
         FSM_PREFETCH((const char *)(x + i + LANES) + ahead);
-        const VEC a = F(weight)(V(load)(x + i), row, shifted, tempered);
-        const VEC b = F(weight)(V(load)(x + i + LANES), row, shifted, tempered);
+        const VEC a = F(weight)(V(load)(x + i), row, 0, 0);
+        const VEC b = F(weight)(V(load)(x + i + LANES), row, 0, 0);
         if (w) {
             V(store)(w + i, a);
             V(store)(w + i + LANES, b);
@@ -347,6 +352,7 @@ static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
     F(start) start[GROUP];
     F(total) total[GROUP];
     REAL hi[GROUP], lo[GROUP];
+    const ptrdiff_t ahead = F(ahead)(b, first, rows);
     for (size_t g = 0; g < rows; g++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
         start[g] = F(row_start)(F(row_max)(x, b->n), FC(CUT), &b->temperature);
@@ -354,8 +360,7 @@ static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
     for (size_t g = 0; g < rows; g++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
         REAL *w = ROW(b->out, b->out_stride, first + g);
-        total[g] =
-            F(weights)(x, w, b->n, (ptrdiff_t)rows * b->x_stride, &start[g], &b->temperature);
+        total[g] = F(weights)(x, w, b->n, ahead, &start[g], &b->temperature);
     }
     for (size_t g = 0; g < rows; g++) {
         F(inverse)(total[g], &hi[g], &lo[g]);
@@ -374,7 +379,7 @@ static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
 /* Up to LANES rows of up to FOLDED elements, phase by phase. */
 static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
     const size_t n = b->n;
-    const ptrdiff_t ahead = (ptrdiff_t)rows * b->x_stride;
+    const ptrdiff_t ahead = F(ahead)(b, first, rows);
     VEC hi[LANES], lo[LANES];
     REAL magic[LANES], limit[LANES], inv_hi[LANES], inv_lo[LANES];
     F(starts) s;
@@ -607,13 +612,14 @@ FSM_NOINLINE void F(log_group)(const fsm_rows *b, size_t first, size_t rows, int
     F(start) start[GROUP];
     pair others[GROUP];
     double logarithm[GROUP];
+    const ptrdiff_t ahead = F(ahead)(b, first, rows);
     for (size_t g = 0; g < rows; g++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
         start[g] = F(row_start)(F(row_max)(x, b->n), FC(LOG_CUT), &b->temperature);
     }
     for (size_t g = 0; g < rows; g++) {
-        others[g] = F(others)(CONST_ROW(b->x, b->x_stride, first + g), NULL, b->n,
-                              (ptrdiff_t)rows * b->x_stride, &start[g], &b->temperature);
+        others[g] = F(others)(CONST_ROW(b->x, b->x_stride, first + g), NULL, b->n, ahead, &start[g],
+                              &b->temperature);
     }
     for (size_t g = 0; g < rows; g++) {
         logarithm[g] = log_one_plus(F(ratio)(others[g], F(log_top)(&start[g])));

@@ -9,6 +9,8 @@
 #undef FMA
 #undef BLOCK
 #undef CHUNK
+#undef PRODUCTS
+#undef FAR_FROM
 #undef FOLDED
 #undef GROUP
 #undef GROUP_BYTES

@@ -131,7 +131,7 @@ FSM_INLINE unsigned f32x16_equal(f32x16 x, f32x16 y) {
     return (unsigned)(low | high << 8);
 }
 FSM_INLINE __m256 f32_power8(__m256 steps) {
-    const uint32_t table[4] = F32_TABLE;
+    static const uint32_t table[4] = F32_TABLE;
     const __m256 entries = _mm256_broadcast_ps((const __m128 *)table);
     const __m256i bits = _mm256_castps_si256(steps);
     const __m256 entry = _mm256_permutevar_ps(entries, bits);

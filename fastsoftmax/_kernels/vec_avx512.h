@@ -73,7 +73,7 @@ FSM_INLINE unsigned f32x16_equal(f32x16 a, f32x16 b) {
     return (unsigned)_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
 }
 FSM_INLINE f32x16 f32x16_power(f32x16 steps) {
-    const uint32_t table[4] = F32_TABLE;
+    static const uint32_t table[4] = F32_TABLE;
     const __m512 entries = _mm512_broadcast_f32x4(_mm_loadu_ps((const float *)table));
     const __m512i bits = _mm512_castps_si512(steps);
     const __m512 entry = _mm512_permutevar_ps(entries, bits);
