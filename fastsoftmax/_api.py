@@ -678,7 +678,7 @@ class Functions:
             result = np.empty_like(x)
         if x.size:
             compute = getattr(self._backend_for(x.dtype), name)
-            target = _target(result, x, mask)
+            target = result if out is None else _target(result, x, mask)
             rows, k = _rows_last(x, axes)
             _workers.for_rows(
                 count,
@@ -718,7 +718,7 @@ class Functions:
             result = np.empty_like(g)
         if g.size:
             compute = getattr(self._backend_for(g.dtype), name)
-            target = _target(result, g, y)
+            target = result if out is None else _target(result, g, y)
             rows, k = _rows_last(g, axes)
             _workers.for_rows(
                 count,
@@ -792,6 +792,8 @@ def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
 
 def _axes(axis: Any, ndim: int) -> tuple[int, ...]:
     """Return the axes, counted from 0 and in order, so that the order of a tuple changes no bit."""
+    if type(axis) is int and -ndim <= axis < ndim:
+        return (axis % ndim,)
     if axis is None:
         return tuple(range(ndim))
     axes = []
@@ -836,6 +838,8 @@ def _mask(where: ArrayLike | None, shape: tuple[int, ...]) -> Array | None:
 
 def _number(name: str, value: Any) -> float:
     """Return a real number as a float."""
+    if type(value) is float:
+        return value
     try:
         if isinstance(value, (str, bytes, bytearray)) or np.ndim(value):
             raise TypeError
@@ -889,6 +893,8 @@ def _rows_last(array: Array, axes: tuple[int, ...]) -> tuple[Array, int]:
     """Return a view with `axes` at the end, and how many there are; at least one, of length 1."""
     if not axes:
         return array[..., np.newaxis], 1
+    if axes == (array.ndim - 1,):
+        return array, 1
     kept = [d for d in range(array.ndim) if d not in axes]
     return array.transpose(*kept, *axes), len(axes)
 

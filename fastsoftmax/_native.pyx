@@ -385,6 +385,7 @@ cdef class _Lane:
 
 cdef object OUT = "out"
 cdef object AXIS = "axis"
+cdef fsm_temperature UNTEMPERED = fsm_make_temperature(1.0, FSM_F32)
 cdef PyArray_Descr *FLOAT32 = PyArray_DescrFromType(cnp.NPY_FLOAT32)
 cdef PyArray_Descr *FLOAT64 = PyArray_DescrFromType(cnp.NPY_FLOAT64)
 
@@ -492,7 +493,7 @@ cdef object lane_run(_Lane lane, PyArrayObject *x, PyObject *out, cnp.npy_intp s
     batch.x_stride = batch.n * item
     batch.y_stride = 0
     batch.out_stride = item if single else batch.x_stride
-    batch.temperature.tempered = 0
+    batch.temperature = UNTEMPERED
     if size >= RELEASE_GIL_FROM:
         with nogil:
             saved = fsm_enter()

@@ -111,9 +111,10 @@ def count(name: str, n: int) -> int:
         workers = operator.index(n)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {n!r}") from None
-    cpus = os.cpu_count() or 1
-    if workers < 0:
-        workers += cpus + 1
+    if workers > 0:
+        return workers
+    cpus = os.cpu_count() or 1  # which takes longer than a small softmax
+    workers += cpus + 1
     if n == 0 or workers <= 0:
         raise ValueError(f"{name} must be positive, or negative down to -{cpus} (CPUs), got {n}")
     return workers

@@ -110,12 +110,12 @@ FSM_INLINE void F(log_softmax_backward_row)(const REAL *g, const REAL *y, REAL *
     for (; i + LANES <= n; i += LANES) {
         FSM_PREFETCH((const char *)(g + i) + ahead_g);
         FSM_PREFETCH((const char *)(y + i) + ahead_y);
-        const VEC e = V(mul)(F(weight)(V(load)(y + i), &row, shifted, 0), unbias);
+        const VEC e = V(mul)(F(weight)(V(load)(y + i), &row, shifted), unbias);
         V(store)(out + i, V(fma)(e, hi, V(fma)(e, lo, V(load)(g + i))));
     }
     if (i < n) {
         const VEC argument = V(load_partial)(y + i, n - i, -INFINITY);
-        const VEC e = V(mul)(F(weight)(argument, &row, shifted, 0), unbias);
+        const VEC e = V(mul)(F(weight)(argument, &row, shifted), unbias);
         const VEC gradient = V(load_partial)(g + i, n - i, 0);
         V(store_partial)(out + i, V(fma)(e, hi, V(fma)(e, lo, gradient)), n - i);
     }

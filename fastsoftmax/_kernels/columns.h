@@ -100,13 +100,13 @@ FSM_INLINE void F(columns_weigh)(const VEC *x, VEC *w, size_t n, const F(row) *r
                                  F(columns_mass) *mass) {
     mass->units = V(set1)(0);
     for (size_t i = 0; i < n && i < LANES; i++) {
-        const VEC first = F(weight)(x[i], row, 0, tempered);
+        const VEC first = F(weight)(x[i], row, tempered);
         F(mass) lane = F(mass_first)(first);
         if (w) {
             w[i] = first;
         }
         for (size_t at = i + LANES; at < n; at += LANES) {
-            const VEC a = F(weight)(x[at], row, 0, tempered);
+            const VEC a = F(weight)(x[at], row, tempered);
             F(mass_add)(&lane, a);
             if (w) {
                 w[at] = a;
@@ -340,7 +340,7 @@ FSM_NOINLINE int F(columns_logs)(const VEC *a, VEC *w, size_t n, const fsm_tempe
     for (size_t i = 0; i < n; i++) {
         const VEC kept = V(where_equal)(a[i], wanted, nothing, a[i]);
         wanted = V(where_equal)(a[i], wanted, found, wanted);
-        w[i] = F(weight)(kept, &s->start.row, 0, 0);
+        w[i] = F(weight)(kept, &s->start.row, 0);
     }
     s->others = F(columns_sum)(w, n);
     F(logs_finish)(s);
@@ -381,7 +381,7 @@ FSM_NOINLINE void F(log_folded)(const fsm_rows *b, size_t first, size_t rows, in
         if (r < rows) {
             const F(row) row = {.magic = V(set1)(magic[r]), .limit = V(set1)(limit[r])};
             const F(mass) mass =
-                F(mass_of)(CONST_ROW(b->x, b->x_stride, first + r), NULL, n, ahead, &row, 0, 0);
+                F(mass_of)(CONST_ROW(b->x, b->x_stride, first + r), NULL, n, ahead, &row, 0);
             hi[r] = mass.hi;
             lo[r] = mass.lo;
         } else {
@@ -392,7 +392,7 @@ FSM_NOINLINE void F(log_folded)(const fsm_rows *b, size_t first, size_t rows, in
     unsigned answered = 0;
     if (plain) {
         VEC log_hi, log_lo;
-        s.others = F(folded_others)(hi, lo, F(weight)(s.start.maximum, &s.start.row, 0, 0));
+        s.others = F(folded_others)(hi, lo, F(weight)(s.start.maximum, &s.start.row, 0));
         answered = F(lanes_at_least)(&s.others, FC(OTHERS_FROM));
         F(logs_finish)(&s);
         F(lanes_split_log)(s.start.maximum, s.logarithm, &log_hi, &log_lo);
@@ -508,7 +508,7 @@ static int F(log_softmax_backward_columns)(const fsm_rows *b, size_t first) {
     minus_hi = V(sub)(minus_zero, hi);
     minus_lo = V(sub)(minus_zero, lo);
     for (size_t i = 0; i < b->n; i++) {
-        const VEC e = V(mul)(F(weight)(y[i], &s.row, 0, 0), unbias);
+        const VEC e = V(mul)(F(weight)(y[i], &s.row, 0), unbias);
         g[i] = V(fma)(e, minus_hi, V(fma)(e, minus_lo, g[i]));
     }
     F(columns_store)(ROW(b->out, b->out_stride, first), b->out_stride, g, b->n);
@@ -620,7 +620,7 @@ FSM_NOINLINE int F(beside_log)(const VEC *a, size_t n, VEC *hi, VEC *lo) {
     }
     F(columns_weigh)(a, NULL, n, &s.start.row, 0, &mass);
     s.others = F(lanes_others)(mass.units, F(columns_low)(&mass, LANES), LANES,
-                               F(weight)(s.start.maximum, &s.start.row, 0, 0));
+                               F(weight)(s.start.maximum, &s.start.row, 0));
     F(logs_finish)(&s);
     F(lanes_split_log)(s.start.maximum, s.logarithm, hi, lo);
     return F(lanes_at_least)(&s.others, FC(OTHERS_FROM)) == ALL_LANES &&

@@ -37,7 +37,7 @@
 #define F32_MASS_START_BITS 0x63800000u
 #define F32_MASS_UNIT 0x1p49f
 
-/* What one row's weights depend on besides x. */
+/* What one row's weights depend on besides x; the last four only where the maximum is large or there is a temperature. */
 typedef struct {
     f32x16 shift;          /* 0, or the maximum where |max| is large */
     f32x16 magic;          /* 1.5 * 2^23 + 4 * (bias - N) */
@@ -54,12 +54,11 @@ typedef struct {
     f32x16 hi, lo;
 } f32_mass;
 
-FSM_CORE f32x16 f32_weight(f32x16 x, const f32_row *row, int shifted, int tempered) {
+/* A row that is not `rare` has no shift and temperature 1; the operations for these would leave its bits as they are. */
+FSM_CORE f32x16 f32_weight(f32x16 x, const f32_row *row, int rare) {
     f32x16 residual = x;
-    if (shifted) {
+    if (rare) {
         x = f32x16_sub(x, row->shift);
-    }
-    if (tempered) {
         const f32x16 scaled = f32x16_mul(x, row->scale);
         x = f32x16_mul(scaled, row->inv_hi);
         residual = f32x16_fma(scaled, row->inv_hi, f32x16_sub(f32x16_set1(-0.0f), x));
@@ -69,7 +68,7 @@ FSM_CORE f32x16 f32_weight(f32x16 x, const f32_row *row, int shifted, int temper
     const f32x16 k = f32x16_sub(z, row->magic);
     f32x16 r = f32x16_fma(k, f32x16_set1(-F32_STEP_HI), x);
     r = f32x16_fma(k, f32x16_set1(-F32_STEP_LO), r);
-    if (tempered) {
+    if (rare) {
         r = f32x16_add(r, residual);
     }
     f32x16 q = f32x16_fma(f32x16_set1(F32_C4), r, f32x16_set1(F32_C3));

@@ -39,12 +39,10 @@ typedef struct {
     f64x8 hi, lo;
 } f64_mass;
 
-FSM_CORE f64x8 f64_weight(f64x8 x, const f64_row *row, int shifted, int tempered) {
+FSM_CORE f64x8 f64_weight(f64x8 x, const f64_row *row, int rare) {
     f64x8 residual = x;
-    if (shifted) {
+    if (rare) {
         x = f64x8_sub(x, row->shift);
-    }
-    if (tempered) {
         const f64x8 scaled = f64x8_mul(x, row->scale);
         x = f64x8_mul(scaled, row->inv_hi);
         residual = f64x8_fma(scaled, row->inv_hi, f64x8_sub(f64x8_set1(-0.0), x));
@@ -54,7 +52,7 @@ FSM_CORE f64x8 f64_weight(f64x8 x, const f64_row *row, int shifted, int tempered
     const f64x8 k = f64x8_sub(z, row->magic);
     f64x8 r = f64x8_fma(k, f64x8_set1(-F64_STEP_HI), x);
     r = f64x8_fma(k, f64x8_set1(-F64_STEP_LO), r);
-    if (tempered) {
+    if (rare) {
         r = f64x8_add(r, residual);
     }
     const f64x8 square = f64x8_mul(r, r);

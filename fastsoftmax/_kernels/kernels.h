@@ -7,7 +7,7 @@
 
 /* A temperature T as (scale, 1 / (T * scale)): scale is a power of two, so that no product overflows. */
 typedef struct {
-    int tempered; /* 0: T is 1 and the rest is not read */
+    int tempered; /* 0: T is 1, and so are scale and inv_hi */
     double scale;
     double inv_hi, inv_lo;
 } fsm_temperature;

@@ -159,7 +159,7 @@ FSM_CORE int F(starts_of)(F(starts) *s, VEC maximum, REAL cut, const fsm_tempera
 /* A start in vectors, for the loop that weighs. */
 FSM_INLINE F(row) F(row_of)(const F(start) *s, const fsm_temperature *t) {
     return (F(row)){
-        .shift = V(set1)(s->maximum),
+        .shift = V(set1)(s->shifted ? s->maximum : 0),
         .magic = V(set1)(s->magic),
         .limit = V(set1)(s->limit),
         .scale = V(set1)((REAL)t->scale),
@@ -170,12 +170,12 @@ FSM_INLINE F(row) F(row_of)(const F(start) *s, const fsm_temperature *t) {
 
 /* The weights of one vector, stored to w when given; element `skip`, if that is in it, weighs nothing. */
 FSM_CORE VEC F(weigh)(const REAL *x, REAL *w, size_t count, size_t skip, const F(row) *row,
-                      int shifted, int tempered) {
+                      int rare) {
     VEC a = count < LANES ? V(load_partial)(x, count, -INFINITY) : V(load)(x);
     if (skip < LANES) {
         a = V(without)(a, skip);
     }
-    a = F(weight)(a, row, shifted, tempered);
+    a = F(weight)(a, row, rare);
     if (w && count < LANES) {
         V(store_partial)(w, a, count);
     } else if (w) {
@@ -187,14 +187,14 @@ FSM_CORE VEC F(weigh)(const REAL *x, REAL *w, size_t count, size_t skip, const F
 /* The weights of up to CHUNK elements. What lies `ahead` bytes further, the next row, is fetched meanwhile: finding its maximum
  * is bound by memory, this is not. */
 FSM_INLINE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(row) *row,
-                              int shifted, int tempered) {
+                              int rare) {
     F(mass) mass = F(mass_start)();
     size_t i = 0;
-    for (; !shifted && !tempered && i + 2 * LANES <= n; i += 2 * LANES) {
+    for (; !rare && i + 2 * LANES <= n; i += 2 * LANES) {
         FSM_PREFETCH((const char *)(x + i) + ahead);
         FSM_PREFETCH((const char *)(x + i + LANES) + ahead);
-        const VEC a = F(weight)(V(load)(x + i), row, 0, 0);
-        const VEC b = F(weight)(V(load)(x + i + LANES), row, 0, 0);
+        const VEC a = F(weight)(V(load)(x + i), row, 0);
+        const VEC b = F(weight)(V(load)(x + i + LANES), row, 0);
         if (w) {
             V(store)(w + i, a);
             V(store)(w + i + LANES, b);
@@ -204,10 +204,10 @@ FSM_INLINE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead,
     }
     for (; i + LANES <= n; i += LANES) {
         FSM_PREFETCH((const char *)(x + i) + ahead);
-        F(mass_add)(&mass, F(weigh)(x + i, w ? w + i : NULL, LANES, LANES, row, shifted, tempered));
+        F(mass_add)(&mass, F(weigh)(x + i, w ? w + i : NULL, LANES, LANES, row, rare));
     }
     if (i < n) {
-        F(mass_add)(&mass, F(weigh)(x + i, w ? w + i : NULL, n - i, LANES, row, shifted, tempered));
+        F(mass_add)(&mass, F(weigh)(x + i, w ? w + i : NULL, n - i, LANES, row, rare));
     }
     return mass;
 }
@@ -215,12 +215,12 @@ FSM_INLINE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead,
 /* Weights of the row, stored to w, and their sum. */
 FSM_INLINE F(total)
     F(weights_as)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
-                  const fsm_temperature *t, int shifted, int tempered) {
+                  const fsm_temperature *t, int rare) {
     const F(row) row = F(row_of)(s, t);
     F(running) running = {0};
     for (size_t i = 0; i < n; i += CHUNK) {
         const size_t count = n - i < CHUNK ? n - i : CHUNK;
-        const F(mass) mass = F(mass_of)(x + i, w + i, count, ahead, &row, shifted, tempered);
+        const F(mass) mass = F(mass_of)(x + i, w + i, count, ahead, &row, rare);
         if (n <= CHUNK) {
             return F(mass_total)(&mass);
         }
@@ -231,11 +231,7 @@ FSM_INLINE F(total)
 
 FSM_NOINLINE F(total) F(weights_rare)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead,
                                       const F(start) *s, const fsm_temperature *t) {
-    if (!t->tempered) {
-        return F(weights_as)(x, w, n, ahead, s, t, 1, 0);
-    }
-    return s->shifted ? F(weights_as)(x, w, n, ahead, s, t, 1, 1)
-                      : F(weights_as)(x, w, n, ahead, s, t, 0, 1);
+    return F(weights_as)(x, w, n, ahead, s, t, 1);
 }
 
 FSM_INLINE F(total) F(weights)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
@@ -243,13 +239,13 @@ FSM_INLINE F(total) F(weights)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead
     if (FSM_UNLIKELY(s->shifted || t->tempered)) {
         return F(weights_rare)(x, w, n, ahead, s, t);
     }
-    return F(weights_as)(x, w, n, ahead, s, t, 0, 0);
+    return F(weights_as)(x, w, n, ahead, s, t, 0);
 }
 
 /* The sum of all weights but that of element `skip`, with a relative accuracy that a mass has not where they are small;
  * weights are stored to w when given, that of `skip` as 0. */
 FSM_INLINE pair F(others_as)(const REAL *x, REAL *w, size_t n, size_t skip, const F(start) *s,
-                             const fsm_temperature *t, int shifted, int tempered) {
+                             const fsm_temperature *t, int rare) {
     const F(row) row = F(row_of)(s, t);
     F(sum) sum = F(sum_zero)();
     for (size_t i = 0; i < n; i += 2 * LANES) {
@@ -258,7 +254,7 @@ FSM_INLINE pair F(others_as)(const REAL *x, REAL *w, size_t n, size_t skip, cons
             const size_t at = i + v * LANES;
             pair_of[v] = at < n
                              ? F(weigh)(x + at, w ? w + at : NULL, n - at < LANES ? n - at : LANES,
-                                        skip - at, &row, shifted, tempered)
+                                        skip - at, &row, rare)
                              : V(set1)(0);
         }
         F(sum_add_pair)(&sum, pair_of[0], pair_of[1]);
@@ -269,10 +265,8 @@ FSM_INLINE pair F(others_as)(const REAL *x, REAL *w, size_t n, size_t skip, cons
 FSM_NOINLINE pair F(others_summed)(const REAL *x, REAL *w, size_t n, const F(start) *s,
                                    const fsm_temperature *t) {
     const size_t skip = F(row_find)(x, n, s->maximum);
-    return t->tempered  ? s->shifted ? F(others_as)(x, w, n, skip, s, t, 1, 1)
-                                     : F(others_as)(x, w, n, skip, s, t, 0, 1)
-            : s->shifted ? F(others_as)(x, w, n, skip, s, t, 1, 0)
-                        : F(others_as)(x, w, n, skip, s, t, 0, 0);
+    return s->shifted || t->tempered ? F(others_as)(x, w, n, skip, s, t, 1)
+                                     : F(others_as)(x, w, n, skip, s, t, 0);
 }
 
 /* The mass of the row without one maximal weight; weights are stored to w when given. */
@@ -282,10 +276,10 @@ FSM_INLINE pair F(others_massed)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahe
     F(running) running = {0};
     for (size_t i = 0; i < n; i += CHUNK) {
         const size_t count = n - i < CHUNK ? n - i : CHUNK;
-        const F(mass) mass = F(mass_of)(x + i, w ? w + i : NULL, count, ahead, &row, 0, 0);
+        const F(mass) mass = F(mass_of)(x + i, w ? w + i : NULL, count, ahead, &row, 0);
         F(running_add)(&running, &mass);
     }
-    return F(running_less)(running, V(reduce_max)(F(weight)(V(set1)(s->maximum), &row, 0, 0)));
+    return F(running_less)(running, V(reduce_max)(F(weight)(V(set1)(s->maximum), &row, 0)));
 }
 
 /* All weights but one of the largest, and what they are stored as: by their mass where the row is long and that is not small
@@ -399,7 +393,7 @@ static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
             const F(row) row = {.magic = V(set1)(magic[r]), .limit = V(set1)(limit[r])};
             const F(mass) mass =
                 F(mass_of)(CONST_ROW(b->x, b->x_stride, first + r),
-                           ROW(b->out, b->out_stride, first + r), n, ahead, &row, 0, 0);
+                           ROW(b->out, b->out_stride, first + r), n, ahead, &row, 0);
             hi[r] = mass.hi;
             lo[r] = mass.lo;
         } else {
@@ -445,11 +439,11 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
     F(mass) mass = F(mass_start)();
     if (FSM_UNLIKELY(s.shifted)) {
         for (int v = 0; v < count; v++) {
-            a[v] = F(weight)(a[v], &row, 1, 0);
+            a[v] = F(weight)(a[v], &row, 1);
         }
     } else {
         for (int v = 0; v < count; v++) {
-            a[v] = F(weight)(a[v], &row, 0, 0);
+            a[v] = F(weight)(a[v], &row, 0);
         }
     }
     for (int v = 0; v < count; v++) {
@@ -560,7 +554,8 @@ FSM_INLINE VEC F(log_softmax_tempered_vector)(VEC x, const F(row) *row, VEC log_
 
 FSM_NOINLINE void F(log_softmax_tempered)(const REAL *x, REAL *out, size_t n, const F(start) *s,
                                           const fsm_temperature *t, double logarithm) {
-    const F(row) row = F(row_of)(s, t);
+    F(row) row = F(row_of)(s, t);
+    row.shift = V(set1)(s->maximum);
     REAL hi, lo;
     F(split_log)(0, logarithm, &hi, &lo);
     const VEC log_hi = V(set1)(hi), log_lo = V(set1)(lo);

@@ -67,8 +67,14 @@ static void as_maximum(const float *x, findings *found) {
         limit[i] = top - F32_CUT;
     }
     const f32_row row = {
-        .shift = f32x16_load(shift), .magic = f32x16_load(magic), .limit = f32x16_load(limit)};
-    f32x16_store(weight, f32_weight(f32x16_load(x), &row, 1, 0));
+        .shift = f32x16_load(shift),
+        .magic = f32x16_load(magic),
+        .limit = f32x16_load(limit),
+        .scale = f32x16_set1(1.0f),
+        .inv_hi = f32x16_set1(1.0f),
+        .inv_lo = f32x16_set1(0.0f),
+    };
+    f32x16_store(weight, f32_weight(f32x16_load(x), &row, 1));
     for (int i = 0; i < LANES; i++) {
         if (x[i] - x[i] != 0) { /* an infinity or NaN as the maximum: the row is lost */
             found->wrong += weight[i] == weight[i];
@@ -85,7 +91,7 @@ static void below_zero(const float *x, findings *found) {
     const f32_row row = {.magic = f32x16_set1(F32_MAGIC + F32_STEPS * F32_BIAS),
                          .limit = f32x16_set1(-F32_CUT)};
     float weight[LANES];
-    f32x16_store(weight, f32_weight(f32x16_load(x), &row, 0, 0));
+    f32x16_store(weight, f32_weight(f32x16_load(x), &row, 0));
     for (int i = 0; i < LANES; i++) {
         if (x[i] != x[i]) {
             found->wrong += weight[i] == weight[i];
