@@ -125,8 +125,9 @@ class Functions:
         any True in `where` is 0.
 
         The maximum is not subtracted: powers of two, whose product with a number is exact, bring
-        the exponentials to a common scale. Reducing the argument by multiples of ``ln(2) / 8`` with
-        a table follows Tang [1]_; the subtraction's error is discussed by Blanchard et al. [2]_.
+        the exponentials to a common scale. Reducing the argument by multiples of ``ln(2) / 4``
+        (float64: ``ln(2) / 8``) with a table follows Tang [1]_; the subtraction's error is
+        discussed by Blanchard et al. [2]_.
 
         References
         ----------

@@ -8,6 +8,7 @@ decided elsewhere.
 from cpython.mem cimport PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, intptr_t, uint64_t
 from libc.string cimport memset
 
@@ -34,6 +35,8 @@ cdef extern from "Python.h":
         PyObject *callable, PyObject *const *arguments, size_t count, PyObject *keywords
     )
     int PyLong_CheckExact(PyObject *o)
+    int PyFloat_CheckExact(PyObject *o)
+    double PyFloat_AS_DOUBLE(PyObject *o)
     long PyLong_AsLong(PyObject *o) except? -1
     int PyUnicode_Compare(PyObject *left, PyObject *right) except? -1
     PyObject *PyTuple_GET_ITEM(PyObject *o, Py_ssize_t i)
@@ -385,7 +388,7 @@ cdef class _Lane:
 
 cdef object OUT = "out"
 cdef object AXIS = "axis"
-cdef fsm_temperature UNTEMPERED = fsm_make_temperature(1.0, FSM_F32)
+cdef object TEMPERATURE = "temperature"
 cdef PyArray_Descr *FLOAT32 = PyArray_DescrFromType(cnp.NPY_FLOAT32)
 cdef PyArray_Descr *FLOAT64 = PyArray_DescrFromType(cnp.NPY_FLOAT64)
 
@@ -419,6 +422,10 @@ cdef inline bint last_axis(PyObject *axis, int ndim) except -1:
     return value == -1 or value == ndim - 1
 
 
+cdef inline bint usable_temperature(PyObject *o) noexcept:
+    return PyFloat_CheckExact(o) and 0 < PyFloat_AS_DOUBLE(o) < INFINITY
+
+
 cdef inline bint usable_out(PyObject *o, PyArrayObject *x) noexcept:
     """Of x's shape and dtype, writeable, and x itself or apart from it."""
     cdef PyArrayObject *out = <PyArrayObject *>o
@@ -443,6 +450,7 @@ cdef object lane_call(
     cdef PyArrayObject *x = NULL
     cdef PyObject *out = NULL
     cdef PyObject *keyword
+    cdef double temperature = 1.0
     cdef Py_ssize_t i, named = 0 if keywords is NULL else PyTuple_GET_SIZE(keywords)
     cdef bint fits = count == 1 or count == 2
     cdef cnp.npy_intp size
@@ -458,6 +466,9 @@ cdef object lane_call(
             fits = out == <PyObject *>None or usable_out(out, x)
         elif is_keyword(keyword, <PyObject *>AXIS):
             fits = count == 1 and last_axis(arguments[count + i], PyArray_NDIM(x))
+        elif lane.operation != FSM_LOGSUMEXP and is_keyword(keyword, <PyObject *>TEMPERATURE):
+            fits = usable_temperature(arguments[count + i])
+            temperature = PyFloat_AS_DOUBLE(arguments[count + i]) if fits else 1.0
         else:
             fits = False
     if fits:
@@ -465,10 +476,12 @@ cdef object lane_call(
         fits = size > 0 and (size < ASK_FOR_WORKERS_FROM or lane.get_workers() == 1)
     if not fits:
         return PyObject_Vectorcall(<PyObject *>lane.general, arguments, count, keywords)
-    return lane_run(lane, x, NULL if out == <PyObject *>None else out, size)
+    return lane_run(lane, x, NULL if out == <PyObject *>None else out, size, temperature)
 
 
-cdef object lane_run(_Lane lane, PyArrayObject *x, PyObject *out, cnp.npy_intp size):
+cdef object lane_run(
+    _Lane lane, PyArrayObject *x, PyObject *out, cnp.npy_intp size, double temperature
+):
     cdef bint double_precision = PyArray_TYPE(x) == cnp.NPY_FLOAT64
     cdef bint single = lane.operation == FSM_LOGSUMEXP
     cdef int ndim = PyArray_NDIM(x)
@@ -493,7 +506,7 @@ cdef object lane_run(_Lane lane, PyArrayObject *x, PyObject *out, cnp.npy_intp s
     batch.x_stride = batch.n * item
     batch.y_stride = 0
     batch.out_stride = item if single else batch.x_stride
-    batch.temperature = UNTEMPERED
+    batch.temperature = fsm_make_temperature(temperature, dtype)
     if size >= RELEASE_GIL_FROM:
         with nogil:
             saved = fsm_enter()

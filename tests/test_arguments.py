@@ -80,6 +80,16 @@ def test_bad_temperature(fs, name, options, exception, message):
 
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0, 1e-300, 1e300])
+def test_a_temperature_may_be_any_real_number(fs, name, temperature):
+    function = getattr(fs, name)
+    given = function(X, temperature=temperature)
+    assert np.array_equal(given, function(X, temperature=np.float64(temperature)))
+    assert np.array_equal(given, function(X, temperature=np.array(temperature)))
+    assert (temperature == 1) == np.array_equal(given, function(X))
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 @pytest.mark.parametrize(("out", "exception", "message"), BAD_OUTPUTS)
 def test_bad_output(fs, name, out, exception, message):
     with pytest.raises(exception, match=re.escape(message)):

@@ -33,7 +33,8 @@ FSM_CORE pair F(dot)(const REAL *g, const REAL *y, size_t n) {
         product = V(fma)(V(load)(g + i), V(load)(y + i), product);
     }
     if (i < n) {
-        product = V(fma)(V(load_partial)(g + i, n - i, 0), V(load_partial)(y + i, n - i, 0), product);
+        product =
+            V(fma)(V(load_partial)(g + i, n - i, 0), V(load_partial)(y + i, n - i, 0), product);
     }
     F(sum_add)(&sum, product);
     return F(sum_total)(&sum);

@@ -217,7 +217,7 @@ FSM_INLINE int F(softmax_columns_of)(const fsm_rows *b, size_t first, const size
     return 1;
 }
 
-/* Compiled for each length of up to 16 (float64: 12), where a vector is registers. */
+/* Compiled for each length of up to 16 (float64: 10), where a vector is registers. */
 static int F(softmax_columns)(const fsm_rows *b, size_t first) {
 #ifndef FSM_CORE_CALLED
     if (!b->temperature.tempered) {
@@ -234,9 +234,9 @@ static int F(softmax_columns)(const fsm_rows *b, size_t first) {
             EXACTLY(8);
             EXACTLY(9);
             EXACTLY(10);
+#if LANES > 8
             EXACTLY(11);
             EXACTLY(12);
-#if LANES > 8
             EXACTLY(13);
             EXACTLY(14);
             EXACTLY(15);

@@ -4,16 +4,17 @@
     python derive_coefficients.py --check    # exit status 1 when the header is not what this gives
 
 The core computes ``w = 2^(k // n) * T[k % n] * (1 + q(r))`` with ``x = k * ln2/n + r``, n = 4 in
-float32 and 8 in float64. Three ideas decide the constants; all of them use that softmax needs ratios of weights only, so that one
-constant factor common to all weights is free:
+float32 and 8 in float64. Three ideas decide the constants; all of them use that softmax needs
+ratios of weights only, so that one constant factor common to all weights is free:
 
 * **The table.** The entries stand for ``C * 2^(j/n)``. The free factor ``C`` is searched for a
   value that puts all n entries next to a representable number (the idea of S. Gal's accurate
   tables, 1986/1991, with the scale instead of the abscissae as the freedom). It takes the error of
   the table from half an ulp to a few hundredths.
 * **The polynomial.** ``q(r) = c1 r + ... + cd r^d`` (float64: c1 = 1, which its evaluation gets for
-  nothing) minimises the relative error of ``1 + q`` up to one constant factor (Remez exchange in multiple precision, then the coefficients are rounded
-  one at a time from the lowest and the rest is fitted again).
+  nothing) minimises the relative error of ``1 + q`` up to one constant factor (Remez exchange in
+  multiple precision; the coefficients are then rounded at once, or
+  one at a time from the lowest with the rest fitted again, whichever is better).
 * **Effective constant.** The logarithmic functions need the factor that was free above: it is
   written as ``..._SCALE`` and its reciprocal, the latter in two parts.
 
@@ -37,17 +38,18 @@ HEADER = Path(__file__).with_name("coefficients.h")
 
 
 def accurate_scale(bits, steps, candidates):
-    """Return the integer m of C = m / 2^(bits-1) whose multiples by 2^(j/steps) lie closest to integers.
+    """Return the integer m of C = m / 2^(bits-1) whose multiples lie closest to integers.
 
-    Distances are relative to each entry's spacing, which is 2 for an entry above 2.
+    These are the ones by 2^(j/steps). Distances are relative to each entry's spacing, which is 2
+    for an entry above 2.
     """
     start = 1 << (bits - 1)
     best = (mp.inf, 0)
     for low in range(0, candidates, 1 << 22):
         alive = np.arange(min(1 << 22, candidates - low))
         for j in range(1, steps):
-            # (start + low + i) * 2^(j/steps), less an even integer and i, from an exact first term and
-            # a short multiple: float64 holds that to far more places than the filter looks at.
+            # (start + low + i) * 2^(j/steps), less an even integer and i, from an exact first term
+            # and a short multiple: float64 holds that to far more places than the filter looks at.
             step = mp.mpf(2) ** (mp.mpf(j) / steps)
             first = (start + low) * step
             position = float(mp.fmod(first, 2)) + alive * float(step - 1)
@@ -132,9 +134,7 @@ def remez(degree, bound, fixed):
 def quality(coefficients, bound):
     """Return a, the constant factor, and the error of a polynomial as ``remez`` has them."""
     grid = [bound * mp.mpf(i) / 1000 for i in range(-1000, 1001)]
-    errors = [
-        (1 + sum(c * r**p for p, c in coefficients.items())) * mp.exp(-r) - 1 for r in grid
-    ]
+    errors = [(1 + sum(c * r**p for p, c in coefficients.items())) * mp.exp(-r) - 1 for r in grid]
     return (max(errors) + min(errors)) / 2, (max(errors) - min(errors)) / 2
 
 

@@ -13,7 +13,11 @@
 #define FSM_UNLIKELY(condition) (condition)
 #else
 #define FSM_INLINE static inline __attribute__((always_inline, unused))
+#if defined(__clang__)
 #define FSM_NOINLINE static __attribute__((noinline, unused))
+#else /* gcc would copy it for arguments that are constants */
+#define FSM_NOINLINE static __attribute__((noinline, noclone, unused))
+#endif
 #define FSM_ALIGNED(bytes) __attribute__((aligned(bytes)))
 #define FSM_RESTRICT __restrict__
 #define FSM_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
@@ -67,9 +71,7 @@
 
 /* How the exp core is compiled into the algorithms: inlined where a vector is a few registers, called where it is loops (the
    generic unit), which keeps that unit's code and build time small. */
-#if defined(FSM_CORE_CALLED) && defined(__GNUC__) && !defined(__clang__)
-#define FSM_CORE static __attribute__((noinline, noclone, unused))
-#elif defined(FSM_CORE_CALLED)
+#if defined(FSM_CORE_CALLED)
 #define FSM_CORE FSM_NOINLINE
 #else
 #define FSM_CORE FSM_INLINE

@@ -186,8 +186,8 @@ FSM_CORE VEC F(weigh)(const REAL *x, REAL *w, size_t count, size_t skip, const F
 
 /* The weights of up to CHUNK elements. What lies `ahead` bytes further, the next row, is fetched meanwhile: finding its maximum
  * is bound by memory, this is not. */
-FSM_INLINE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(row) *row,
-                              int rare) {
+FSM_INLINE F(mass)
+    F(mass_of)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(row) *row, int rare) {
     F(mass) mass = F(mass_start)();
     size_t i = 0;
     for (; !rare && i + 2 * LANES <= n; i += 2 * LANES) {
@@ -213,9 +213,8 @@ FSM_INLINE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead,
 }
 
 /* Weights of the row, stored to w, and their sum. */
-FSM_INLINE F(total)
-    F(weights_as)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
-                  const fsm_temperature *t, int rare) {
+FSM_INLINE F(total) F(weights_as)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead,
+                                  const F(start) *s, const fsm_temperature *t, int rare) {
     const F(row) row = F(row_of)(s, t);
     F(running) running = {0};
     for (size_t i = 0; i < n; i += CHUNK) {
@@ -252,10 +251,9 @@ FSM_INLINE pair F(others_as)(const REAL *x, REAL *w, size_t n, size_t skip, cons
         VEC pair_of[2];
         for (size_t v = 0; v < 2; v++) {
             const size_t at = i + v * LANES;
-            pair_of[v] = at < n
-                             ? F(weigh)(x + at, w ? w + at : NULL, n - at < LANES ? n - at : LANES,
-                                        skip - at, &row, rare)
-                             : V(set1)(0);
+            pair_of[v] = at < n ? F(weigh)(x + at, w ? w + at : NULL,
+                                           n - at < LANES ? n - at : LANES, skip - at, &row, rare)
+                                : V(set1)(0);
         }
         F(sum_add_pair)(&sum, pair_of[0], pair_of[1]);
     }
