@@ -6,6 +6,7 @@ NumPy-only install that says so.
 """
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,6 +36,8 @@ if NO_EXTENSION and REQUIRE_EXTENSION:
 # the wheel.
 UNIX_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-g0"]
 MSVC_FLAGS = ["/std:c11", "/O2", "/fp:precise"]
+# Without the names of static functions, which nothing outside the extension can use.
+LINUX_LINK_FLAGS = ["-Wl,--strip-all"]
 
 NUMPY_ONLY = """
 ******************************************************************************
@@ -57,6 +60,8 @@ class BuildExtension(build_ext):
         """Compile, and where that may fail, leave nothing behind that could pass for the result."""
         is_msvc = self.compiler.compiler_type == "msvc"
         ext.extra_compile_args = MSVC_FLAGS if is_msvc else UNIX_FLAGS
+        if sys.platform == "linux":
+            ext.extra_link_args = LINUX_LINK_FLAGS
         if not is_msvc:
             self.compile_side_by_side()
         try:

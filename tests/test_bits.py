@@ -260,7 +260,9 @@ def test_the_same_bits_of_short_rows_in_batches_of_any_size(native_fs, call, dty
     assert_same(call(native_fs, x.T, y.T, 0).T, expected)
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 16, 17, 33, 64, 65, 100, 128, 129, 300])
+@pytest.mark.parametrize(
+    "n", [1, 2, 5, 16, 17, 33, 64, 65, 100, 128, 129, 300, 512, 513, 1024, 1025]
+)
 def test_the_same_bits_of_rows_side_by_side(native_fs, call, dtype, n):
     """Whole lines of them may be computed as they lie, except where one needs more than that."""
     x, y = sample(dtype, n, rows=70)
@@ -272,6 +274,23 @@ def test_the_same_bits_of_rows_side_by_side(native_fs, call, dtype, n):
     for rows in (7, 8, 15, 16, 17, 33):
         got = call(native_fs, beside[:, 35 : 35 + rows], other[:, 35 : 35 + rows], 0)
         assert_same(got.T, expected[35 : 35 + rows])
+
+
+@pytest.mark.parametrize("n", [129, 160, 500])
+def test_the_same_bits_of_many_long_rows_side_by_side(native_fs, dtype, n):
+    """They are computed where they lie, in strips; in place too, and where one of them is NaN."""
+    x = Source(5).uniform((n, 1100), 4).astype(dtype)
+    x[n // 2, [3, 700, 1090]] = -np.nan  # not the canonical one
+    x[-1, [40, 41, 1099]] = np.inf
+    x[7, 300] = 3e4
+    x[:, 1024] = -np.inf
+    expected = native_fs.softmax(np.ascontiguousarray(x.T)).T
+    assert np.isnan(expected).any(axis=0).sum() == 7
+    assert_same(native_fs.softmax(x, 0), expected)
+    part = x[:, 5:1081]
+    assert_same(native_fs.softmax(part, 0), expected[:, 5:1081])
+    assert native_fs.softmax(part, 0, out=part) is part
+    assert_same(x[:, 5:1081], expected[:, 5:1081])
 
 
 def test_the_same_bits_of_rows_side_by_side_beyond_the_cache(native_fs):

@@ -391,14 +391,22 @@ void fsm_run_rows(const fsm_kernels *kernels, enum fsm_function function, enum f
 
 #define LINE 64
 #define BLOCKS (BESIDE_ROWS * sizeof(double) / LINE)
+/* Of longer rows: a page of each element. */
+#define TALL_BLOCKS 64
 
 /* Whether blocks of rows, a cache line of each element, can be copied as they lie. */
 static int lies_beside(const fsm_job *job, size_t n) {
     const ptrdiff_t size = (ptrdiff_t)storage_size(job->dtype);
-    return n <= FSM_BESIDE_LENGTH && job->dtype < FSM_COMPUTE_DTYPES &&
-           job->kernels->beside[job->function][job->dtype] && !job->mask.base &&
-           !job->temperature.tempered && job->inner_dimensions == 1 &&
-           row_step(job, &job->x) == size && row_step(job, &job->out) == size;
+    if (job->dtype >= FSM_COMPUTE_DTYPES || job->mask.base || job->temperature.tempered ||
+        job->inner_dimensions != 1 || row_step(job, &job->x) != size ||
+        row_step(job, &job->out) != size) {
+        return 0;
+    }
+    if (n <= FSM_BESIDE_LENGTH) {
+        return job->kernels->beside[job->function][job->dtype] != NULL;
+    }
+    return job->function == FSM_SOFTMAX && job->kernels->tall[job->dtype] &&
+           n <= FSM_CHUNK_VECTORS * LINE / (size_t)size;
 }
 
 /* Whether results of that are lines, all at the same offset, and so many that they need not stay in the caches. */
@@ -408,11 +416,42 @@ static int streams_beside(const fsm_job *job, size_t n) {
         bytes *= job->outer_shape[d];
         steps |= d < job->outer_dimensions - 1 ? (size_t)job->out.outer[d] : 0;
     }
-    return job->function != FSM_LOGSUMEXP && bytes >= fsm_stream_from() && steps % LINE == 0 &&
-           job->out.base != job->x.base;
+    return n <= FSM_BESIDE_LENGTH && job->function != FSM_LOGSUMEXP && bytes >= fsm_stream_from() &&
+           steps % LINE == 0 && job->out.base != job->x.base;
 }
 
-/* As many whole blocks of a strip as there are; returns their rows. A block that the kernels do not take is staged. */
+/* Blocks of a strip that the kernels did not take are staged. */
+static void run_other_blocks(const fsm_job *job, char *const base[4], const int *done,
+                             size_t blocks, size_t n, const scratch_rows *scratch) {
+    for (size_t k = 0; k < blocks; k++) {
+        if (!done[k]) {
+            char *const at[4] = {base[0] + k * LINE, NULL, NULL, base[3] + k * LINE};
+            run_strip(job, at, LINE / storage_size(job->dtype), n, scratch);
+        }
+    }
+}
+
+/* As many whole blocks of a strip as there are, of longer rows; returns how many rows these are. */
+static size_t run_tall(const fsm_job *job, char *const base[4], size_t rows, size_t n,
+                       const scratch_rows *scratch) {
+    const size_t lanes = LINE / storage_size(job->dtype);
+    int done[TALL_BLOCKS];
+    const fsm_tall tall = {
+        .n = n,
+        .blocks = rows / lanes < TALL_BLOCKS ? rows / lanes : TALL_BLOCKS,
+        .x = base[0],
+        .out = base[3],
+        .x_step = job->x.inner[0],
+        .out_step = job->out.inner[0],
+        .scratch = scratch->x,
+        .done = done,
+    };
+    job->kernels->tall[job->dtype](&tall);
+    run_other_blocks(job, base, done, tall.blocks, n, scratch);
+    return tall.blocks * lanes;
+}
+
+/* The same of rows of up to FSM_BESIDE_LENGTH. */
 static size_t run_blocks(const fsm_job *job, char *const base[4], size_t rows, size_t n,
                          const scratch_rows *scratch) {
     const size_t size = storage_size(job->dtype), lanes = LINE / size;
@@ -441,12 +480,7 @@ static size_t run_blocks(const fsm_job *job, char *const base[4], size_t rows, s
             }
         }
     }
-    for (size_t k = 0; k < blocks; k++) {
-        if (!done[k]) {
-            char *const at[4] = {base[0] + k * LINE, NULL, NULL, base[3] + k * LINE};
-            run_strip(job, at, lanes, n, scratch);
-        }
-    }
+    run_other_blocks(job, base, done, blocks, n, scratch);
     return blocks * lanes;
 }
 
@@ -462,7 +496,8 @@ static void run_beside(const fsm_job *job, char *const base[4], size_t rows, siz
     for (size_t first = done; first < rows; first += done) {
         const size_t left = rows - first < strip ? rows - first : strip;
         char *const at[4] = {base[0] + first * size, NULL, NULL, base[3] + first * size};
-        done = run_blocks(job, at, left, n, scratch);
+        done = n <= FSM_BESIDE_LENGTH ? run_blocks(job, at, left, n, scratch)
+                                      : run_tall(job, at, rows - first, n, scratch);
         if (!done) {
             done = left;
             run_strip(job, at, done, n, scratch);
@@ -560,7 +595,8 @@ static int run_staged(fsm_job *job, size_t n) {
     const size_t pitch = n < 16 ? n : lines * 64 / size;
     const size_t elements = strip * pitch;
     /* x, y if any; narrow values; the mask. Each starts on a cache line. */
-    const size_t part = (elements * size + 63) / 64 * 64;
+    const size_t tall = lies_beside(job, n) ? TALL_BLOCKS * FSM_TALL_SCRATCH : 0;
+    const size_t packed = (elements * size + 63) / 64 * 64, part = packed > tall ? packed : tall;
     const size_t parts = job->y.base ? 2 : 1;
     char *memory = malloc(parts * part + (elements * 2 + 63) / 64 * 64 + elements + 64);
     if (!memory) {

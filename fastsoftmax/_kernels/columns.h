@@ -9,7 +9,8 @@
  *    of it is written.
  * C. What remains of a batch is padded to a block if that pays, else left to the row kernels.
  * D. gather and scatter are the same transposes for arrays.c: rows side by side to contiguous rows, and back.
- * E. Rows side by side of up to FSM_BESIDE_LENGTH elements need no transposing: a block of them is columns as it lies.
+ * E. Rows side by side of up to FSM_BESIDE_LENGTH elements need no transposing: a block of them is columns as it lies. Longer
+ *    ones, in a softmax, are computed where they lie.
  */
 
 /* Rows of so many elements at most go across (a softmax, whose rows are folded together otherwise, not so many); up to PADDED,
@@ -606,6 +607,106 @@ static int F(softmax_beside)(void *block, size_t n) {
         a[i] = F(normalised)(a[i], hi, lo);
     }
     return 1;
+}
+
+/* Longer rows, in passes over all blocks of them, so that whole lines are read and written in turn. `first` and `second` are a
+ * block's maxima, then its magic and limit, then its factor; the masses are those of each lane of the row kernel. */
+typedef struct {
+    VEC first, second;
+} F(pair_of);
+
+FSM_INLINE void F(tall_maxima)(const fsm_tall *t, F(pair_of) *own) {
+    for (size_t i = 0; i < t->n; i += 2) {
+        const REAL *x = CONST_ROW(t->x, t->x_step, i);
+        const REAL *y = CONST_ROW(t->x, t->x_step, i + 1 < t->n ? i + 1 : i);
+        for (size_t k = 0; k < t->blocks; k++) {
+            const VEC larger = V(max)(V(load)(x + k * LANES), V(load)(y + k * LANES));
+            own[k].first = V(max)(own[k].first, larger);
+        }
+    }
+}
+
+/* Element i of all blocks, and element i + LANES where there is one: two of one lane of the row kernel. */
+FSM_INLINE void F(tall_weigh)(const fsm_tall *t, const F(pair_of) *own, F(mass) *lane, size_t i,
+                              const int both) {
+    const size_t j = both ? i + LANES : i;
+    const REAL *x = CONST_ROW(t->x, t->x_step, i), *y = CONST_ROW(t->x, t->x_step, j);
+    REAL *out_x = ROW(t->out, t->out_step, i), *out_y = ROW(t->out, t->out_step, j);
+    for (size_t k = 0; k < t->blocks; k++) {
+        if (!t->done[k]) {
+            continue;
+        }
+        const F(row) row = {.magic = own[k].first, .limit = own[k].second};
+        const VEC a = F(weight)(V(load)(x + k * LANES), &row, 0);
+        if (both) {
+            const VEC b = F(weight)(V(load)(y + k * LANES), &row, 0);
+            V(store)(out_y + k * LANES, b);
+            V(store)(out_x + k * LANES, a);
+            F(mass_add)(&lane[k], a);
+            F(mass_add)(&lane[k], b);
+        } else {
+            V(store)(out_x + k * LANES, a);
+            F(mass_add)(&lane[k], a);
+        }
+    }
+}
+
+FSM_INLINE void F(tall_factor)(F(pair_of) *own, const F(mass) *lane, size_t blocks) {
+    F(columns_mass) mass;
+    mass.units = V(set1)(0);
+    for (size_t l = 0; l < LANES; l++) {
+        mass.units = F(lanes_units)(mass.units, &lane[l * blocks]);
+        mass.low[l] = lane[l * blocks].lo;
+    }
+    const F(totals) total = F(lanes_total)(mass.units, F(columns_low)(&mass, LANES), LANES);
+    F(lanes_inverse)(&total, &own->first, &own->second);
+}
+
+static void F(softmax_tall)(const fsm_tall *t) {
+    F(pair_of) *const own = t->scratch;
+    F(mass) *const lanes = (F(mass) *)(own + t->blocks);
+    for (size_t k = 0; k < t->blocks; k++) {
+        own[k].first = V(set1)(-INFINITY);
+    }
+    F(tall_maxima)(t, own);
+    for (size_t k = 0; k < t->blocks; k++) {
+        F(starts) s;
+        t->done[k] = F(starts_of)(&s, own[k].first, FC(CUT), &untempered, 0);
+        own[k].first = s.row.magic;
+        own[k].second = s.row.limit;
+        for (size_t l = 0; l < LANES; l++) {
+            lanes[l * t->blocks + k] = F(mass_start)();
+        }
+    }
+    for (size_t i = 0; i < t->n; i += 2 * LANES) {
+        for (size_t l = 0; l < LANES && i + l < t->n; l++) {
+            if (i + l + LANES < t->n) {
+                F(tall_weigh)(t, own, lanes + l * t->blocks, i + l, 1);
+            } else {
+                F(tall_weigh)(t, own, lanes + l * t->blocks, i + l, 0);
+            }
+        }
+    }
+    for (size_t k = 0; k < t->blocks; k++) {
+        F(tall_factor)(&own[k], &lanes[k], t->blocks);
+    }
+    for (size_t i = 0; i < t->n; i++) {
+        REAL *out = ROW(t->out, t->out_step, i);
+        for (size_t k = 0; k < t->blocks; k++) {
+            if (t->done[k]) {
+                const VEC w = V(load)(out + k * LANES);
+                V(store)(out + k * LANES, F(normalised)(w, own[k].first, own[k].second));
+            }
+        }
+    }
+    for (size_t k = 0; k < t->blocks; k++) {
+        const unsigned numbers = V(equal)(own[k].first, own[k].first);
+        for (size_t r = 0; t->done[k] && numbers != ALL_LANES && r < LANES; r++) {
+            for (size_t i = 0; !(numbers >> r & 1) && i < t->n; i++) {
+                ROW(t->out, t->out_step, i)[k * LANES + r] = FC(NAN);
+            }
+        }
+    }
 }
 
 /* As columns_log, and of longer rows. */

@@ -31,6 +31,22 @@ typedef void fsm_rows_function(const fsm_rows *batch);
  * more than that. */
 typedef int fsm_beside_function(void *block, size_t n);
 
+/* The weights of up to so many vectors go into one compensated sum. */
+#define FSM_CHUNK_VECTORS 64
+/* Longer rows side by side, of one such sum, where they lie: element i of block k of them is a vector at
+ * x + i * x_step bytes + k cache lines. */
+typedef struct {
+    size_t n, blocks;
+    const void *x;
+    void *out; /* OUT: may be x, with the same step */
+    ptrdiff_t x_step, out_step;
+    void *scratch; /* FSM_TALL_SCRATCH bytes a block, aligned to a cache line */
+    int *done; /* OUT: of each block, 0 where a row needs more than that and nothing is written */
+} fsm_tall;
+
+#define FSM_TALL_SCRATCH (34 * 64)
+typedef void fsm_tall_function(const fsm_tall *rows);
+
 /* Rows of the fused cross-entropy. Exactly one of `label` and `target` is given. */
 typedef struct {
     size_t rows, n;
@@ -69,6 +85,7 @@ typedef struct {
     const char *name;
     fsm_rows_function *rows[FSM_FUNCTIONS][FSM_COMPUTE_DTYPES];
     fsm_beside_function *beside[FSM_FUNCTIONS][FSM_COMPUTE_DTYPES]; /* NULL: of none */
+    fsm_tall_function *tall[FSM_COMPUTE_DTYPES];                    /* of softmax; NULL: none */
     fsm_cross_entropy_function *cross_entropy[FSM_COMPUTE_DTYPES];
     void (*from_f16)(float *out, const uint16_t *x, size_t n);
     void (*to_f16)(uint16_t *out, const float *x, size_t n);

@@ -20,7 +20,7 @@
 #define BLOCK (4 * LANES)
 #define ALL_LANES ((1u << LANES) - 1)
 /* Elements whose weights go into one compensated sum. */
-#define CHUNK (64 * LANES)
+#define CHUNK (FSM_CHUNK_VECTORS * LANES)
 /* Rows computed together: so many, and so many bytes of them, at most. */
 #define GROUP 8
 #define GROUP_BYTES (8 * 1024)

@@ -153,6 +153,7 @@ const fsm_kernels FSM_PASTE(fsm_, FSM_UNIT) = {
             [FSM_LOG_SOFTMAX] = {f32_log_softmax_beside, f64_log_softmax_beside},
             [FSM_LOGSUMEXP] = {f32_logsumexp_beside, f64_logsumexp_beside},
         },
+    .tall = {f32_softmax_tall, f64_softmax_tall},
 #endif
     .cross_entropy = {f32_cross_entropy_rows, f64_cross_entropy_rows},
     .from_f16 = from_f16,
