@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -40,6 +41,7 @@ def child(options: list[str], environment: Mapping[str, str] | None = None) -> D
             sys.stderr.write(f"a companion run failed: {' '.join(options)}\n{done.stderr[-800:]}\n")
             return None
         found: Document = json.loads(target.read_text())
+        found["command"] = shlex.join(["python", "-m", "benchmarks", *options])
         return found
 
 
