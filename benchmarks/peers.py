@@ -401,7 +401,11 @@ class Numba(Peer):
         if data.x.dtype == np.float16:
             return None
         x = data.x.reshape(-1, case.row_length)
-        to_numpy: Callable[[Any], Array] = lambda result: result.reshape(case.shape)  # noqa: E731
+
+        def to_numpy(result: Any) -> Array:
+            shaped: Array = result.reshape(case.shape)
+            return shaped
+
         if case.out:
             return Call(self.into, (x, np.zeros_like(x)), to_numpy=to_numpy)
         return Call(self.fresh, (x,), to_numpy=to_numpy)

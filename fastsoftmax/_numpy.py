@@ -46,7 +46,7 @@ class NumpyBackend:
         self,
         name: str,  # noqa: ARG002 - the protocol's
         general: Callable[..., Any],
-        get_workers: Callable[[], int],  # noqa: ARG002
+        get_workers: Callable[[], int],  # noqa: ARG002 - the protocol's
     ) -> Callable[..., Any]:
         """Return the general path: there is no faster one."""
         return general
@@ -411,7 +411,9 @@ def _pieces(shape: tuple[int, ...], limit: int) -> Iterator[Index]:
 
 def _blocks(k: int, *arrays: Array | None) -> Iterator[Any]:
     """Cut arrays of the same leading axes into blocks of whole rows; None stays None."""
-    shape = arrays[0].shape  # type: ignore[union-attr]
+    first = arrays[0]
+    assert first is not None
+    shape = first.shape
     lead = len(shape) - k
     rows = max(1, BLOCK // math.prod(shape[lead:]))
     for piece in _pieces(shape[:lead], rows):

@@ -188,7 +188,7 @@ def _get_pool() -> ThreadPoolExecutor:
 
 def _forget_pool() -> None:
     """Start afresh in a child process: threads do not survive a fork, and a lock may be held."""
-    global _pool, _lock  # noqa: PLW0603
+    global _pool, _lock  # noqa: PLW0603 - of the parent, not to be used here
     _lock = threading.Lock()
     _pool = None
 

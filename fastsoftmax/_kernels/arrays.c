@@ -394,7 +394,7 @@ void fsm_run_rows(const fsm_kernels *kernels, enum fsm_function function, enum f
 /* Of longer rows: a page of each element. */
 #define TALL_BLOCKS 64
 
-/* Whether blocks of rows, a cache line of each element, can be copied as they lie. */
+/* Whether blocks of rows, a cache line of each element, can be taken as they lie. */
 static int lies_beside(const fsm_job *job, size_t n) {
     const ptrdiff_t size = (ptrdiff_t)storage_size(job->dtype);
     if (job->dtype >= FSM_COMPUTE_DTYPES || job->mask.base || job->temperature.tempered ||
@@ -587,7 +587,8 @@ static int run_staged(fsm_job *job, size_t n) {
     const size_t size = storage_size(computing(job->dtype));
     const size_t rows = job->outer_dimensions ? job->outer_shape[job->outer_dimensions - 1] : 1;
     size_t strip = STRIP_BYTES / size / n;
-    const size_t most = lies_beside(job, n) ? BESIDE_ROWS : STRIP_ROWS;
+    const int beside = lies_beside(job, n);
+    const size_t most = beside ? BESIDE_ROWS : STRIP_ROWS;
     strip = strip > most ? most : strip < TILE ? TILE : strip;
     strip = strip > rows ? rows : strip;
     /* An odd number of cache lines: a column of the scratch meets all sets of the cache. */
@@ -595,7 +596,7 @@ static int run_staged(fsm_job *job, size_t n) {
     const size_t pitch = n < 16 ? n : lines * 64 / size;
     const size_t elements = strip * pitch;
     /* x, y if any; narrow values; the mask. Each starts on a cache line. */
-    const size_t tall = lies_beside(job, n) ? TALL_BLOCKS * FSM_TALL_SCRATCH : 0;
+    const size_t tall = beside ? TALL_BLOCKS * FSM_TALL_SCRATCH : 0;
     const size_t packed = (elements * size + 63) / 64 * 64, part = packed > tall ? packed : tall;
     const size_t parts = job->y.base ? 2 : 1;
     char *memory = malloc(parts * part + (elements * 2 + 63) / 64 * 64 + elements + 64);

@@ -18,8 +18,7 @@
 #define SOFTMAX_ACROSS (3 * LANES)
 #define PADDED 16
 /* Blocks side by side in a softmax: what one waits for (its maximum, sum, division) the other fills. One where a vector is
- * loops; where it is two registers, one from 5 columns on (and
- * for a single column, which is not compiled by itself). */
+ * loops; where it is two registers, one from 5 columns on, and for a single column, which is not compiled by itself. */
 #ifdef FSM_CORE_CALLED
 #define BLOCKS(n) 1
 #elif defined(FSM_ONE_REGISTER)
@@ -586,7 +585,7 @@ static void F(cross_entropy_rows)(const fsm_cross_entropy *b) {
 }
 
 #ifndef FSM_CORE_CALLED
-/* ---- rows side by side, of one chunk (kernels.h: FSM_BESIDE_LENGTH) ---- */
+/* ---- rows side by side, of one chunk (kernels.h) ---- */
 
 static int F(softmax_beside)(void *block, size_t n) {
     VEC *const a = block;

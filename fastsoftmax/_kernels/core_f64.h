@@ -3,8 +3,8 @@
  * Design (where it differs)
  * C. Bias 128: the smallest softmax weight kept, e^-745.5, is 2^-948.
  * E. Sum of a softmax: as in float32, over 8 lanes that start at 2^137, above which their sums have bits enough to be added
- *    exactly as they are. Sum of a logarithm: two vectors are added, their sum joins the lanes by two-sums; the half ulp of that addition is too much for a softmax, which
- *    has been seen at 3.11 ulp with it.
+ *    exactly as they are. Sum of a logarithm: two vectors are added, their sum joins the lanes by two-sums; the half ulp of that
+ *    addition is too much for a softmax, which has been seen at 3.11 ulp with it.
  */
 #ifndef FSM_CORE_F64_H
 #define FSM_CORE_F64_H

@@ -44,7 +44,8 @@ typedef struct {
     int *done; /* OUT: of each block, 0 where a row needs more than that and nothing is written */
 } fsm_tall;
 
-#define FSM_TALL_SCRATCH (34 * 64)
+/* Two vectors, and two for each of up to 16 lanes. */
+#define FSM_TALL_SCRATCH ((2 + 2 * 16) * 64)
 typedef void fsm_tall_function(const fsm_tall *rows);
 
 /* Rows of the fused cross-entropy. Exactly one of `label` and `target` is given. */
