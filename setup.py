@@ -35,6 +35,8 @@ if NO_EXTENSION and REQUIRE_EXTENSION:
 # -g0 undoes the -g that many Pythons pass on: debug information is most of the build time and of
 # the wheel.
 UNIX_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-g0"]
+# For the bindings, which are calls and checks: -O3 makes them larger, and no faster.
+BINDINGS_FLAGS = ["-O2"]
 MSVC_FLAGS = ["/std:c11", "/O2", "/fp:precise"]
 # Without the names of static functions, which nothing outside the extension can use.
 LINUX_LINK_FLAGS = ["-Wl,--strip-all"]
@@ -79,9 +81,13 @@ class BuildExtension(build_ext):
         compile_in_turn = self.compiler.compile
 
         def compile_sources(sources, *args, **options):
+            def compile_one(source):
+                flags = BINDINGS_FLAGS if Path(source).stem == "_native" else []
+                mine = {**options, "extra_postargs": [*options["extra_postargs"], *flags]}
+                return compile_in_turn([source], *args, **mine)
+
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                done = pool.map(lambda source: compile_in_turn([source], *args, **options), sources)
-                return [name for names in done for name in names]
+                return [name for names in pool.map(compile_one, sources) for name in names]
 
         self.compiler.compile = compile_sources
 

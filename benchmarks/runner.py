@@ -70,6 +70,7 @@ class Run:
             samples = measure(
                 calls, self.effort, fixed_calls=case.calls,
                 each_round=lambda: clocks.append(self.clock.ghz() or np.nan),
+                threaded=case.workers > 1,
             )  # fmt: skip
         rows = []
         for name, (role, _) in contenders.items():

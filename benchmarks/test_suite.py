@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -187,6 +189,23 @@ def test_a_timed_call_passes_its_arguments_and_runs_its_suffix() -> None:
 
     timing.Call(record, (1,), {"out": 2}, suffix=" or f(a0, out=k_out)").timer().timeit(3)
     assert seen == [((1,), {"out": 2})] * 6
+
+
+def test_a_threaded_sample_waits_for_threads_that_spin() -> None:
+    rest = threading.Event()
+
+    def spin() -> None:
+        while not rest.is_set():
+            pass
+
+    spinner = threading.Thread(target=spin)
+    spinner.start()
+    threading.Timer(0.1, rest.set).start()
+    start = time.perf_counter()
+    timing.wait_until_idle(most=30)
+    assert rest.is_set()
+    assert time.perf_counter() - start < 30
+    spinner.join()
 
 
 def test_paired_ratios_use_the_rounds_both_took_part_in() -> None:

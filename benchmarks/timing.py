@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import timeit
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import perf_counter, process_time, sleep
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,8 +113,12 @@ def measure(
     *,
     fixed_calls: int | None = None,
     each_round: Callable[[], None] = lambda: None,
+    threaded: bool = False,
 ) -> dict[str, dict[int, float]]:
     """Time the calls against each other.
+
+    `threaded` calls use several threads, which some contenders leave spinning: no sample begins
+    before they rest.
 
     Returns
     -------
@@ -130,9 +134,21 @@ def measure(
         playing = [entrant for entrant in entrants.values() if turn % entrant.stride == 0]
         order.shuffle(playing)
         for entrant in playing:
+            if threaded:
+                wait_until_idle()
             entrant.sample(turn)
         each_round()
     return {name: entrant.samples for name, entrant in entrants.items()}
+
+
+def wait_until_idle(most: float = 0.5) -> None:
+    """Sleep until no thread of this process is busy, but no longer than `most` seconds."""
+    end = perf_counter() + most
+    while perf_counter() < end:
+        start, used = perf_counter(), process_time()
+        sleep(0.002)
+        if process_time() - used < 0.2 * (perf_counter() - start):
+            return
 
 
 def paired_ratio(samples: dict[int, float], ours: dict[int, float]) -> Spread:

@@ -8,7 +8,6 @@ last, native byte order, no overlap but the exact one.
 from __future__ import annotations
 
 import importlib
-import itertools
 import math
 import operator
 import sys
@@ -325,14 +324,8 @@ class Functions:
         backend = self._backend_for(x.dtype)
         flat = target.reshape(rows.shape[:-k])
         assert np.may_share_memory(flat, target)
-        _workers.for_rows(
-            count,
-            rows.ndim - k,
-            lambda x, where, out: backend.logsumexp(x, out, k, where),
-            rows,
-            None if mask is None else _rows_last(mask, axes)[0],
-            flat,
-        )
+        where_rows = None if mask is None else _rows_last(mask, axes)[0]
+        backend.logsumexp(rows, flat, k, where_rows, count)
         if target is not result:
             result[...] = target
         return result[()] if out is None else out
@@ -551,16 +544,9 @@ class Functions:
         loss = np.zeros(x_rows.shape[:-1], x.dtype)  # of no classes: the empty sum
         grad = np.empty_like(x) if return_grad else None
         if x.size:
+            grad_rows = None if grad is None else _rows_last(grad, axes)[0]
             backend = self._backend_for(x.dtype)
-            _workers.for_rows(
-                count,
-                x.ndim - 1,
-                lambda x, t, loss, grad: backend.softmax_cross_entropy(x, t, loss, grad, smoothing),
-                x_rows,
-                targets,
-                loss,
-                None if grad is None else _rows_last(grad, axes)[0],
-            )
+            backend.softmax_cross_entropy(x_rows, targets, loss, grad_rows, smoothing, count)
         return loss[()] if grad is None else (loss[()], grad)
 
     def segment_softmax(
@@ -640,17 +626,7 @@ class Functions:
             target = _target(result, x)
             if not target.flags.c_contiguous:
                 target = np.empty_like(x)
-            backend = self._backend_for(x.dtype)
-            pieces = _workers.count_pieces(count, x.size)
-            cuts = np.searchsorted(pointers, [len(x) * i // pieces for i in range(1, pieces)])
-            ends = [0, *cuts.tolist(), len(pointers) - 1]
-            shares = []
-            for first, last in itertools.pairwise(ends):
-                start, stop = int(pointers[first]), int(pointers[last])
-                if stop > start:
-                    share = [x[start:stop], pointers[first : last + 1] - start, target[start:stop]]
-                    shares.append(share)
-            _workers.share(backend.segment_softmax, shares, count)
+            self._backend_for(x.dtype).segment_softmax(x, pointers, target, count)
             if target is not result:
                 result[...] = target
         return result if out is None else out
@@ -681,14 +657,8 @@ class Functions:
             compute = getattr(self._backend_for(x.dtype), name)
             target = result if out is None else _target(result, x, mask)
             rows, k = _rows_last(x, axes)
-            _workers.for_rows(
-                count,
-                rows.ndim - k,
-                lambda x, where, out: compute(x, out, k, where, divisor),
-                rows,
-                None if mask is None else _rows_last(mask, axes)[0],
-                _rows_last(target, axes)[0],
-            )
+            where_rows = None if mask is None else _rows_last(mask, axes)[0]
+            compute(rows, _rows_last(target, axes)[0], k, where_rows, divisor, count)
             if target is not result:
                 result[...] = target
         return result[()] if out is None else out
@@ -721,14 +691,7 @@ class Functions:
             compute = getattr(self._backend_for(g.dtype), name)
             target = result if out is None else _target(result, g, y)
             rows, k = _rows_last(g, axes)
-            _workers.for_rows(
-                count,
-                rows.ndim - k,
-                lambda g, y, out: compute(g, y, out, k),
-                rows,
-                _rows_last(y, axes)[0],
-                _rows_last(target, axes)[0],
-            )
+            compute(rows, _rows_last(y, axes)[0], _rows_last(target, axes)[0], k, count)
             if target is not result:
                 result[...] = target
         return result[()] if out is None else out

@@ -21,6 +21,7 @@ class NativeBackend:
         k: int,
         where: NDArray[np.bool_] | None,
         temperature: float,
+        workers: int,
     ) -> None: ...
     def log_softmax(
         self,
@@ -29,15 +30,31 @@ class NativeBackend:
         k: int,
         where: NDArray[np.bool_] | None,
         temperature: float,
+        workers: int,
     ) -> None: ...
     def logsumexp(
-        self, x: NDArray[Any], out: NDArray[Any], k: int, where: NDArray[np.bool_] | None
+        self,
+        x: NDArray[Any],
+        out: NDArray[Any],
+        k: int,
+        where: NDArray[np.bool_] | None,
+        workers: int,
     ) -> None: ...
     def softmax_backward(
-        self, grad_output: NDArray[Any], output: NDArray[Any], out: NDArray[Any], k: int
+        self,
+        grad_output: NDArray[Any],
+        output: NDArray[Any],
+        out: NDArray[Any],
+        k: int,
+        workers: int,
     ) -> None: ...
     def log_softmax_backward(
-        self, grad_output: NDArray[Any], output: NDArray[Any], out: NDArray[Any], k: int
+        self,
+        grad_output: NDArray[Any],
+        output: NDArray[Any],
+        out: NDArray[Any],
+        k: int,
+        workers: int,
     ) -> None: ...
     def softmax_cross_entropy(
         self,
@@ -46,9 +63,10 @@ class NativeBackend:
         loss: NDArray[Any],
         grad: NDArray[Any] | None,
         label_smoothing: float,
+        workers: int,
     ) -> None: ...
     def segment_softmax(
-        self, data: NDArray[Any], indptr: NDArray[np.int64], out: NDArray[Any]
+        self, data: NDArray[Any], indptr: NDArray[np.int64], out: NDArray[Any], workers: int
     ) -> None: ...
     def fast_lane(
         self, name: str, general: _Function, get_workers: Callable[[], int]

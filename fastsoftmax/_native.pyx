@@ -1,24 +1,29 @@
 # cython: language_level=3, freethreading_compatible=True, boundscheck=False, wraparound=False
+# cython: auto_pickle=False
 """Bindings of the C kernels, and the fast lane.
 
 Knows arrays and calls; what is valid, what is converted and which kernels are the default is
 decided elsewhere.
 """
 
-from cpython.mem cimport PyMem_Malloc
+from cpython.mem cimport PyMem_Malloc, PyMem_RawMalloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
+from libc.limits cimport INT_MAX
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, intptr_t, uint64_t
-from libc.string cimport memset
 
 cimport cython
 cimport numpy as cnp
 
 import importlib
 import inspect
+import os
+import threading
 
 import numpy as np
+
+from fastsoftmax import _workers
 
 cnp.import_array()
 
@@ -109,6 +114,7 @@ cdef extern from "kernels.h" nogil:
     size_t fsm_compiled(const fsm_kernels *const **tables)
     int fsm_supported(const fsm_kernels *kernels)
     void fsm_detect()
+    size_t fsm_stream_from()
     uint64_t fsm_enter()
     void fsm_leave(uint64_t saved)
 
@@ -130,11 +136,50 @@ cdef extern from "arrays.h" nogil:
         fsm_operand mask
         fsm_operand out
         fsm_temperature temperature
-    int fsm_run(fsm_job *job)
-    void fsm_run_rows(
-        const fsm_kernels *kernels, fsm_function function, fsm_dtype dtype, const fsm_rows *batch
-    )
+        size_t least
+    size_t fsm_prepare(fsm_job *job)
+    int fsm_run_job(const void *job, size_t first, size_t last)
+    ctypedef struct fsm_batch:
+        const fsm_kernels *kernels
+        fsm_function function
+        fsm_dtype dtype
+        fsm_rows rows
+        int streamed
+    int fsm_run_batch(const void *batch, size_t first, size_t last)
+    ctypedef struct fsm_entropies:
+        const fsm_kernels *kernels
+        fsm_dtype dtype
+        fsm_cross_entropy batch
+    int fsm_run_entropies(const void *entropies, size_t first, size_t last)
+    ctypedef struct fsm_segments:
+        const fsm_kernels *kernels
+        fsm_dtype dtype
+        const int64_t *pointers
+        const void *x
+        void *out
+    int fsm_run_segments(const void *segments, size_t first, size_t last)
     fsm_temperature fsm_make_temperature(double temperature, fsm_dtype dtype)
+
+cdef extern from "shared.h" nogil:
+    ctypedef int fsm_part_function(const void *work, size_t first, size_t last)
+    ctypedef struct fsm_shared:
+        size_t failed
+    void fsm_share(
+        fsm_shared *shared, fsm_part_function *run, const void *work, size_t items,
+        size_t least, size_t elements, size_t threads
+    )
+    void fsm_work(fsm_shared *shared)
+
+cdef extern from "portable.h" nogil:
+    size_t fsm_exchange(size_t *at, size_t value)
+    int fsm_compare_exchange(size_t *at, size_t old, size_t new)
+    void FSM_PAUSE()
+
+cdef extern from "pythread.h" nogil:
+    ctypedef void *PyThread_type_lock
+    PyThread_type_lock PyThread_allocate_lock()
+    int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
+    void PyThread_release_lock(PyThread_type_lock lock)
 
 cdef extern from *:
     """
@@ -156,8 +201,10 @@ cdef extern from *:
 # others gain more.
 cdef enum:
     RELEASE_GIL_FROM = 8192
-    ASK_FOR_WORKERS_FROM = 131072
 
+
+# Smaller work is not worth asking how many workers there may be.
+cdef size_t MIN_TO_SHARE = 2 * _workers.MIN_ELEMENTS
 
 fsm_detect()
 
@@ -212,6 +259,139 @@ cdef void set_operand(fsm_operand *operand, cnp.ndarray a, int outer, int inner)
         operand.inner[d] = a.strides[outer + d]
 
 
+# ---- threads ----
+
+# What a helper does: waits; is called; takes parts; and so, while the caller waits for its end.
+cdef enum:
+    IDLE
+    CALLED
+    WORKING
+    AWAITED
+    # The caller first waits awake, for some 50 us: to be woken takes as long.
+    PAUSES = 2000
+
+cdef struct helper:
+    size_t state
+    fsm_shared *shared  # what it is called for
+    PyThread_type_lock called  # released at each call
+    PyThread_type_lock ended  # released at the end of work that is awaited
+    helper *next  # of those called together
+
+
+@cython.final
+cdef class _Helper:
+    """A thread that waits, without the GIL, to be called to work that is shared.
+
+    It never takes the GIL again, so that a call costs no more than waking it, and it needs no end:
+    it is a daemon.
+    """
+
+    cdef helper *helper  # never freed: the thread outlives all that could do it
+
+    def __init__(self):
+        self.helper = <helper *>PyMem_RawMalloc(sizeof(helper))
+        if self.helper is NULL:
+            raise MemoryError
+        self.helper.state = IDLE
+        self.helper.called = PyThread_allocate_lock()
+        self.helper.ended = PyThread_allocate_lock()
+        if self.helper.called is NULL or self.helper.ended is NULL:
+            raise MemoryError
+        PyThread_acquire_lock(self.helper.called, 1)
+        PyThread_acquire_lock(self.helper.ended, 1)
+        threading.Thread(target=self.serve, name="fastsoftmax", daemon=True).start()
+
+    def serve(self):
+        cdef helper *h = self.helper
+        with nogil:
+            while True:
+                PyThread_acquire_lock(h.called, 1)
+                if fsm_compare_exchange(&h.state, CALLED, WORKING):  # else dismissed meanwhile
+                    fsm_work(h.shared)
+                    if fsm_exchange(&h.state, IDLE) == AWAITED:
+                        PyThread_release_lock(h.ended)
+
+
+cdef void call(helper *h, fsm_shared *shared) noexcept nogil:
+    h.shared = shared
+    fsm_exchange(&h.state, CALLED)
+    PyThread_release_lock(h.called)
+
+
+cdef void dismiss(helper *h) noexcept nogil:
+    """Return once the helper neither does nor will do anything for this call."""
+    if fsm_compare_exchange(&h.state, CALLED, IDLE):
+        return
+    for _ in range(PAUSES):
+        if fsm_compare_exchange(&h.state, IDLE, IDLE):
+            return
+        FSM_PAUSE()
+    if fsm_compare_exchange(&h.state, WORKING, AWAITED):
+        PyThread_acquire_lock(h.ended, 1)
+
+
+cdef list idle_helpers = []
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+    os.register_at_fork(after_in_child=idle_helpers.clear)  # threads do not survive it
+
+
+cdef list engage(int count):
+    """So many helpers, or as many as there are threads to be had."""
+    cdef list engaged = []
+    try:
+        while len(engaged) < count:
+            try:
+                engaged.append(idle_helpers.pop())
+            except IndexError:
+                engaged.append(_Helper())
+    except RuntimeError:
+        pass
+    return engaged
+
+
+cdef run_parts(
+    fsm_part_function *run, const void *work, size_t items, size_t least, size_t elements,
+    int workers
+):
+    """Run all of some work, in as many threads as are worth it."""
+    cdef int status, threads = 1
+    cdef fsm_shared shared
+    cdef list engaged
+    cdef helper *first = NULL
+    cdef helper *h
+    if workers > 1 and items > 1:
+        threads = _workers.worth(workers, elements)
+    if threads > 1:
+        fsm_share(&shared, run, work, items, least, elements, threads)
+        engaged = engage(threads - 1)
+        for each in engaged:
+            h = (<_Helper>each).helper
+            h.next = first
+            first = h
+        with nogil:
+            h = first
+            while h is not NULL:
+                call(h, &shared)
+                h = h.next
+            fsm_work(&shared)
+            h = first
+            while h is not NULL:
+                dismiss(h)
+                h = h.next
+        idle_helpers.extend(engaged)
+        status = -<int>(shared.failed > 0)
+    elif elements >= RELEASE_GIL_FROM:
+        with nogil:
+            status = run(work, 0, items)
+    else:
+        status = run(work, 0, items)
+    if status:
+        raise MemoryError("no memory for the scratch rows")
+
+
+# ---- the backend ----
+
 @cython.final
 cdef class NativeBackend:
     """The kernels of one instruction set; `fastsoftmax._backend.Backend` is the protocol."""
@@ -227,10 +407,10 @@ cdef class NativeBackend:
         return f"NativeBackend({self.name!r})"
 
     cdef run(self, fsm_function function, cnp.ndarray x, cnp.ndarray y, cnp.ndarray out, int k,
-             cnp.ndarray where, double temperature):
+             cnp.ndarray where, double temperature, int workers):
         cdef fsm_job job
-        cdef int d, outer = x.ndim - k, status
-        cdef cnp.npy_intp size = cnp.PyArray_SIZE(x)
+        cdef int d, outer = x.ndim - k
+        cdef size_t items
         job.kernels = self.kernels
         job.function = function
         job.dtype = dtype_of(x)
@@ -249,30 +429,27 @@ cdef class NativeBackend:
         if where is not None:
             set_operand(&job.mask, where, outer, k)
         job.temperature = fsm_make_temperature(temperature, job.dtype)
-        if size >= RELEASE_GIL_FROM:
-            with nogil:
-                status = fsm_run(&job)
-        else:
-            status = fsm_run(&job)
-        if status:
-            raise MemoryError("no memory for the scratch rows")
+        items = fsm_prepare(&job)
+        run_parts(fsm_run_job, &job, items, job.least, cnp.PyArray_SIZE(x), workers)
 
-    def softmax(self, x, out, int k, where, double temperature):
-        self.run(FSM_SOFTMAX, x, None, out, k, where, temperature)
+    def softmax(self, x, out, int k, where, double temperature, int workers):
+        self.run(FSM_SOFTMAX, x, None, out, k, where, temperature, workers)
 
-    def log_softmax(self, x, out, int k, where, double temperature):
-        self.run(FSM_LOG_SOFTMAX, x, None, out, k, where, temperature)
+    def log_softmax(self, x, out, int k, where, double temperature, int workers):
+        self.run(FSM_LOG_SOFTMAX, x, None, out, k, where, temperature, workers)
 
-    def logsumexp(self, x, out, int k, where):
-        self.run(FSM_LOGSUMEXP, x, None, out, k, where, 1.0)
+    def logsumexp(self, x, out, int k, where, int workers):
+        self.run(FSM_LOGSUMEXP, x, None, out, k, where, 1.0, workers)
 
-    def softmax_backward(self, grad_output, output, out, int k):
-        self.run(FSM_SOFTMAX_BACKWARD, grad_output, output, out, k, None, 1.0)
+    def softmax_backward(self, grad_output, output, out, int k, int workers):
+        self.run(FSM_SOFTMAX_BACKWARD, grad_output, output, out, k, None, 1.0, workers)
 
-    def log_softmax_backward(self, grad_output, output, out, int k):
-        self.run(FSM_LOG_SOFTMAX_BACKWARD, grad_output, output, out, k, None, 1.0)
+    def log_softmax_backward(self, grad_output, output, out, int k, int workers):
+        self.run(FSM_LOG_SOFTMAX_BACKWARD, grad_output, output, out, k, None, 1.0, workers)
 
-    def softmax_cross_entropy(self, logits, labels, loss, grad, double label_smoothing):
+    def softmax_cross_entropy(
+        self, logits, labels, loss, grad, double label_smoothing, int workers
+    ):
         computing = np.float64 if logits.dtype == np.float64 else np.float32
         cdef cnp.ndarray x = np.ascontiguousarray(logits, dtype=computing)
         cdef cnp.ndarray given, losses, gradient = None
@@ -283,10 +460,11 @@ cdef class NativeBackend:
         if grad is not None:
             gradient = grad if grad.dtype == computing and grad.flags.c_contiguous else (
                 np.empty(grad.shape, computing))
-        cdef fsm_dtype dtype = dtype_of(x)
-        cdef ptrdiff_t row = x.shape[x.ndim - 1] * (8 if dtype == FSM_F64 else 4)
-        cdef fsm_cross_entropy batch
-        cdef uint64_t saved
+        cdef fsm_entropies entropies
+        cdef fsm_cross_entropy *batch = &entropies.batch
+        entropies.kernels = self.kernels
+        entropies.dtype = dtype_of(x)
+        cdef ptrdiff_t row = x.shape[x.ndim - 1] * (8 if entropies.dtype == FSM_F64 else 4)
         batch.n = x.shape[x.ndim - 1]
         batch.rows = cnp.PyArray_SIZE(x) // batch.n
         batch.x = cnp.PyArray_DATA(x)
@@ -296,42 +474,28 @@ cdef class NativeBackend:
         batch.smoothing = label_smoothing
         batch.loss = cnp.PyArray_DATA(losses)
         batch.grad = cnp.PyArray_DATA(gradient) if gradient is not None else NULL
-        with nogil:
-            saved = fsm_enter()
-            self.kernels.cross_entropy[<int>dtype](&batch)
-            fsm_leave(saved)
+        run_parts(
+            fsm_run_entropies, &entropies, batch.rows, 1, cnp.PyArray_SIZE(x), workers)
         with np.errstate(all="ignore"):
             if losses is not loss:
                 loss[...] = losses
             if gradient is not grad:
                 grad[...] = gradient
 
-    def segment_softmax(self, data, indptr, out):
+    def segment_softmax(self, data, indptr, out, int workers):
         computing = np.float64 if data.dtype == np.float64 else np.float32
         cdef cnp.ndarray x = np.ascontiguousarray(data, dtype=computing)
         cdef cnp.ndarray pointers = np.ascontiguousarray(indptr, dtype=np.int64)
         cdef cnp.ndarray result = out if out.dtype == computing and out.flags.c_contiguous else (
             np.empty(out.shape, computing))
-        cdef fsm_dtype dtype = dtype_of(x)
-        cdef size_t size = 8 if dtype == FSM_F64 else 4
-        cdef const int64_t *at = <const int64_t *>cnp.PyArray_DATA(pointers)
-        cdef Py_ssize_t i, count = pointers.shape[0] - 1
-        cdef const char *x_data = cnp.PyArray_BYTES(x)
-        cdef char *out_data = cnp.PyArray_BYTES(result)
-        cdef fsm_rows batch
-        cdef uint64_t saved
-        memset(&batch, 0, sizeof(batch))
-        batch.rows = 1
-        batch.temperature = fsm_make_temperature(1.0, dtype)
-        with nogil:
-            saved = fsm_enter()
-            for i in range(count):
-                if at[i + 1] > at[i]:
-                    batch.n = at[i + 1] - at[i]
-                    batch.x = x_data + at[i] * size
-                    batch.out = out_data + at[i] * size
-                    self.kernels.rows[<int>FSM_SOFTMAX][<int>dtype](&batch)
-            fsm_leave(saved)
+        cdef fsm_segments segments
+        segments.kernels = self.kernels
+        segments.dtype = dtype_of(x)
+        segments.pointers = <const int64_t *>cnp.PyArray_DATA(pointers)
+        segments.x = cnp.PyArray_DATA(x)
+        segments.out = cnp.PyArray_DATA(result)
+        run_parts(
+            fsm_run_segments, &segments, pointers.shape[0] - 1, 1, cnp.PyArray_SIZE(x), workers)
         if result is not out:
             with np.errstate(all="ignore"):
                 out[...] = result
@@ -389,6 +553,7 @@ cdef class _Lane:
 cdef object OUT = "out"
 cdef object AXIS = "axis"
 cdef object TEMPERATURE = "temperature"
+cdef object WORKERS = "workers"
 cdef PyArray_Descr *FLOAT32 = PyArray_DescrFromType(cnp.NPY_FLOAT32)
 cdef PyArray_Descr *FLOAT64 = PyArray_DescrFromType(cnp.NPY_FLOAT64)
 
@@ -426,6 +591,20 @@ cdef inline bint usable_temperature(PyObject *o) noexcept:
     return PyFloat_CheckExact(o) and 0 < PyFloat_AS_DOUBLE(o) < INFINITY
 
 
+cdef inline int usable_workers(PyObject *o) except? -1:
+    """A number of workers, 0 for the default, or -1 where the general path is to say."""
+    cdef long value
+    if o is <PyObject *>None:
+        return 0
+    if not PyLong_CheckExact(o):
+        return -1
+    try:
+        value = PyLong_AsLong(o)
+    except OverflowError:
+        return -1
+    return value if 0 < value <= INT_MAX else -1
+
+
 cdef inline bint usable_out(PyObject *o, PyArrayObject *x) noexcept:
     """Of x's shape and dtype, writeable, and x itself or apart from it."""
     cdef PyArrayObject *out = <PyArrayObject *>o
@@ -451,6 +630,7 @@ cdef object lane_call(
     cdef PyObject *out = NULL
     cdef PyObject *keyword
     cdef double temperature = 1.0
+    cdef int workers = 0  # by default
     cdef Py_ssize_t i, named = 0 if keywords is NULL else PyTuple_GET_SIZE(keywords)
     cdef bint fits = count == 1 or count == 2
     cdef cnp.npy_intp size
@@ -469,29 +649,31 @@ cdef object lane_call(
         elif lane.operation != FSM_LOGSUMEXP and is_keyword(keyword, <PyObject *>TEMPERATURE):
             fits = usable_temperature(arguments[count + i])
             temperature = PyFloat_AS_DOUBLE(arguments[count + i]) if fits else 1.0
+        elif is_keyword(keyword, <PyObject *>WORKERS):
+            workers = usable_workers(arguments[count + i])
+            fits = workers >= 0
         else:
             fits = False
     if fits:
         size = PyArray_SIZE(x)
-        fits = size > 0 and (size < ASK_FOR_WORKERS_FROM or lane.get_workers() == 1)
+        fits = size > 0
     if not fits:
         return PyObject_Vectorcall(<PyObject *>lane.general, arguments, count, keywords)
-    return lane_run(lane, x, NULL if out == <PyObject *>None else out, size, temperature)
+    return lane_run(lane, x, NULL if out == <PyObject *>None else out, size, temperature, workers)
 
 
 cdef object lane_run(
-    _Lane lane, PyArrayObject *x, PyObject *out, cnp.npy_intp size, double temperature
+    _Lane lane, PyArrayObject *x, PyObject *out, cnp.npy_intp size, double temperature, int workers
 ):
     cdef bint double_precision = PyArray_TYPE(x) == cnp.NPY_FLOAT64
     cdef bint single = lane.operation == FSM_LOGSUMEXP
     cdef int ndim = PyArray_NDIM(x)
     cdef ptrdiff_t item = 8 if double_precision else 4
     cdef PyArray_Descr *descr = FLOAT64 if double_precision else FLOAT32
+    cdef fsm_dtype dtype = FSM_F64 if double_precision else FSM_F32
     cdef fsm_rows batch
     cdef uint64_t saved
     cdef object result
-    cdef const fsm_kernels *kernels = lane.backend.kernels
-    cdef fsm_dtype dtype = FSM_F64 if double_precision else FSM_F32
     if out is NULL:
         Py_INCREF(<object>descr)  # stolen by the call
         result = PyArray_NewFromDescr(
@@ -508,14 +690,24 @@ cdef object lane_run(
     batch.out_stride = item if single else batch.x_stride
     batch.temperature = fsm_make_temperature(temperature, dtype)
     if size >= RELEASE_GIL_FROM:
-        with nogil:
-            saved = fsm_enter()
-            fsm_run_rows(kernels, lane.operation, dtype, &batch)
-            fsm_leave(saved)
+        run_large(lane, &batch, dtype, workers)
     else:
         saved = fsm_enter()
-        kernels.rows[<int>lane.operation][<int>dtype](&batch)
+        lane.backend.kernels.rows[<int>lane.operation][<int>dtype](&batch)
         fsm_leave(saved)
     if single and ndim == 1:
         return result[()]
     return result
+
+
+cdef run_large(_Lane lane, const fsm_rows *rows, fsm_dtype dtype, int workers):
+    cdef size_t size = rows.rows * rows.n
+    cdef fsm_batch batch
+    batch.kernels = lane.backend.kernels
+    batch.function = lane.operation
+    batch.dtype = dtype
+    batch.rows = rows[0]
+    batch.streamed = size * (8 if dtype == FSM_F64 else 4) >= fsm_stream_from()
+    if workers == 0:
+        workers = lane.get_workers() if size >= MIN_TO_SHARE else 1
+    run_parts(fsm_run_batch, &batch, rows.rows, 1, size, workers)

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fastsoftmax import _workers
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeAlias
@@ -52,51 +54,65 @@ class NumpyBackend:
         return general
 
     def softmax(
-        self, x: Array, out: Array, k: int, where: Array | None, temperature: float
+        self, x: Array, out: Array, k: int, where: Array | None, temperature: float, workers: int
     ) -> None:
         """Write exp(x / T) / sum(exp(x / T)) over the last `k` axes."""
-        with np.errstate(all="ignore"):
-            for x, out, where in _blocks(k, x, out, where):
-                rows = _Rows(x, k, where, temperature)
-                for tile, part in rows.parts():
-                    _store(out, tile, part.softmax(rows.total), where, 0.0)
+
+        def block(x: Array, out: Array, where: Array | None) -> None:
+            rows = _Rows(x, k, where, temperature)
+            for tile, part in rows.parts():
+                _store(out, tile, part.softmax(rows.total), where, 0.0)
+
+        _for_blocks(block, workers, k, x, out, where)
 
     def log_softmax(
-        self, x: Array, out: Array, k: int, where: Array | None, temperature: float
+        self, x: Array, out: Array, k: int, where: Array | None, temperature: float, workers: int
     ) -> None:
         """Write x / T - log(sum(exp(x / T))) over the last `k` axes."""
-        with np.errstate(all="ignore"):
-            for x, out, where in _blocks(k, x, out, where):
-                rows = _Rows(x, k, where, temperature)
-                for tile, part in rows.parts():
-                    _store(out, tile, part.log_softmax(rows.total), where, -np.inf)
 
-    def logsumexp(self, x: Array, out: Array, k: int, where: Array | None) -> None:
+        def block(x: Array, out: Array, where: Array | None) -> None:
+            rows = _Rows(x, k, where, temperature)
+            for tile, part in rows.parts():
+                _store(out, tile, part.log_softmax(rows.total), where, -np.inf)
+
+        _for_blocks(block, workers, k, x, out, where)
+
+    def logsumexp(self, x: Array, out: Array, k: int, where: Array | None, workers: int) -> None:
         """Write log(sum(exp(x))) over the last `k` axes."""
-        with np.errstate(all="ignore"):
-            for x, out, where in _blocks(k, x, out.reshape(x.shape[:-k] + (1,) * k), where):
-                rows = _Rows(x, k, where, 1.0)
-                answer = rows.largest + np.log1p(rows.total.rest)
-                # Of a row without an answer the largest element says which: -inf, inf or NaN.
-                _store(out, (), np.where(np.isnan(rows.shift), rows.largest, answer))
 
-    def softmax_backward(self, grad_output: Array, output: Array, out: Array, k: int) -> None:
+        def block(x: Array, out: Array, where: Array | None) -> None:
+            rows = _Rows(x, k, where, 1.0)
+            answer = rows.largest + np.log1p(rows.total.rest)
+            # Of a row without an answer the largest element says which: -inf, inf or NaN.
+            _store(out, (), np.where(np.isnan(rows.shift), rows.largest, answer))
+
+        _for_blocks(block, workers, k, x, out.reshape(x.shape[:-k] + (1,) * k), where)
+
+    def softmax_backward(
+        self, grad_output: Array, output: Array, out: Array, k: int, workers: int
+    ) -> None:
         """Write y (g - sum(g y)) over the last `k` axes."""
-        with np.errstate(all="ignore"):
-            for g, y, out in _blocks(k, grad_output, output, out):
-                tiles = _tiles(g, k)
-                inner = sum(_add(_load(g, tile, k) * _load(y, tile, k)) for tile in tiles)
-                for tile in tiles:
-                    _store(out, tile, _load(y, tile, k) * (_load(g, tile, k) - inner))
 
-    def log_softmax_backward(self, grad_output: Array, output: Array, out: Array, k: int) -> None:
+        def block(g: Array, y: Array, out: Array) -> None:
+            tiles = _tiles(g, k)
+            inner = sum(_add(_load(g, tile, k) * _load(y, tile, k)) for tile in tiles)
+            for tile in tiles:
+                _store(out, tile, _load(y, tile, k) * (_load(g, tile, k) - inner))
+
+        _for_blocks(block, workers, k, grad_output, output, out)
+
+    def log_softmax_backward(
+        self, grad_output: Array, output: Array, out: Array, k: int, workers: int
+    ) -> None:
         """Write g - exp(y) sum(g) over the last `k` axes."""
-        with np.errstate(all="ignore"):
-            for g, y, out in _blocks(k, grad_output, output, out):
-                tiles = _tiles(g, k)
-                total = sum(_add(_load(g, tile, k)) for tile in tiles)
-                for tile in tiles:
-                    _store(out, tile, _load(g, tile, k) - np.exp(_load(y, tile, k)) * total)
+
+        def block(g: Array, y: Array, out: Array) -> None:
+            tiles = _tiles(g, k)
+            total = sum(_add(_load(g, tile, k)) for tile in tiles)
+            for tile in tiles:
+                _store(out, tile, _load(g, tile, k) - np.exp(_load(y, tile, k)) * total)
+
+        _for_blocks(block, workers, k, grad_output, output, out)
 
     def softmax_cross_entropy(
         self,
@@ -105,6 +121,7 @@ class NumpyBackend:
         loss: Array,
         grad: Array | None,
         label_smoothing: float,
+        workers: int,
     ) -> None:
         """Write -sum(t log_softmax(x)) and its gradient sum(t) softmax(x) - t; the classes last."""
         by_index = labels.ndim < logits.ndim
@@ -122,48 +139,56 @@ class NumpyBackend:
                 return share
             return share * (1 - label_smoothing) + label_smoothing * uniform
 
-        with np.errstate(all="ignore"):
-            for x, t, loss, grad in _blocks(1, logits, labels, loss[..., np.newaxis], grad):
-                rows = _Rows(x, 1, None, 1.0)
-                losses: Any = 0.0
-                mass: Any = 0.0
-                for tile, part in rows.parts():
-                    share = shares(t, tile)
-                    target = smoothed(share, 1 / n)
-                    # A class that is not asked for contributes nothing, impossible (-inf) or not.
-                    terms = np.where(target == 0, 0.0, target * part.log_softmax(rows.total))
-                    losses = losses - _add(terms)
-                    mass = mass + _add(share)
-                _store(loss, (), np.where(np.isnan(rows.shift), np.nan, losses))
-                if grad is None:
-                    continue
-                mass = 1.0 if by_index else smoothed(mass, 1.0)
-                for tile, part in rows.parts():
-                    target = smoothed(shares(t, tile), 1 / n)
-                    gradient = part.softmax(rows.total) * mass - target
-                    if by_index and label_smoothing == 0:  # 1 - p without its cancellation
-                        gradient = np.where(target == 1, -part.complement(rows.total), gradient)
-                    _store(grad, tile, gradient)
+        def block(x: Array, t: Array, loss: Array, grad: Array | None) -> None:
+            rows = _Rows(x, 1, None, 1.0)
+            losses: Any = 0.0
+            mass: Any = 0.0
+            for tile, part in rows.parts():
+                share = shares(t, tile)
+                target = smoothed(share, 1 / n)
+                # A class that is not asked for contributes nothing, impossible (-inf) or not.
+                terms = np.where(target == 0, 0.0, target * part.log_softmax(rows.total))
+                losses = losses - _add(terms)
+                mass = mass + _add(share)
+            _store(loss, (), np.where(np.isnan(rows.shift), np.nan, losses))
+            if grad is None:
+                return
+            mass = 1.0 if by_index else smoothed(mass, 1.0)
+            for tile, part in rows.parts():
+                target = smoothed(shares(t, tile), 1 / n)
+                gradient = part.softmax(rows.total) * mass - target
+                if by_index and label_smoothing == 0:  # 1 - p without its cancellation
+                    gradient = np.where(target == 1, -part.complement(rows.total), gradient)
+                _store(grad, tile, gradient)
 
-    def segment_softmax(self, data: Array, indptr: Array, out: Array) -> None:
+        _for_blocks(block, workers, 1, logits, labels, loss[..., np.newaxis], grad)
+
+    def segment_softmax(self, data: Array, indptr: Array, out: Array, workers: int) -> None:
         """Write the softmax of each ``data[indptr[i]:indptr[i + 1]]``."""
-        with np.errstate(all="ignore"):
+
+        def runs() -> Iterator[tuple[int, int]]:
+            """As many segments as fit a block; one alone may be longer."""
             first = 0
             while first < len(indptr) - 1:
-                # As many segments as fit a block; one alone may be longer.
                 last = int(np.searchsorted(indptr, indptr[first] + BLOCK, side="right")) - 1
                 last = max(last, first + 1)
-                start, stop = indptr[first], indptr[last]
-                if last == first + 1 and stop > start:
-                    self.softmax(data[start:stop], out[start:stop], 1, None, 1.0)
-                elif stop > start:
-                    bounds = np.unique(indptr[first : last + 1]) - start  # no empty segments
-                    segments = _Ragged(bounds)
-                    x = data[start:stop].astype(_wide(data))
-                    shift = _shift(segments.largest(x))
-                    part = _Part(segments, x, shift, 1.0, is_narrow=_is_narrow(data))
-                    _store(out[start:stop], (), part.softmax(_Total.of(part.sum())))
+                if indptr[last] > indptr[first]:
+                    yield first, last
                 first = last
+
+        def run(first: int, last: int) -> None:
+            start, stop = indptr[first], indptr[last]
+            if last == first + 1:
+                self.softmax(data[start:stop], out[start:stop], 1, None, 1.0, 1)
+                return
+            bounds = np.unique(indptr[first : last + 1]) - start  # no empty segments
+            segments = _Ragged(bounds)
+            x = data[start:stop].astype(_wide(data))
+            shift = _shift(segments.largest(x))
+            part = _Part(segments, x, shift, 1.0, is_narrow=_is_narrow(data))
+            _store(out[start:stop], (), part.softmax(_Total.of(part.sum())))
+
+        _for_each(run, runs(), workers, data.size)
 
 
 class _Even:
@@ -409,15 +434,28 @@ def _pieces(shape: tuple[int, ...], limit: int) -> Iterator[Index]:
             yield (slice(i, i + 1), *piece)
 
 
-def _blocks(k: int, *arrays: Array | None) -> Iterator[Any]:
+def _for_each(
+    call: Callable[..., None], arguments: Iterator[Any], workers: int, elements: int
+) -> None:
+    """Call `call` with all the arguments, without warnings, in as many threads as are worth it."""
+
+    def quietly(*arguments: Any) -> None:
+        with np.errstate(all="ignore"):
+            call(*arguments)
+
+    _workers.for_each(quietly, arguments, _workers.worth(workers, elements))
+
+
+def _for_blocks(call: Callable[..., None], workers: int, k: int, *arrays: Array | None) -> None:
     """Cut arrays of the same leading axes into blocks of whole rows; None stays None."""
     first = arrays[0]
     assert first is not None
     shape = first.shape
     lead = len(shape) - k
     rows = max(1, BLOCK // math.prod(shape[lead:]))
-    for piece in _pieces(shape[:lead], rows):
-        yield [None if array is None else array[piece] for array in arrays]
+    pieces = _pieces(shape[:lead], rows)
+    blocks = ([None if a is None else a[piece] for a in arrays] for piece in pieces)
+    _for_each(call, blocks, workers, first.size)
 
 
 def _tiles(x: Array, k: int) -> list[Index]:

@@ -1,15 +1,13 @@
-"""Rows split over threads: the default number of workers, and the pool that they come from.
+"""How many threads share the rows of an array: the default, what is worth it, and Python's way.
 
-The calling thread always works too, and whoever is free takes the next piece. So a call waits only
-for threads that are busy with its own rows, never for a free one: nested calls cannot block each
-other, and a pool that cannot start threads any more (at interpreter exit) merely leaves all rows to
-the caller.
+The calling thread always works too, and whoever is free takes the next rows. So a call waits only
+for threads that are busy with its own rows: nested calls cannot block each other, and where no
+thread can be had (at interpreter exit) all rows are the caller's.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import operator
 import os
 import threading
@@ -17,19 +15,14 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from collections.abc import Callable, Iterator
 
-    from numpy.typing import NDArray
-
-# What one piece has at least: some 20 us of work, of which waking a thread takes half.
+# What a thread must have to do at least: some 20 us of work, of which waking it takes half.
 MIN_ELEMENTS = 1 << 16
-# More pieces than workers, so that one that was slow to wake, or is held up, takes fewer of them.
-PIECES_EACH = 4
+# A call has no more, or as many as there are CPUs.
+MOST_THREADS = 32
 
 _default: ContextVar[int] = ContextVar("fastsoftmax.workers", default=1)
-_lock = threading.Lock()
-_pool: ThreadPoolExecutor | None = None
 
 
 class set_workers:  # noqa: N801 - called like a function, as scipy.fft's
@@ -120,78 +113,36 @@ def count(name: str, n: int) -> int:
     return workers
 
 
-def for_rows(
-    workers: int, lead: int, call: Callable[..., None], *arrays: NDArray[Any] | None
-) -> None:
-    """Call ``call(*arrays)``, in parallel over pieces of the first `lead` axes if that is worth it.
-
-    The first array gives the shape; those axes of the others are the same or absent (None).
-    """
-    first = arrays[0]
-    assert first is not None
-    pieces = count_pieces(workers, first.size)
-    if pieces > 1 and lead:
-        axis = max(range(lead), key=first.shape.__getitem__)
-        length = first.shape[axis]
-        pieces = min(pieces, length)
-        bounds = [length * i // pieces for i in range(pieces + 1)]
-        slices = [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
-        indices = [(slice(None),) * axis + (piece,) for piece in slices]
-        parts = [[None if a is None else a[index] for a in arrays] for index in indices]
-        share(call, parts, workers)
-    else:
-        call(*arrays)
+def worth(workers: int, elements: int) -> int:
+    """Return how many of the workers are worth having for so many elements."""
+    useful = max(1, min(workers, elements // MIN_ELEMENTS))
+    return useful if useful <= MOST_THREADS else max(MOST_THREADS, min(useful, os.cpu_count() or 1))
 
 
-def count_pieces(workers: int, elements: int) -> int:
-    """Return how many pieces `workers` threads should have of so many elements; 1 is no split."""
-    most = PIECES_EACH * workers if workers > 1 else 1
-    return max(1, min(most, elements // MIN_ELEMENTS))
+def for_each(call: Callable[..., None], arguments: Iterator[Any], threads: int) -> None:
+    """Call `call` with each of the tuples of arguments, in this thread and others."""
+    lock = threading.Lock()
+    errors: list[BaseException] = []
 
-
-def share(call: Callable[..., None], pieces: list[list[Any]], workers: int) -> None:
-    """Call `call` with each piece, in this thread and in up to ``workers - 1`` of the pool."""
-
-    def take_pieces() -> None:
-        while pieces:
-            try:
-                piece = pieces.pop()
-            except IndexError:  # another was faster
+    def work() -> None:
+        while not errors:
+            with lock:
+                taken = next(arguments, None)
+            if taken is None:
                 return
-            call(*piece)
+            try:
+                call(*taken)
+            except BaseException as error:  # noqa: BLE001 - raised below, in the calling thread
+                errors.append(error)
 
-    helpers: list[Future[None]] = []
-    with contextlib.suppress(RuntimeError):  # no more threads; what was submitted may still help
-        helpers.extend(_get_pool().submit(take_pieces) for _ in pieces[1:workers])
-    try:
-        take_pieces()
-    finally:
-        # Also after an exception: nobody may write to the output once this call has ended.
-        pieces.clear()
-        running = [helper for helper in helpers if not helper.cancel()]
-        errors = [helper.exception() for helper in running]
-    for error in errors:
-        if error is not None:
-            raise error
-
-
-def _get_pool() -> ThreadPoolExecutor:
-    global _pool  # noqa: PLW0603 - threads are worth keeping
-    with _lock:
-        if _pool is None:
-            from concurrent.futures import ThreadPoolExecutor
-
-            size = max(32, os.cpu_count() or 1)
-            _pool = ThreadPoolExecutor(size, thread_name_prefix="fastsoftmax")
-        return _pool
-
-
-def _forget_pool() -> None:
-    """Start afresh in a child process: threads do not survive a fork, and a lock may be held."""
-    global _pool, _lock  # noqa: PLW0603 - of the parent, not to be used here
-    _lock = threading.Lock()
-    _pool = None
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
-    os.register_at_fork(after_in_child=_forget_pool)
+    helpers = []
+    with contextlib.suppress(RuntimeError):  # no more threads; those there are suffice
+        for _ in range(threads - 1):
+            helper = threading.Thread(target=work, name="fastsoftmax")
+            helper.start()
+            helpers.append(helper)
+    work()
+    for helper in helpers:
+        helper.join()
+    if errors:
+        raise errors[0]

@@ -72,7 +72,7 @@ def test_kernels_that_the_processor_cannot_run_are_refused(name):
 
 # ---- the object code ----
 
-BASELINE = ("arrays", "dispatch", "softmax_generic", "softmax_neon")
+BASELINE = ("arrays", "dispatch", "shared", "softmax_generic", "softmax_neon")
 VECTOR = re.compile(r"%([xyz]mm\d+|k[0-7])\b")
 
 

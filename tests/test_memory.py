@@ -73,7 +73,7 @@ def call(fs, function, x, y, out):
         # The public function makes its own results.
         labels = y if function.endswith("targets") else np.full(rows, n // 2)
         loss = np.empty(rows, x.dtype)
-        fs._backend.softmax_cross_entropy(x, labels, loss, out, 0.1)
+        fs._backend.softmax_cross_entropy(x, labels, loss, out, 0.1, 1)
     elif function == "segment_softmax":
         pointers = [0, n // 2, *range(n, rows * n + 1, n)]
         fs.segment_softmax(x.ravel(), pointers, out=out.ravel())

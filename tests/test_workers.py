@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import multiprocessing
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -24,17 +25,30 @@ def x():
 
 
 @pytest.fixture
-def pieces(monkeypatch):
-    """Record in how many pieces each call was made, and for how many workers."""
-    made = []
-    share = _workers.share
+def threads(monkeypatch):
+    """Record how many threads each call had."""
+    had = []
+    worth = _workers.worth
 
-    def recorded(call, parts, workers):
-        made.append((len(parts), workers))
-        share(call, parts, workers)
+    def recorded(workers, elements):
+        had.append(worth(workers, elements))
+        return had[-1]
 
-    monkeypatch.setattr(_workers, "share", recorded)
-    return made
+    monkeypatch.setattr(_workers, "worth", recorded)
+    return had
+
+
+@pytest.fixture
+def refused(monkeypatch):
+    """Let no thread start, as when the system has no more; return those that were to."""
+    threads = []
+
+    def start(thread):
+        threads.append(thread)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    return threads
 
 
 def calls(fs, x):
@@ -64,29 +78,42 @@ NAMES = list(calls(fastsoftmax, np.zeros((100, 100))))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_workers_change_no_bit(fs, x, pieces, name):
+def test_workers_change_no_bit(fs, x, threads, name):
     call = calls(fs, x)[name]
     expected = call()
-    for workers in (2, 3, 64, -1):
-        np.testing.assert_array_equal(call(workers=workers), expected)
     most = x.size // _workers.MIN_ELEMENTS
-    assert (most, 64) in pieces
-    assert (min(most, 2 * _workers.PIECES_EACH), 2) in pieces
+    for workers, useful in ((2, 2), (3, 3), (64, most), (-1, min(most, CPUS))):
+        threads.clear()
+        np.testing.assert_array_equal(call(workers=workers), expected)
+        assert threads == [useful] if useful > 1 else set(threads) <= {1}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_small_work_starts_no_thread(fs, x, monkeypatch, name):
-    def no_pool():
-        raise AssertionError("asked for a pool")
-
-    monkeypatch.setattr(_workers, "_get_pool", no_pool)
+def test_small_work_has_one_thread(fs, x, threads, name):
     small = x[: (2 * _workers.MIN_ELEMENTS - 1) // x.shape[1]]
     calls(fs, small)[name](workers=8)
     calls(fs, x)[name](workers=1)
     calls(fs, x)[name]()
+    assert set(threads) <= {1}
 
 
-def test_the_default_is_1_and_can_be_set_for_good_or_for_a_while(x, pieces):
+@pytest.mark.parametrize("name", NAMES)
+def test_where_no_thread_starts_the_caller_does_it_all(fs, x, monkeypatch, refused, name):
+    call = calls(fs, x)[name]
+    expected = call()
+    monkeypatch.setattr(_workers, "MIN_ELEMENTS", 1 << 12)  # more than any test before had
+    np.testing.assert_array_equal(call(workers=_workers.MOST_THREADS), expected)
+    assert refused
+
+
+def test_threads_have_a_limit():
+    assert _workers.worth(2, 1 << 40) == 2
+    assert _workers.worth(10**6, 1 << 40) == max(_workers.MOST_THREADS, CPUS)
+    assert _workers.worth(10**6, 5 * _workers.MIN_ELEMENTS) == 5
+    assert _workers.worth(10**6, 0) == 1
+
+
+def test_the_default_is_1_and_can_be_set_for_good_or_for_a_while(x, threads):
     assert fastsoftmax.get_workers() == 1
     with fastsoftmax.set_workers(3):
         assert fastsoftmax.get_workers() == 3
@@ -101,9 +128,10 @@ def test_the_default_is_1_and_can_be_set_for_good_or_for_a_while(x, pieces):
     try:
         assert fastsoftmax.get_workers() == 4
         fastsoftmax.softmax(x)
-        assert pieces == [(4, 4)]
+        assert threads == [4]
         fastsoftmax.softmax(x, workers=2)
-        assert pieces == [(4, 4), (4, 2)]
+        fastsoftmax.softmax(x, workers=None)
+        assert threads == [4, 2, 4]
     finally:
         fastsoftmax.set_workers(1)
 
@@ -148,27 +176,84 @@ def test_calls_from_many_threads_with_workers_of_their_own(fs, x):
         np.testing.assert_array_equal(result, expected)
 
 
-def test_a_call_inside_a_worker_does_not_wait_for_itself(x):
-    """More nested calls than the pool has threads, each with pieces for others."""
-    rows = [[x] for _ in range(200)]
+def test_call_after_call_whose_helpers_come_early_or_late(native_fs):
+    """A helper may wake when the work that it was called for is over, or is the next one."""
+    rng = np.random.default_rng(1)
+    arrays = [rng.normal(0, 3, (rows, 64)).astype(np.float32) for rows in (2048, 2050, 2176, 9000)]
+    expected = [native_fs.softmax(x) for x in arrays]
+
+    def many(start):
+        for i in range(start, start + 400):
+            k = i % len(arrays)
+            assert np.array_equal(native_fs.softmax(arrays[k], workers=2 + i % 3), expected[k])
+
+    many(0)
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        list(pool.map(many, range(3)))
+
+
+@pytest.mark.skipif(CPUS < 2, reason="one CPU")
+def test_helpers_take_part(fs):
+    x = np.zeros((4000, 1000), np.float32)
+    deadline = time.monotonic() + 20  # on a busy machine they may come too late
+    helped = 0.0
+    while helped < 0.1 and time.monotonic() < deadline:
+        mine, all_threads = time.thread_time(), time.process_time()
+        fs.softmax(x, out=x, workers=2)
+        mine, all_threads = time.thread_time() - mine, time.process_time() - all_threads
+        helped = 1 - mine / all_threads
+    assert helped >= 0.1
+
+
+def test_an_error_in_a_thread_reaches_the_caller_and_ends_the_work():
     done = []
 
-    def nested(array):
+    def call(i):
+        if i == 3:
+            raise ValueError(f"piece {i}")
+        done.append(i)
+
+    with pytest.raises(ValueError, match="piece 3"):
+        _workers.for_each(call, ((i,) for i in range(10**9)), 2)
+    assert done[:3] == [0, 1, 2]
+
+
+def test_calls_inside_calls_do_not_wait_for_each_other(x):
+    done = []
+
+    def call(array):
         done.append(fastsoftmax.softmax(array, workers=4)[0, 0])
 
-    finished = threading.Thread(target=lambda: _workers.share(nested, rows, len(rows)), daemon=True)
-    finished.start()
-    finished.join(60)
-    assert not finished.is_alive()
-    assert len(done) == 200
+    _workers.for_each(call, iter([(x,)] * 100), 8)
+    assert len(done) == 100
 
 
-def test_an_error_in_a_worker_reaches_the_caller():
-    def fail(piece):
-        raise ValueError(f"piece {piece}")
+AT_EXIT = """
+import atexit
+import numpy as np
+import fastsoftmax
 
-    with pytest.raises(ValueError, match="piece"):
-        _workers.share(fail, [[1], [2], [3]], 2)
+x = np.random.default_rng(0).normal(0, 3, (3000, 100))
+expected = fastsoftmax.softmax(x)
+
+def last(workers):
+    assert (fastsoftmax.softmax(x, workers=workers) == expected).all()
+    print("the same with", workers)
+
+atexit.register(last, 4)
+last(2)
+"""
+
+
+def test_workers_at_exit(backend_name):
+    """Threads that wait for work do not hold up the end, nor is it an error to want them there."""
+    environment = {**os.environ, "FASTSOFTMAX_BACKEND": backend_name}
+    program = [sys.executable, "-W", "error", "-c", AT_EXIT]
+    done = subprocess.run(
+        program, check=False, env=environment, timeout=60, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["the same with 2", "the same with 4"]
 
 
 def _child(expected, queue):

@@ -24,6 +24,10 @@
 #define STRIP_ROWS 64
 /* Rows side by side, whose elements are copied in runs that share a page: as many as are in a strip anyway. */
 #define BESIDE_ROWS 256
+/* A thread's parts of such rows: half a page of float32. */
+#define BESIDE_PART 512
+/* Of that many indices threads take parts of about the same size. */
+#define ENOUGH_PARTS 16
 
 static size_t storage_size(enum fsm_dtype dtype) {
     static const size_t size[FSM_DTYPES] = {4, 8, 2, 2};
@@ -360,11 +364,11 @@ static void run_strip(const fsm_job *job, char *const base[4], size_t rows, size
 
 /* ---- rows that lie contiguous ---- */
 
-void fsm_run_rows(const fsm_kernels *kernels, enum fsm_function function, enum fsm_dtype dtype,
-                  const fsm_rows *batch) {
+static void run_rows(const fsm_kernels *kernels, enum fsm_function function, enum fsm_dtype dtype,
+                     const fsm_rows *batch, int streamed) {
     const size_t row = batch->n * storage_size(dtype);
     char *memory = NULL;
-    if (batch->rows * row >= fsm_stream_from() && row <= STREAM_BLOCK &&
+    if (streamed && row <= STREAM_BLOCK && batch->rows * row >= STREAM_BLOCK &&
         function != FSM_LOGSUMEXP && batch->out != batch->x && batch->out != batch->y &&
         batch->out_stride == (ptrdiff_t)row) {
         memory = malloc(STREAM_BLOCK + 64);
@@ -409,14 +413,13 @@ static int lies_beside(const fsm_job *job, size_t n) {
            n <= FSM_CHUNK_VECTORS * LINE / (size_t)size;
 }
 
-/* Whether results of that are lines, all at the same offset, and so many that they need not stay in the caches. */
+/* Whether results of that can be streamed: they are lines, all at the same offset. */
 static int streams_beside(const fsm_job *job, size_t n) {
-    size_t bytes = n * storage_size(job->dtype), steps = (size_t)job->out.inner[0];
-    for (int d = 0; d < job->outer_dimensions; d++) {
-        bytes *= job->outer_shape[d];
-        steps |= d < job->outer_dimensions - 1 ? (size_t)job->out.outer[d] : 0;
+    size_t steps = (size_t)job->out.inner[0];
+    for (int d = 0; d < job->outer_dimensions - 1; d++) {
+        steps |= (size_t)job->out.outer[d];
     }
-    return n <= FSM_BESIDE_LENGTH && job->function != FSM_LOGSUMEXP && bytes >= fsm_stream_from() &&
+    return job->streamed && n <= FSM_BESIDE_LENGTH && job->function != FSM_LOGSUMEXP &&
            steps % LINE == 0 && job->out.base != job->x.base;
 }
 
@@ -543,7 +546,7 @@ static void for_each_prefix(const fsm_job *job, size_t n, const scratch_rows *sc
                 .out_stride = last >= 0 ? job->out.outer[last] : 0,
                 .temperature = job->temperature,
             };
-            fsm_run_rows(job->kernels, job->function, job->dtype, &batch);
+            run_rows(job->kernels, job->function, job->dtype, &batch, job->streamed);
         }
         int d = last - 1;
         for (; d >= 0; d--) {
@@ -580,10 +583,7 @@ static int contiguous_rows(const fsm_job *job) {
            (job->function == FSM_LOGSUMEXP || job->out.inner[0] == size);
 }
 
-static int run_staged(fsm_job *job, size_t n) {
-    if (job->outer_dimensions > 1) {
-        order_outer(job);
-    }
+static int run_staged(const fsm_job *job, size_t n) {
     const size_t size = storage_size(computing(job->dtype));
     const size_t rows = job->outer_dimensions ? job->outer_shape[job->outer_dimensions - 1] : 1;
     size_t strip = STRIP_BYTES / size / n;
@@ -618,17 +618,113 @@ static int run_staged(fsm_job *job, size_t n) {
     return 0;
 }
 
-int fsm_run(fsm_job *job) {
+/* The dimension that parts are taken of: the longest, but strips and batches run along the last. */
+static int split_dimension(const fsm_job *job, int beside) {
+    const int last = job->outer_dimensions - 1;
+    int longest = 0;
+    for (int d = 1; d < last; d++) {
+        if (job->outer_shape[d] > job->outer_shape[longest]) {
+            longest = d;
+        }
+    }
+    const int enough = last > 0 && !beside && job->outer_shape[longest] >= ENOUGH_PARTS;
+    return enough || job->outer_shape[longest] > job->outer_shape[last] ? longest : last;
+}
+
+size_t fsm_prepare(fsm_job *job) {
     job->inner_dimensions = merge_dimensions(job, job->inner_shape, job->inner_dimensions, 1);
     job->outer_dimensions = merge_dimensions(job, job->outer_shape, job->outer_dimensions, 0);
     const size_t n = row_length(job);
+    const int contiguous = contiguous_rows(job);
+    if (job->outer_dimensions > 1 && !contiguous) {
+        order_outer(job);
+    }
+    const int beside = !contiguous && lies_beside(job, n);
+    size_t rows = 1;
+    for (int d = 0; d < job->outer_dimensions; d++) {
+        rows *= job->outer_shape[d];
+    }
+    job->least = beside ? BESIDE_PART : 1;
+    job->streamed = rows * n * storage_size(job->dtype) >= fsm_stream_from();
+    if (!job->outer_dimensions) {
+        return 1;
+    }
+    job->split = split_dimension(job, beside);
+    return job->outer_shape[job->split];
+}
+
+int fsm_run_job(const void *prepared, size_t first, size_t last) {
+    fsm_job job = *(const fsm_job *)prepared;
+    if (job.outer_dimensions) {
+        fsm_operand *const operands[4] = {&job.x, &job.y, &job.mask, &job.out};
+        job.outer_shape[job.split] = last - first;
+        for (int o = 0; o < 4; o++) {
+            if (operands[o]->base) {
+                operands[o]->base += (ptrdiff_t)first * operands[o]->outer[job.split];
+            }
+        }
+    }
+    const size_t n = row_length(&job);
     const uint64_t saved = fsm_enter();
     int status = 0;
-    if (contiguous_rows(job)) {
-        for_each_prefix(job, n, NULL, 0);
+    if (contiguous_rows(&job)) {
+        for_each_prefix(&job, n, NULL, 0);
     } else {
-        status = run_staged(job, n);
+        status = run_staged(&job, n);
     }
     fsm_leave(saved);
     return status;
+}
+
+/* ---- what is contiguous rows from the start ---- */
+
+int fsm_run_batch(const void *batch, size_t first, size_t last) {
+    const fsm_batch *all = batch;
+    fsm_rows part = all->rows;
+    part.rows = last - first;
+    part.x = (const char *)part.x + (ptrdiff_t)first * part.x_stride;
+    part.out = (char *)part.out + (ptrdiff_t)first * part.out_stride;
+    const uint64_t saved = fsm_enter();
+    run_rows(all->kernels, all->function, all->dtype, &part, all->streamed);
+    fsm_leave(saved);
+    return 0;
+}
+
+int fsm_run_entropies(const void *entropies, size_t first, size_t last) {
+    const fsm_entropies *all = entropies;
+    const size_t size = storage_size(all->dtype);
+    fsm_cross_entropy part = all->batch;
+    part.rows = last - first;
+    part.x = (const char *)part.x + (ptrdiff_t)first * part.x_stride;
+    if (part.label) {
+        part.label += first;
+    } else {
+        part.target = (const char *)part.target + (ptrdiff_t)first * part.target_stride;
+    }
+    part.loss = (char *)part.loss + first * size;
+    if (part.grad) {
+        part.grad = (char *)part.grad + (ptrdiff_t)first * part.grad_stride;
+    }
+    const uint64_t saved = fsm_enter();
+    all->kernels->cross_entropy[all->dtype](&part);
+    fsm_leave(saved);
+    return 0;
+}
+
+int fsm_run_segments(const void *segments, size_t first, size_t last) {
+    const fsm_segments *all = segments;
+    const size_t size = storage_size(all->dtype);
+    fsm_rows row = {.rows = 1, .temperature = fsm_make_temperature(1.0, all->dtype)};
+    const uint64_t saved = fsm_enter();
+    for (size_t i = first; i < last; i++) {
+        const size_t start = (size_t)all->pointers[i];
+        row.n = (size_t)all->pointers[i + 1] - start;
+        row.x = (const char *)all->x + start * size;
+        row.out = (char *)all->out + start * size;
+        if (row.n) {
+            all->kernels->rows[FSM_SOFTMAX][all->dtype](&row);
+        }
+    }
+    fsm_leave(saved);
+    return 0;
 }

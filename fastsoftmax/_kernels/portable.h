@@ -41,6 +41,46 @@
 #define FSM_PREFETCH(address) __builtin_prefetch(address)
 #endif
 
+/* Numbers that threads share, and what a loop does that waits for one to change. */
+#if defined(_MSC_VER) && !defined(__clang__)
+#include <intrin.h>
+#if defined(_WIN64)
+#define FSM_INTERLOCKED(operation, at, ...)                                                        \
+    (size_t)_Interlocked##operation##64((volatile __int64 *)(at), __VA_ARGS__)
+#else
+#define FSM_INTERLOCKED(operation, at, ...)                                                        \
+    (size_t)_Interlocked##operation((volatile long *)(at), __VA_ARGS__)
+#endif
+FSM_INLINE size_t fsm_fetch_add(volatile size_t *at, size_t n) {
+    return FSM_INTERLOCKED(ExchangeAdd, at, n);
+}
+FSM_INLINE size_t fsm_exchange(volatile size_t *at, size_t value) {
+    return FSM_INTERLOCKED(Exchange, at, value);
+}
+FSM_INLINE int fsm_compare_exchange(volatile size_t *at, size_t from, size_t to) {
+    return FSM_INTERLOCKED(CompareExchange, at, to, from) == from;
+}
+#else
+FSM_INLINE size_t fsm_fetch_add(volatile size_t *at, size_t n) {
+    return __atomic_fetch_add(at, n, __ATOMIC_ACQ_REL);
+}
+FSM_INLINE size_t fsm_exchange(volatile size_t *at, size_t value) {
+    return __atomic_exchange_n(at, value, __ATOMIC_ACQ_REL);
+}
+/* Whether it was `from`, and now is `to`. */
+FSM_INLINE int fsm_compare_exchange(volatile size_t *at, size_t from, size_t to) {
+    return __atomic_compare_exchange_n(at, &from, to, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+#endif
+#if FSM_X86_64
+#include <xmmintrin.h>
+#define FSM_PAUSE() _mm_pause()
+#elif FSM_AARCH64 && !defined(_MSC_VER)
+#define FSM_PAUSE() __asm__ volatile("isb")
+#else
+#define FSM_PAUSE() ((void)0)
+#endif
+
 #define FSM_PRAGMA(text) _Pragma(#text)
 
 /* Before a loop of few rounds, whose number the compiler knows; not where that would unroll loops of loops. */

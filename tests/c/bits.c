@@ -86,7 +86,7 @@ static void run_rows(const fsm_kernels *kernels, const header *h) {
         .out = rows_at(out, width, size),
         .temperature = fsm_make_temperature(h->parameter, (enum fsm_dtype)h->dtype),
     };
-    if (fsm_run(&job)) {
+    if (fsm_run_job(&job, 0, fsm_prepare(&job))) {
         fail("out of memory");
     }
     write_bytes(out, rows * width * size);
