@@ -82,6 +82,7 @@ cdef extern from "kernels.h" nogil:
         ptrdiff_t y_stride
         ptrdiff_t out_stride
         fsm_temperature temperature
+        int far
     ctypedef struct fsm_cross_entropy:
         size_t rows
         size_t n
@@ -689,6 +690,7 @@ cdef object lane_run(
     batch.y_stride = 0
     batch.out_stride = item if single else batch.x_stride
     batch.temperature = fsm_make_temperature(temperature, dtype)
+    batch.far = 0
     if size >= RELEASE_GIL_FROM:
         run_large(lane, &batch, dtype, workers)
     else:

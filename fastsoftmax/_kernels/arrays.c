@@ -19,6 +19,8 @@
 
 /* Results of an array that goes past the caches stay so long in one. */
 #define STREAM_BLOCK ((size_t)128 * 1024)
+/* Operands of so many bytes each do not stay in the caches near by. */
+#define FAR_FROM ((size_t)6 * 1024 * 1024)
 /* A strip's rows take about half of a small L2. */
 #define STRIP_BYTES (256 * 1024)
 #define STRIP_ROWS 64
@@ -545,6 +547,7 @@ static void for_each_prefix(const fsm_job *job, size_t n, const scratch_rows *sc
                 .y_stride = last >= 0 ? job->y.outer[last] : 0,
                 .out_stride = last >= 0 ? job->out.outer[last] : 0,
                 .temperature = job->temperature,
+                .far = job->far,
             };
             run_rows(job->kernels, job->function, job->dtype, &batch, job->streamed);
         }
@@ -645,7 +648,9 @@ size_t fsm_prepare(fsm_job *job) {
         rows *= job->outer_shape[d];
     }
     job->least = beside ? BESIDE_PART : 1;
-    job->streamed = rows * n * storage_size(job->dtype) >= fsm_stream_from();
+    const size_t bytes = rows * n * storage_size(job->dtype);
+    job->streamed = bytes >= fsm_stream_from();
+    job->far = bytes >= FAR_FROM;
     if (!job->outer_dimensions) {
         return 1;
     }

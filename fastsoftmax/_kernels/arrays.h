@@ -26,6 +26,7 @@ typedef struct {
     fsm_operand out;  /* OUT; no inner dimension for logsumexp. x or y itself, or apart from both */
     fsm_temperature temperature;
     int streamed; /* set by fsm_prepare: results go past the caches, where they can */
+    int far;      /* set by fsm_prepare: of fsm_rows */
     int split;    /* set by fsm_prepare: the outer dimension that parts are taken of */
     size_t least; /* set by fsm_prepare: smaller parts would be slow */
 } fsm_job;

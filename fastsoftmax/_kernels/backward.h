@@ -63,12 +63,8 @@ FSM_INLINE size_t F(gradients)(const REAL *g, const REAL *y, REAL *out, size_t i
     return i;
 }
 
-/* Operands of so many bytes each do not stay in the caches: their next row is fetched ahead. */
-#define FAR_FROM (6 * 1024 * 1024)
-
 /* out = y (g - sum(g y)) */
 static void F(softmax_backward_along)(const fsm_rows *b) {
-    const int far = b->rows * b->n >= FAR_FROM / sizeof(REAL) && b->x_stride;
     for (size_t row = 0; row < b->rows; row++) {
         const REAL *g = CONST_ROW(b->x, b->x_stride, row);
         const REAL *y = CONST_ROW(b->y, b->y_stride, row);
@@ -80,7 +76,7 @@ static void F(softmax_backward_along)(const fsm_rows *b) {
         if (i) {
             F(gradient_partial)(g, y, out, i, hi, lo);
         }
-        i = far && row + 1 < b->rows
+        i = b->far && row + 1 < b->rows
                 ? F(gradients)(g, y, out, i, b->n, hi, lo, b->x_stride, b->y_stride)
                 : F(gradients)(g, y, out, i, b->n, hi, lo, 0, 0);
         if (i < b->n) {

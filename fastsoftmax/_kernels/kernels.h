@@ -20,6 +20,7 @@ typedef struct {
     void *out;     /* OUT: n elements a row; logsumexp: one; may be x or y */
     ptrdiff_t x_stride, y_stride, out_stride;
     fsm_temperature temperature;
+    int far; /* operands are larger than the caches near by: the next row is worth fetching ahead */
 } fsm_rows;
 
 typedef void fsm_rows_function(const fsm_rows *batch);

@@ -10,7 +10,6 @@
 #undef BLOCK
 #undef CHUNK
 #undef PRODUCTS
-#undef FAR_FROM
 #undef FOLDED
 #undef GROUP
 #undef GROUP_BYTES
