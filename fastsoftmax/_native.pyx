@@ -83,6 +83,7 @@ cdef extern from "kernels.h" nogil:
         ptrdiff_t out_stride
         fsm_temperature temperature
         int far
+        void *scratch
     ctypedef struct fsm_cross_entropy:
         size_t rows
         size_t n
@@ -691,6 +692,7 @@ cdef object lane_run(
     batch.out_stride = item if single else batch.x_stride
     batch.temperature = fsm_make_temperature(temperature, dtype)
     batch.far = 0
+    batch.scratch = NULL
     if size >= RELEASE_GIL_FROM:
         run_large(lane, &batch, dtype, workers)
     else:

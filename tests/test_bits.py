@@ -383,6 +383,36 @@ def test_segments_have_the_bits_of_rows(native_fs, dtype):
     assert_same(got, np.concatenate(parts))
 
 
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "row_bytes", [4012, pytest.param(1032, marks=SLOW), pytest.param(1 << 16, marks=SLOW)]
+)
+@pytest.mark.parametrize(
+    "name", ["softmax", "log_softmax", "softmax_backward", "log_softmax_backward"]
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_same_bits_streamed(native_fs, name, dtype, row_bytes):
+    """Long rows whose results are too many for the caches: whole lines go past them."""
+    size = np.dtype(dtype).itemsize
+    n = row_bytes // size
+    x, y = sample(dtype, n)
+    expected = alone(native_fs, CALLS[name], x, y)
+    times = (33 << 20) // expected.nbytes + 1
+    many, others = np.tile(x, (times, 1)), np.tile(y, (times, 1))
+    memory = np.full(many.size + 48, 7, dtype)
+    for offset, workers in ((17, 1), (24, 2)):
+        out = memory[offset : offset + many.size].reshape(many.shape)
+        CALLS[name](native_fs, many, others, out=out, workers=workers)
+        assert out.tobytes() == expected.tobytes() * times
+        assert (memory[:offset] == 7).all()
+        assert (memory[offset + many.size :] == 7).all()
+        memory[:] = 7
+    CALLS[name](native_fs, many, others, out=many)
+    assert many.tobytes() == expected.tobytes() * times
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("function", ["softmax", "log_softmax"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -1,8 +1,7 @@
 /* Design
  * A. Dimensions that are one run in memory for every operand are merged first, so that what is left is what the layout is.
  * B. Rows that are contiguous in every operand go to the kernels where they lie. Where the array is larger than the caches,
- *    results go to a block in cache first and are streamed from there, past the caches: a line that is written whole need
- *    not be read.
+ *    the results of long rows are streamed past them: a line that is written whole need not be read.
  * C. Rows that lie side by side are taken a vector of rows at a time, where they lie.
  * D. All else is staged: a strip of rows is gathered into scratch as contiguous rows (transposed, converted to the
  *    computing type, masked elements as -inf), computed there by the same kernels, and scattered. The scratch is a strip,
@@ -17,8 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Results of an array that goes past the caches stay so long in one. */
-#define STREAM_BLOCK ((size_t)128 * 1024)
+/* Bytes of a cache line. */
+#define LINE 64
 /* Operands of so many bytes each do not stay in the caches near by. */
 #define FAR_FROM ((size_t)6 * 1024 * 1024)
 /* A strip's rows take about half of a small L2. */
@@ -369,33 +368,22 @@ static void run_strip(const fsm_job *job, char *const base[4], size_t rows, size
 static void run_rows(const fsm_kernels *kernels, enum fsm_function function, enum fsm_dtype dtype,
                      const fsm_rows *batch, int streamed) {
     const size_t row = batch->n * storage_size(dtype);
+    fsm_rows rows = *batch;
     char *memory = NULL;
-    if (streamed && row <= STREAM_BLOCK && batch->rows * row >= STREAM_BLOCK &&
-        function != FSM_LOGSUMEXP && batch->out != batch->x && batch->out != batch->y &&
-        batch->out_stride == (ptrdiff_t)row) {
-        memory = malloc(STREAM_BLOCK + 64);
+    if (streamed && row > FSM_STREAM_ABOVE && row <= FSM_STREAM_UP_TO &&
+        function != FSM_LOGSUMEXP && batch->out != batch->x && batch->out != batch->y) {
+        memory = malloc(FSM_STREAM_SCRATCH + LINE);
     }
-    if (!memory) {
-        kernels->rows[function][dtype](batch);
-        return;
+    rows.scratch = memory ? memory + (LINE - (uintptr_t)memory % LINE) % LINE : NULL;
+    kernels->rows[function][dtype](&rows);
+    if (memory) {
+        FSM_STREAM_FENCE();
+        free(memory);
     }
-    char *const block = memory + (64 - (uintptr_t)memory % 64) % 64;
-    const size_t rows = STREAM_BLOCK / row;
-    fsm_rows part = *batch;
-    part.out = block;
-    for (size_t first = 0; first < batch->rows; first += rows) {
-        part.rows = batch->rows - first < rows ? batch->rows - first : rows;
-        part.x = (const char *)batch->x + (ptrdiff_t)first * batch->x_stride;
-        part.y = batch->y ? (const char *)batch->y + (ptrdiff_t)first * batch->y_stride : NULL;
-        kernels->rows[function][dtype](&part);
-        kernels->stream((char *)batch->out + first * row, block, part.rows * row);
-    }
-    free(memory);
 }
 
 /* ---- rows that lie side by side ---- */
 
-#define LINE 64
 #define BLOCKS (BESIDE_ROWS * sizeof(double) / LINE)
 /* Of longer rows: a page of each element. */
 #define TALL_BLOCKS 64

@@ -52,13 +52,13 @@ FSM_INLINE void F(gradient_partial)(const REAL *g, const REAL *y, REAL *out, siz
 
 /* Whole vectors of a row's gradient from element i on; returns where they end. */
 FSM_INLINE size_t F(gradients)(const REAL *g, const REAL *y, REAL *out, size_t i, size_t n, VEC hi,
-                               VEC lo, ptrdiff_t ahead_g, ptrdiff_t ahead_y) {
+                               VEC lo, ptrdiff_t ahead_g, ptrdiff_t ahead_y, int streamed) {
     for (; i + LANES <= n; i += LANES) {
         if (ahead_g) {
             FSM_PREFETCH((const char *)(g + i) + ahead_g);
             FSM_PREFETCH((const char *)(y + i) + ahead_y);
         }
-        V(store)(out + i, F(gradient)(V(load)(g + i), V(load)(y + i), hi, lo));
+        F(put)(out + i, F(gradient)(V(load)(g + i), V(load)(y + i), hi, lo), streamed);
     }
     return i;
 }
@@ -76,9 +76,11 @@ static void F(softmax_backward_along)(const fsm_rows *b) {
         if (i) {
             F(gradient_partial)(g, y, out, i, hi, lo);
         }
-        i = b->far && row + 1 < b->rows
-                ? F(gradients)(g, y, out, i, b->n, hi, lo, b->x_stride, b->y_stride)
-                : F(gradients)(g, y, out, i, b->n, hi, lo, 0, 0);
+        const int more = b->far && row + 1 < b->rows;
+        const ptrdiff_t ahead_g = more ? b->x_stride : 0, ahead_y = more ? b->y_stride : 0;
+        i = STREAMED(b) ? F(gradients)(g, y, out, i, b->n, hi, lo, ahead_g, ahead_y, 1)
+            : more      ? F(gradients)(g, y, out, i, b->n, hi, lo, ahead_g, ahead_y, 0)
+                        : F(gradients)(g, y, out, i, b->n, hi, lo, 0, 0, 0);
         if (i < b->n) {
             F(gradient_partial)(g + i, y + i, out + i, b->n - i, hi, lo);
         }
@@ -88,42 +90,44 @@ static void F(softmax_backward_along)(const fsm_rows *b) {
     }
 }
 
-/* out = g - e^y sum(g), y the output of log_softmax. e^y is a weight times 2^(N - bias) / C; the power of two is applied
- * first (exact), 1 / C goes into the factor. */
-FSM_INLINE void F(log_softmax_backward_row)(const REAL *g, const REAL *y, REAL *out, size_t n,
-                                            const F(start) *s, pair total, const fsm_temperature *t,
-                                            ptrdiff_t ahead_g, ptrdiff_t ahead_y, int shifted) {
-    const F(row) row = F(row_of)(s, t);
-    const pair product = {total.hi * FC(SCALE_INVERSE),
-                          fma(total.hi, FC(SCALE_INVERSE), -total.hi * FC(SCALE_INVERSE)) +
-                              total.hi * FC(SCALE_INVERSE_LO) + total.lo * FC(SCALE_INVERSE)};
-    REAL factor_hi, factor_lo;
-    F(split)(product, &factor_hi, &factor_lo);
-    /* Where the maximum was subtracted, e^y is 0 or infinite. */
-    const int exponent = shifted ? (s->maximum < 0 ? -4000 : 4000) : (int)s->steps - FC(BIAS);
-    const VEC unbias = V(set1)((REAL)power_of_two(exponent));
-    const VEC hi = V(set1)(-factor_hi), lo = V(set1)(-factor_lo);
-    size_t i = 0;
+/* What e^y sum(g) is made of: e^y is a weight times 2^(N - bias) / C, and the power of two, `unbias`, is applied first (exact);
+ * hi + lo is -sum(g) / C. */
+typedef struct {
+    F(row) row;
+    VEC unbias, hi, lo;
+} F(expected);
+
+/* g - e^y sum(g) */
+FSM_INLINE VEC F(log_gradient)(VEC g, VEC y, const F(expected) *s, int shifted) {
+    const VEC e = V(mul)(F(weight)(y, &s->row, shifted), s->unbias);
+    return V(fma)(e, s->hi, V(fma)(e, s->lo, g));
+}
+FSM_NOINLINE void F(log_gradient_partial)(const REAL *g, const REAL *y, REAL *out, size_t n,
+                                          const F(expected) *s, int shifted) {
+    const VEC a = V(load_partial)(g, n, 0), b = V(load_partial)(y, n, -INFINITY);
+    V(store_partial)(out, F(log_gradient)(a, b, s, shifted), n);
+}
+
+/* Whole vectors of a row's gradient from element i on; returns where they end. */
+FSM_INLINE size_t F(log_gradients)(const REAL *g, const REAL *y, REAL *out, size_t i, size_t n,
+                                   const F(expected) *expected, ptrdiff_t ahead_g,
+                                   ptrdiff_t ahead_y, int shifted, int streamed) {
+    const F(expected) s = *expected;
     for (; i + LANES <= n; i += LANES) {
         FSM_PREFETCH((const char *)(g + i) + ahead_g);
         FSM_PREFETCH((const char *)(y + i) + ahead_y);
-        const VEC e = V(mul)(F(weight)(V(load)(y + i), &row, shifted), unbias);
-        V(store)(out + i, V(fma)(e, hi, V(fma)(e, lo, V(load)(g + i))));
+        const VEC a = V(load)(g + i), b = V(load)(y + i);
+        F(put)(out + i, F(log_gradient)(a, b, &s, shifted), streamed);
     }
-    if (i < n) {
-        const VEC argument = V(load_partial)(y + i, n - i, -INFINITY);
-        const VEC e = V(mul)(F(weight)(argument, &row, shifted), unbias);
-        const VEC gradient = V(load_partial)(g + i, n - i, 0);
-        V(store_partial)(out + i, V(fma)(e, hi, V(fma)(e, lo, gradient)), n - i);
-    }
+    return i;
 }
 
+/* out = g - e^y sum(g), y the output of log_softmax */
 static void F(log_softmax_backward_along)(const fsm_rows *b) {
     for (size_t row = 0; row < b->rows; row++) {
         const REAL *g = CONST_ROW(b->x, b->x_stride, row);
         const REAL *y = CONST_ROW(b->y, b->y_stride, row);
         REAL *out = ROW(b->out, b->out_stride, row);
-        const int last = row + 1 == b->rows;
         F(sum) sum = F(sum_zero)();
         size_t i = 0;
         for (; i + LANES <= b->n; i += LANES) {
@@ -134,11 +138,30 @@ static void F(log_softmax_backward_along)(const fsm_rows *b) {
         }
         const pair total = F(sum_total)(&sum);
         const F(start) s = F(row_start)(F(row_max)(y, b->n), FC(CUT), &b->temperature);
-        if (FSM_UNLIKELY(s.shifted)) {
-            F(log_softmax_backward_row)(g, y, out, b->n, &s, total, &b->temperature, 0, 0, 1);
-        } else {
-            F(log_softmax_backward_row)(g, y, out, b->n, &s, total, &b->temperature,
-                                        last ? 0 : b->x_stride, last ? 0 : b->y_stride, 0);
+        const pair product = {total.hi * FC(SCALE_INVERSE),
+                              fma(total.hi, FC(SCALE_INVERSE), -total.hi * FC(SCALE_INVERSE)) +
+                                  total.hi * FC(SCALE_INVERSE_LO) + total.lo * FC(SCALE_INVERSE)};
+        REAL factor_hi, factor_lo;
+        F(split)(product, &factor_hi, &factor_lo);
+        /* Where the maximum was subtracted, e^y is 0 or infinite. */
+        const int exponent = s.shifted ? (s.maximum < 0 ? -4000 : 4000) : (int)s.steps - FC(BIAS);
+        const F(expected) expected = {
+            .row = F(row_of)(&s, &b->temperature),
+            .unbias = V(set1)((REAL)power_of_two(exponent)),
+            .hi = V(set1)(-factor_hi),
+            .lo = V(set1)(-factor_lo),
+        };
+        const int last = row + 1 == b->rows;
+        const ptrdiff_t ahead_g = last ? 0 : b->x_stride, ahead_y = last ? 0 : b->y_stride;
+        i = F(before_line)(out, b->n);
+        if (i) {
+            F(log_gradient_partial)(g, y, out, i, &expected, s.shifted);
+        }
+        i = FSM_UNLIKELY(s.shifted) ? F(log_gradients)(g, y, out, i, b->n, &expected, 0, 0, 1, 0)
+            : STREAMED(b) ? F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, 1)
+                          : F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, 0);
+        if (i < b->n) {
+            F(log_gradient_partial)(g + i, y + i, out + i, b->n - i, &expected, s.shifted);
         }
         if (FSM_UNLIKELY(s.shifted || !F(harmless)((REAL)total.hi) || total.hi != total.hi)) {
             F(canonical_nans)(out, b->n);

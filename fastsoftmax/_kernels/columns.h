@@ -407,7 +407,7 @@ FSM_NOINLINE void F(log_folded)(const fsm_rows *b, size_t first, size_t rows, in
             *out = magic[r];
         } else {
             F(log_softmax_plain)(CONST_ROW(b->x, b->x_stride, first + r), out, 0, n, magic[r],
-                                 limit[r]);
+                                 limit[r], 0);
         }
     }
 }

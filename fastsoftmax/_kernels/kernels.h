@@ -21,7 +21,15 @@ typedef struct {
     ptrdiff_t x_stride, y_stride, out_stride;
     fsm_temperature temperature;
     int far; /* operands are larger than the caches near by: the next row is worth fetching ahead */
+    void *
+        scratch; /* FSM_STREAM_SCRATCH bytes, aligned to a cache line: results go past the caches; or NULL */
 } fsm_rows;
+
+/* Results of rows of more bytes than this, and of no more than that, can go past the caches. */
+#define FSM_STREAM_ABOVE 1024
+#define FSM_STREAM_UP_TO ((size_t)64 * 1024)
+/* A row, or several of 8 KiB together, each from where it starts in a line. */
+#define FSM_STREAM_SCRATCH (FSM_STREAM_UP_TO + 8 * 128)
 
 typedef void fsm_rows_function(const fsm_rows *batch);
 
@@ -102,8 +110,6 @@ typedef struct {
                                          size_t rows, size_t n);
     size_t (*scatter[FSM_COMPUTE_DTYPES])(void *out, ptrdiff_t step, const void *packed,
                                           size_t pitch, size_t rows, size_t n);
-    /* A copy that leaves the caches to others. */
-    void (*stream)(void *to, const void *from, size_t bytes);
 } fsm_kernels;
 
 /* Best first; `supported` says whether this CPU and its operating system can run one. */

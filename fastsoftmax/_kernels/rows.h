@@ -24,11 +24,18 @@
 /* Rows computed together: so many, and so many bytes of them, at most. */
 #define GROUP 8
 #define GROUP_BYTES (8 * 1024)
+/* Whether the results of long rows go past the caches, where the vocabulary can do that. */
+#if defined(FSM_STREAMS)
+#define STREAMED(b) ((b)->scratch != NULL)
+#else
+#define STREAMED(b) 0
+#endif
 /* Rows of so many elements at most may go across (columns.h). */
 #define ACROSS 64
 /* Rows of so many elements at most, and so many of them, are worth folding their ends together. */
 #define FOLDED (16 * LANES)
 #define FOLD_FROM (LANES / 4)
+_Static_assert(FOLDED * sizeof(REAL) <= FSM_STREAM_ABOVE, "rows are streamed from a line on");
 
 /* What a row needs before its weights can be computed. */
 typedef struct {
@@ -306,17 +313,28 @@ FSM_INLINE VEC F(normalised)(VEC w, VEC hi, VEC lo) {
     return V(fma)(w, hi, V(mul)(w, lo));
 }
 
-FSM_INLINE void F(scale_partial)(REAL *w, size_t n, VEC hi, VEC lo) {
-    V(store_partial)(w, F(normalised)(V(load_partial)(w, n, 0), hi, lo), n);
+FSM_INLINE void F(scale_partial)(const REAL *w, REAL *out, size_t n, VEC hi, VEC lo) {
+    V(store_partial)(out, F(normalised)(V(load_partial)(w, n, 0), hi, lo), n);
 }
 
-/* w *= hi + lo. This is bound by loads and stores: of a long row the first few elements, less than a vector, are done by
- * themselves where the rest then lies in whole cache lines. */
-FSM_CORE void F(scale_row)(REAL *w, size_t first, size_t n, REAL inv_hi, REAL inv_lo) {
+/* A whole vector of results: to the start of a line where they are streamed. */
+FSM_INLINE void F(put)(REAL *out, VEC x, int streamed) {
+    if (streamed) {
+        V(stream)(out, x);
+    } else {
+        V(store)(out, x);
+    }
+}
+
+/* out = w (hi + lo), in place or streamed. This is bound by loads and stores: of a long row the first few elements, less than a
+ * vector, are done by themselves where the rest then lies in whole cache lines. */
+FSM_CORE void F(scale_row)(const REAL *w, REAL *out, size_t first, size_t n, REAL inv_hi,
+                           REAL inv_lo, int streamed) {
     const VEC hi = V(set1)(inv_hi), lo = V(set1)(inv_lo);
     if (first) {
-        F(scale_partial)(w, first, hi, lo);
+        F(scale_partial)(w, out, first, hi, lo);
         w += first;
+        out += first;
         n -= first;
     }
     size_t i = 0;
@@ -325,17 +343,27 @@ FSM_CORE void F(scale_row)(REAL *w, size_t first, size_t n, REAL inv_hi, REAL in
         const VEC b = F(normalised)(V(load)(w + i + LANES), hi, lo);
         const VEC c = F(normalised)(V(load)(w + i + 2 * LANES), hi, lo);
         const VEC d = F(normalised)(V(load)(w + i + 3 * LANES), hi, lo);
-        V(store)(w + i, a);
-        V(store)(w + i + LANES, b);
-        V(store)(w + i + 2 * LANES, c);
-        V(store)(w + i + 3 * LANES, d);
+        F(put)(out + i, a, streamed);
+        F(put)(out + i + LANES, b, streamed);
+        F(put)(out + i + 2 * LANES, c, streamed);
+        F(put)(out + i + 3 * LANES, d, streamed);
     }
     for (; i + LANES <= n; i += LANES) {
-        V(store)(w + i, F(normalised)(V(load)(w + i), hi, lo));
+        F(put)(out + i, F(normalised)(V(load)(w + i), hi, lo), streamed);
     }
     if (i < n) {
-        F(scale_partial)(w + i, n - i, hi, lo);
+        F(scale_partial)(w + i, out + i, n - i, hi, lo);
     }
+}
+
+/* Where the weights of row `first` + `g` go: where its results will be, or to scratch, as far from the start of a line. */
+FSM_INLINE REAL *F(weights_at)(const fsm_rows *b, size_t first, size_t g) {
+    REAL *out = ROW(b->out, b->out_stride, first + g);
+    if (!STREAMED(b)) {
+        return out;
+    }
+    const size_t pitch = (b->n + 2 * LANES - 1) / LANES * LANES;
+    return (REAL *)b->scratch + g * pitch + (uintptr_t)out % 64 / sizeof(REAL);
 }
 
 /* A few rows at a time, phase by phase: what a row waits for (its maximum, its sum, the division) is computed while the
@@ -351,7 +379,7 @@ static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
     }
     for (size_t g = 0; g < rows; g++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
-        REAL *w = ROW(b->out, b->out_stride, first + g);
+        REAL *w = F(weights_at)(b, first, g);
         total[g] = F(weights)(x, w, b->n, ahead, &start[g], &b->temperature);
     }
     for (size_t g = 0; g < rows; g++) {
@@ -361,8 +389,11 @@ static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
         REAL *out = ROW(b->out, b->out_stride, first + g);
         if (FSM_UNLIKELY(total[g].hi != total[g].hi)) {
             F(fill_nan)(out, b->n);
+        } else if (STREAMED(b)) {
+            F(scale_row)(F(weights_at)(b, first, g), out, F(before_line)(out, b->n), b->n, hi[g],
+                         lo[g], 1);
         } else {
-            F(scale_row)(out, F(before_line)(out, b->n), b->n, hi[g], lo[g]);
+            F(scale_row)(out, out, F(before_line)(out, b->n), b->n, hi[g], lo[g], 0);
         }
     }
 }
@@ -409,7 +440,7 @@ static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
         if (FSM_UNLIKELY(inv_hi[r] != inv_hi[r])) {
             F(fill_nan)(out, n);
         } else {
-            F(scale_row)(out, 0, n, inv_hi[r], inv_lo[r]);
+            F(scale_row)(out, out, 0, n, inv_hi[r], inv_lo[r], 0);
         }
     }
 }
@@ -518,7 +549,7 @@ FSM_INLINE void F(log_partial)(const REAL *x, REAL *out, size_t n, VEC hi, VEC l
 
 /* out = (x - hi) - lo, where hi + lo = max + log(sum): no cancellation but the exact one of x - hi; `first` as in scale_row. */
 FSM_INLINE void F(log_softmax_plain)(const REAL *x, REAL *out, size_t first, size_t n, REAL log_hi,
-                                     REAL log_lo) {
+                                     REAL log_lo, int streamed) {
     const VEC hi = V(set1)(log_hi), lo = V(set1)(log_lo);
     if (first) {
         F(log_partial)(x, out, first, hi, lo);
@@ -528,7 +559,7 @@ FSM_INLINE void F(log_softmax_plain)(const REAL *x, REAL *out, size_t first, siz
     }
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
-        V(store)(out + i, F(logged)(V(load)(x + i), hi, lo));
+        F(put)(out + i, F(logged)(V(load)(x + i), hi, lo), streamed);
     }
     if (i < n) {
         F(log_partial)(x + i, out + i, n - i, hi, lo);
@@ -579,7 +610,7 @@ FSM_NOINLINE REAL F(logsumexp_special)(const REAL *x, size_t n, REAL maximum) {
 
 /* A row's answer from its logarithm. */
 FSM_INLINE void F(log_softmax_row)(const REAL *x, REAL *out, size_t n, const F(start) *s,
-                                   const fsm_temperature *t, double logarithm) {
+                                   const fsm_temperature *t, double logarithm, int streamed) {
     if (FSM_UNLIKELY(F(no_answer)(s->maximum, logarithm))) {
         F(fill_nan)(out, n);
     } else if (t->tempered) {
@@ -587,7 +618,12 @@ FSM_INLINE void F(log_softmax_row)(const REAL *x, REAL *out, size_t n, const F(s
     } else {
         REAL hi, lo;
         F(split_log)(s->maximum, logarithm, &hi, &lo);
-        F(log_softmax_plain)(x, out, F(before_line)(out, n), n, hi, lo);
+        const size_t first = F(before_line)(out, n);
+        if (streamed) {
+            F(log_softmax_plain)(x, out, first, n, hi, lo, 1);
+        } else {
+            F(log_softmax_plain)(x, out, first, n, hi, lo, 0);
+        }
     }
 }
 FSM_INLINE void F(logsumexp_row)(const REAL *x, REAL *out, size_t n, const F(start) *s,
@@ -623,7 +659,7 @@ FSM_NOINLINE void F(log_group)(const fsm_rows *b, size_t first, size_t rows, int
         if (single) {
             F(logsumexp_row)(x, out, b->n, &start[g], logarithm[g]);
         } else {
-            F(log_softmax_row)(x, out, b->n, &start[g], &b->temperature, logarithm[g]);
+            F(log_softmax_row)(x, out, b->n, &start[g], &b->temperature, logarithm[g], STREAMED(b));
         }
     }
 }

@@ -11,6 +11,7 @@
 #undef CHUNK
 #undef PRODUCTS
 #undef FOLDED
+#undef STREAMED
 #undef GROUP
 #undef GROUP_BYTES
 #undef FOLD_FROM

@@ -121,20 +121,6 @@ static void select_f64(void *out, const void *x, const uint8_t *mask, size_t n, 
     }
 }
 
-static void stream(void *to, const void *from, size_t bytes) {
-    char *out = to;
-    const char *in = from;
-    size_t head = -(uintptr_t)out & 63;
-    head = head < bytes ? head : bytes;
-    memcpy(out, in, head);
-    size_t i = head;
-    for (; i + 64 <= bytes; i += 64) {
-        f32x16_stream((float *)(out + i), f32x16_load((const float *)(in + i)));
-    }
-    memcpy(out + i, in + i, bytes - i);
-    vec_fence();
-}
-
 const fsm_kernels FSM_PASTE(fsm_, FSM_UNIT) = {
     .name = FSM_STRING(FSM_UNIT),
     .rows =
@@ -163,5 +149,4 @@ const fsm_kernels FSM_PASTE(fsm_, FSM_UNIT) = {
     .select = {select_f32, select_f64},
     .gather = {f32_gather, f64_gather},
     .scatter = {f32_scatter, f64_scatter},
-    .stream = stream,
 };

@@ -81,6 +81,7 @@ FSM_INLINE void f32x16_store_partial(float *p, f32x16 x, size_t count) {
         f32_store8_partial(p + 8, x.b, count - 8);
     }
 }
+#define FSM_STREAMS
 FSM_INLINE void f32x16_stream(float *p, f32x16 x) {
     _mm256_stream_ps(p, x.a);
     _mm256_stream_ps(p + 8, x.b);
@@ -362,6 +363,10 @@ FSM_INLINE void f64x8_store_partial(double *p, f64x8 x, size_t count) {
         f64_store4_partial(p + 4, x.b, count - 4);
     }
 }
+FSM_INLINE void f64x8_stream(double *p, f64x8 x) {
+    _mm256_stream_pd(p, x.a);
+    _mm256_stream_pd(p + 4, x.b);
+}
 FSM_INLINE f64x8 f64x8_add(f64x8 x, f64x8 y) {
     return (f64x8){_mm256_add_pd(x.a, y.a), _mm256_add_pd(x.b, y.b)};
 }
@@ -540,10 +545,6 @@ FSM_INLINE void f64x8_load_narrow(const double *p, size_t n, f64x8 *a) {
 FSM_INLINE void f64x8_store_narrow(double *p, size_t n, const f64x8 *a) {
     (void)n;
     f64x8_store(p, a[0]);
-}
-
-FSM_INLINE void vec_fence(void) {
-    _mm_sfence();
 }
 
 #endif

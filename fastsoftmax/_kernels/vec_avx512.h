@@ -38,6 +38,7 @@ FSM_INLINE void f32x16_store(float *p, f32x16 a) {
 FSM_INLINE void f32x16_store_partial(float *p, f32x16 a, size_t count) {
     _mm512_mask_storeu_ps(p, f32_first(count), a);
 }
+#define FSM_STREAMS
 FSM_INLINE void f32x16_stream(float *p, f32x16 a) {
     _mm512_stream_ps(p, a);
 }
@@ -254,6 +255,9 @@ FSM_INLINE void f64x8_store(double *p, f64x8 a) {
 FSM_INLINE void f64x8_store_partial(double *p, f64x8 a, size_t count) {
     _mm512_mask_storeu_pd(p, f64_first(count), a);
 }
+FSM_INLINE void f64x8_stream(double *p, f64x8 a) {
+    _mm512_stream_pd(p, a);
+}
 FSM_INLINE f64x8 f64x8_add(f64x8 a, f64x8 b) {
     return _mm512_add_pd(a, b);
 }
@@ -392,10 +396,6 @@ FSM_INLINE void f64x8_load_narrow(const double *p, size_t n, f64x8 *a) {
 FSM_INLINE void f64x8_store_narrow(double *p, size_t n, const f64x8 *a) {
     (void)n;
     f64x8_store(p, a[0]);
-}
-
-FSM_INLINE void vec_fence(void) {
-    _mm_sfence();
 }
 
 #endif

@@ -263,6 +263,9 @@ FSM_INLINE void f64x8_store(double *p, f64x8 a) {
 FSM_INLINE void f64x8_store_partial(double *p, f64x8 a, size_t count) {
     memcpy(p, a.v, count * sizeof a.v[0]);
 }
+FSM_INLINE void f64x8_stream(double *p, f64x8 a) {
+    f64x8_store(p, a);
+}
 FSM_INLINE f64x8 f64x8_add(f64x8 a, f64x8 b) {
     FSM_LANES(f64x8, 8, a.v[i] + b.v[i]);
 }
@@ -399,10 +402,6 @@ FSM_INLINE void f64x8_store_narrow(double *p, size_t n, const f64x8 *a) {
     (void)n;
     f64x8_store(p, a[0]);
 }
-/* Order streaming stores before what follows. */
-FSM_INLINE void vec_fence(void) {
-}
-
 #undef FSM_LANES
 
 #endif

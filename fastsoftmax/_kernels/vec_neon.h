@@ -275,6 +275,9 @@ FSM_INLINE void f64x8_store_partial(double *p, f64x8 a, size_t count) {
     f64x8_store(lanes, a);
     memcpy(p, lanes, count * sizeof lanes[0]);
 }
+FSM_INLINE void f64x8_stream(double *p, f64x8 a) {
+    f64x8_store(p, a);
+}
 FSM_INLINE f64x8 f64x8_add(f64x8 a, f64x8 b) {
     FSM_QUARTERS(f64x8, vaddq_f64(a.v[i], b.v[i]));
 }
@@ -437,9 +440,6 @@ FSM_INLINE void f64x8_store_narrow(double *p, size_t n, const f64x8 *a) {
     (void)n;
     f64x8_store(p, a[0]);
 }
-FSM_INLINE void vec_fence(void) {
-}
-
 #undef FSM_QUARTERS
 
 #endif
