@@ -6,7 +6,7 @@ Knows arrays and calls; what is valid, what is converted and which kernels are t
 decided elsewhere.
 """
 
-from cpython.mem cimport PyMem_Malloc, PyMem_RawMalloc
+from cpython.mem cimport PyMem_Malloc, PyMem_RawFree, PyMem_RawMalloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.limits cimport INT_MAX
@@ -19,7 +19,6 @@ cimport numpy as cnp
 import importlib
 import inspect
 import os
-import threading
 
 import numpy as np
 
@@ -182,6 +181,7 @@ cdef extern from "pythread.h" nogil:
     PyThread_type_lock PyThread_allocate_lock()
     int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
     void PyThread_release_lock(PyThread_type_lock lock)
+    void PyThread_free_lock(PyThread_type_lock lock)
 
 cdef extern from *:
     """
@@ -288,9 +288,11 @@ cdef class _Helper:
     it is a daemon.
     """
 
-    cdef helper *helper  # never freed: the thread outlives all that could do it
+    cdef helper *helper  # not freed once there is a thread, which outlives all that could do it
 
     def __init__(self):
+        import threading  # which takes a fifth of the package's own import
+
         self.helper = <helper *>PyMem_RawMalloc(sizeof(helper))
         if self.helper is NULL:
             raise MemoryError
@@ -301,7 +303,15 @@ cdef class _Helper:
             raise MemoryError
         PyThread_acquire_lock(self.helper.called, 1)
         PyThread_acquire_lock(self.helper.ended, 1)
-        threading.Thread(target=self.serve, name="fastsoftmax", daemon=True).start()
+        try:
+            threading.Thread(target=self.serve, name="fastsoftmax", daemon=True).start()
+        except RuntimeError:  # no thread was to be had
+            PyThread_release_lock(self.helper.called)
+            PyThread_release_lock(self.helper.ended)
+            PyThread_free_lock(self.helper.called)
+            PyThread_free_lock(self.helper.ended)
+            PyMem_RawFree(self.helper)
+            raise
 
     def serve(self):
         cdef helper *h = self.helper

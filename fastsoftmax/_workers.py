@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import operator
 import os
-import threading
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +120,8 @@ def worth(workers: int, elements: int) -> int:
 
 def for_each(call: Callable[..., None], arguments: Iterator[Any], threads: int) -> None:
     """Call `call` with each of the tuples of arguments, in this thread and others."""
+    import threading
+
     lock = threading.Lock()
     errors: list[BaseException] = []
 
