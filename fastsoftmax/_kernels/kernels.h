@@ -21,8 +21,7 @@ typedef struct {
     ptrdiff_t x_stride, y_stride, out_stride;
     fsm_temperature temperature;
     int far; /* operands are larger than the caches near by: the next row is worth fetching ahead */
-    void *
-        scratch; /* FSM_STREAM_SCRATCH bytes, aligned to a cache line: results go past the caches; or NULL */
+    void *scratch; /* FSM_STREAM_SCRATCH bytes, from a line on: results are streamed; or NULL */
 } fsm_rows;
 
 /* Results of rows of more bytes than this, and of no more than that, can go past the caches. */
