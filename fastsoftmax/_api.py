@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.exceptions import AxisError
 
-from fastsoftmax import _numpy, _workers
+from fastsoftmax import _workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -697,7 +697,11 @@ class Functions:
         return result[()] if out is None else out
 
     def _backend_for(self, dtype: np.dtype[Any]) -> Backend:
-        return _numpy.NumpyBackend() if dtype.char == "g" else self._backend
+        if dtype.char != "g":
+            return self._backend
+        from fastsoftmax._numpy import NumpyBackend
+
+        return NumpyBackend()
 
 
 def _base(name: str, value: Any) -> Array:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 import numpy as np
 
-from fastsoftmax import _numpy
-
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
@@ -103,7 +101,9 @@ def available() -> tuple[str, ...]:
 def load(name: str) -> Backend:
     """Return the backend called `name`: "numpy", "native" (its best) or an instruction set's."""
     if name == "numpy":
-        return _numpy.NumpyBackend()
+        from fastsoftmax._numpy import NumpyBackend
+
+        return NumpyBackend()
     if name == "native" and INSTRUCTION_SETS:
         name = INSTRUCTION_SETS[0]
     if name in INSTRUCTION_SETS:

@@ -130,3 +130,5 @@ def test_importing_needs_numpy_only():
         name for name in foreign if name.startswith("_cython")
     }
     assert "concurrent.futures" not in loaded
+    if config()["backend"] != "numpy":
+        assert "fastsoftmax._numpy" not in loaded
