@@ -43,7 +43,7 @@ class Functions:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         for name in ("softmax", "log_softmax", "logsumexp"):
-            lane = backend.fast_lane(name, getattr(self, name), _workers.get_workers)
+            lane = backend.fast_lane(name, getattr(self, name), _workers.threads_for)
             setattr(self, name, lane)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
@@ -306,7 +306,7 @@ class Functions:
         mask = _mask(where, x.shape)
         if not isinstance(keepdims, (bool, np.bool_)):
             raise TypeError(f"keepdims must be True or False, got {keepdims!r}")
-        count = _workers.choose(workers)
+        threads = _workers.threads_for(workers, x.size)
         kept = [d for d in range(x.ndim) if d not in axes]
         shape = tuple(
             x.shape[d] if d in kept else 1 for d in range(x.ndim) if d in kept or keepdims
@@ -325,7 +325,7 @@ class Functions:
         flat = target.reshape(rows.shape[:-k])
         assert np.may_share_memory(flat, target)
         where_rows = None if mask is None else _rows_last(mask, axes)[0]
-        backend.logsumexp(rows, flat, k, where_rows, count)
+        backend.logsumexp(rows, flat, k, where_rows, threads)
         if target is not result:
             result[...] = target
         return result[()] if out is None else out
@@ -536,7 +536,7 @@ class Functions:
             raise ValueError(f"label_smoothing must be from 0 to 1, got {label_smoothing!r}")
         if not isinstance(return_grad, (bool, np.bool_)):
             raise TypeError(f"return_grad must be True or False, got {return_grad!r}")
-        count = _workers.choose(workers)
+        threads = _workers.threads_for(workers, x.size)
         targets = _labels(labels, x, *axes)
         x_rows = _rows_last(x, axes)[0]
         if targets.ndim == x.ndim:
@@ -546,7 +546,7 @@ class Functions:
         if x.size:
             grad_rows = None if grad is None else _rows_last(grad, axes)[0]
             backend = self._backend_for(x.dtype)
-            backend.softmax_cross_entropy(x_rows, targets, loss, grad_rows, smoothing, count)
+            backend.softmax_cross_entropy(x_rows, targets, loss, grad_rows, smoothing, threads)
         return loss[()] if grad is None else (loss[()], grad)
 
     def segment_softmax(
@@ -617,7 +617,7 @@ class Functions:
         if x.ndim != 1:
             raise ValueError(f"data must be 1-D, got shape {x.shape}")
         pointers = _pointers(indptr, len(x))
-        count = _workers.choose(workers)
+        threads = _workers.threads_for(workers, x.size)
         result = _checked("out", out, x.shape, x.dtype)
         if result is None:
             result = np.empty_like(x)
@@ -626,7 +626,7 @@ class Functions:
             target = _target(result, x)
             if not target.flags.c_contiguous:
                 target = np.empty_like(x)
-            self._backend_for(x.dtype).segment_softmax(x, pointers, target, count)
+            self._backend_for(x.dtype).segment_softmax(x, pointers, target, threads)
             if target is not result:
                 result[...] = target
         return result if out is None else out
@@ -649,7 +649,7 @@ class Functions:
         divisor = _number("temperature", temperature)
         if not 0 < divisor < math.inf:
             raise ValueError(f"temperature must be finite and above 0, got {temperature!r}")
-        count = _workers.choose(workers)
+        threads = _workers.threads_for(workers, x.size)
         result = _checked("out", out, x.shape, x.dtype)
         if result is None:
             result = np.empty_like(x)
@@ -658,7 +658,7 @@ class Functions:
             target = result if out is None else _target(result, x, mask)
             rows, k = _rows_last(x, axes)
             where_rows = None if mask is None else _rows_last(mask, axes)[0]
-            compute(rows, _rows_last(target, axes)[0], k, where_rows, divisor, count)
+            compute(rows, _rows_last(target, axes)[0], k, where_rows, divisor, threads)
             if target is not result:
                 result[...] = target
         return result[()] if out is None else out
@@ -683,7 +683,7 @@ class Functions:
             common = np.result_type(g, y)
             g, y = _cast(g, common), _cast(y, common)
         axes = _axes(axis, g.ndim)
-        count = _workers.choose(workers)
+        threads = _workers.threads_for(workers, g.size)
         result = _checked("out", out, g.shape, g.dtype)
         if result is None:
             result = np.empty_like(g)
@@ -691,7 +691,7 @@ class Functions:
             compute = getattr(self._backend_for(g.dtype), name)
             target = result if out is None else _target(result, g, y)
             rows, k = _rows_last(g, axes)
-            compute(rows, _rows_last(y, axes)[0], _rows_last(target, axes)[0], k, count)
+            compute(rows, _rows_last(y, axes)[0], _rows_last(target, axes)[0], k, threads)
             if target is not result:
                 result[...] = target
         return result[()] if out is None else out

@@ -43,7 +43,7 @@ class Backend(Protocol):
     reduce are the last `k` >= 1; `x` and `out` have the same dtype, float16, bfloat16, float32 or
     float64 (NumPy's backend: longdouble too). `out` is one of the inputs, element for element, or
     shares no memory with any. `where` has the shape of `x`. Everything is written to `out`. Up to
-    `workers` threads may share the rows.
+    `threads` threads may share the rows.
     """
 
     @property
@@ -51,25 +51,25 @@ class Backend(Protocol):
         """Its name in ``FASTSOFTMAX_BACKEND``."""
 
     def softmax(
-        self, x: Array, out: Array, k: int, where: Array | None, temperature: float, workers: int
+        self, x: Array, out: Array, k: int, where: Array | None, temperature: float, threads: int
     ) -> None:
         """Write the softmax of ``x / temperature``."""
 
     def log_softmax(
-        self, x: Array, out: Array, k: int, where: Array | None, temperature: float, workers: int
+        self, x: Array, out: Array, k: int, where: Array | None, temperature: float, threads: int
     ) -> None:
         """Write the logarithm of the softmax."""
 
-    def logsumexp(self, x: Array, out: Array, k: int, where: Array | None, workers: int) -> None:
+    def logsumexp(self, x: Array, out: Array, k: int, where: Array | None, threads: int) -> None:
         """Write log(sum(exp(x))) to `out`, which has only the axes before the last `k`."""
 
     def softmax_backward(
-        self, grad_output: Array, output: Array, out: Array, k: int, workers: int
+        self, grad_output: Array, output: Array, out: Array, k: int, threads: int
     ) -> None:
         """Write the gradient with respect to the input of softmax."""
 
     def log_softmax_backward(
-        self, grad_output: Array, output: Array, out: Array, k: int, workers: int
+        self, grad_output: Array, output: Array, out: Array, k: int, threads: int
     ) -> None:
         """Write the gradient with respect to the input of log_softmax."""
 
@@ -80,15 +80,15 @@ class Backend(Protocol):
         loss: Array,
         grad: Array | None,
         label_smoothing: float,
-        workers: int,
+        threads: int,
     ) -> None:
         """Write losses and gradients; `labels`: intp, one a row and in range, or as `logits`."""
 
-    def segment_softmax(self, data: Array, indptr: Array, out: Array, workers: int) -> None:
+    def segment_softmax(self, data: Array, indptr: Array, out: Array, threads: int) -> None:
         """Write the softmax of each segment; all are contiguous, `indptr` is int64 and checked."""
 
     def fast_lane(
-        self, name: str, general: Callable[..., Any], get_workers: Callable[[], int]
+        self, name: str, general: Callable[..., Any], threads_for: Callable[[int | None, int], int]
     ) -> Callable[..., Any]:
         """Return `general`, or a shortcut to what it does for the plainest arrays."""
 

@@ -21,7 +21,7 @@ class NativeBackend:
         k: int,
         where: NDArray[np.bool_] | None,
         temperature: float,
-        workers: int,
+        threads: int,
     ) -> None: ...
     def log_softmax(
         self,
@@ -30,7 +30,7 @@ class NativeBackend:
         k: int,
         where: NDArray[np.bool_] | None,
         temperature: float,
-        workers: int,
+        threads: int,
     ) -> None: ...
     def logsumexp(
         self,
@@ -38,7 +38,7 @@ class NativeBackend:
         out: NDArray[Any],
         k: int,
         where: NDArray[np.bool_] | None,
-        workers: int,
+        threads: int,
     ) -> None: ...
     def softmax_backward(
         self,
@@ -46,7 +46,7 @@ class NativeBackend:
         output: NDArray[Any],
         out: NDArray[Any],
         k: int,
-        workers: int,
+        threads: int,
     ) -> None: ...
     def log_softmax_backward(
         self,
@@ -54,7 +54,7 @@ class NativeBackend:
         output: NDArray[Any],
         out: NDArray[Any],
         k: int,
-        workers: int,
+        threads: int,
     ) -> None: ...
     def softmax_cross_entropy(
         self,
@@ -63,11 +63,11 @@ class NativeBackend:
         loss: NDArray[Any],
         grad: NDArray[Any] | None,
         label_smoothing: float,
-        workers: int,
+        threads: int,
     ) -> None: ...
     def segment_softmax(
-        self, data: NDArray[Any], indptr: NDArray[np.int64], out: NDArray[Any], workers: int
+        self, data: NDArray[Any], indptr: NDArray[np.int64], out: NDArray[Any], threads: int
     ) -> None: ...
     def fast_lane(
-        self, name: str, general: _Function, get_workers: Callable[[], int]
+        self, name: str, general: _Function, threads_for: Callable[[int | None, int], int]
     ) -> _Function: ...

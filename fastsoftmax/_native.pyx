@@ -9,7 +9,6 @@ decided elsewhere.
 from cpython.mem cimport PyMem_Malloc, PyMem_RawFree, PyMem_RawMalloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
-from libc.limits cimport INT_MAX
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, intptr_t, uint64_t
 
@@ -115,7 +114,6 @@ cdef extern from "kernels.h" nogil:
     size_t fsm_compiled(const fsm_kernels *const **tables)
     int fsm_supported(const fsm_kernels *kernels)
     void fsm_detect()
-    size_t fsm_stream_from()
     uint64_t fsm_enter()
     void fsm_leave(uint64_t saved)
 
@@ -145,7 +143,6 @@ cdef extern from "arrays.h" nogil:
         fsm_function function
         fsm_dtype dtype
         fsm_rows rows
-        int streamed
     int fsm_run_batch(const void *batch, size_t first, size_t last)
     ctypedef struct fsm_entropies:
         const fsm_kernels *kernels
@@ -172,8 +169,8 @@ cdef extern from "shared.h" nogil:
     void fsm_work(fsm_shared *shared)
 
 cdef extern from "portable.h" nogil:
-    size_t fsm_exchange(size_t *at, size_t value)
-    int fsm_compare_exchange(size_t *at, size_t old, size_t new)
+    size_t FSM_EXCHANGE(size_t *at, size_t value)
+    int FSM_COMPARE_EXCHANGE(size_t *at, size_t old, size_t new)
     void FSM_PAUSE()
 
 cdef extern from "pythread.h" nogil:
@@ -291,7 +288,7 @@ cdef class _Helper:
     cdef helper *helper  # not freed once there is a thread, which outlives all that could do it
 
     def __init__(self):
-        import threading  # which takes a fifth of the package's own import
+        import threading  # not at the package's import, which it would make half as long again
 
         self.helper = <helper *>PyMem_RawMalloc(sizeof(helper))
         if self.helper is NULL:
@@ -318,27 +315,27 @@ cdef class _Helper:
         with nogil:
             while True:
                 PyThread_acquire_lock(h.called, 1)
-                if fsm_compare_exchange(&h.state, CALLED, WORKING):  # else dismissed meanwhile
+                if FSM_COMPARE_EXCHANGE(&h.state, CALLED, WORKING):  # else dismissed meanwhile
                     fsm_work(h.shared)
-                    if fsm_exchange(&h.state, IDLE) == AWAITED:
+                    if FSM_EXCHANGE(&h.state, IDLE) == AWAITED:
                         PyThread_release_lock(h.ended)
 
 
 cdef void call(helper *h, fsm_shared *shared) noexcept nogil:
     h.shared = shared
-    fsm_exchange(&h.state, CALLED)
+    FSM_EXCHANGE(&h.state, CALLED)
     PyThread_release_lock(h.called)
 
 
 cdef void dismiss(helper *h) noexcept nogil:
     """Return once the helper neither does nor will do anything for this call."""
-    if fsm_compare_exchange(&h.state, CALLED, IDLE):
+    if FSM_COMPARE_EXCHANGE(&h.state, CALLED, IDLE):
         return
     for _ in range(PAUSES):
-        if fsm_compare_exchange(&h.state, IDLE, IDLE):
+        if FSM_COMPARE_EXCHANGE(&h.state, IDLE, IDLE):
             return
         FSM_PAUSE()
-    if fsm_compare_exchange(&h.state, WORKING, AWAITED):
+    if FSM_COMPARE_EXCHANGE(&h.state, WORKING, AWAITED):
         PyThread_acquire_lock(h.ended, 1)
 
 
@@ -364,17 +361,15 @@ cdef list engage(int count):
 
 cdef run_parts(
     fsm_part_function *run, const void *work, size_t items, size_t least, size_t elements,
-    int workers
+    int threads
 ):
-    """Run all of some work, in as many threads as are worth it."""
-    cdef int status, threads = 1
+    """Run all of some work, in this thread and `threads` - 1 others."""
+    cdef int status
     cdef fsm_shared shared
     cdef list engaged
     cdef helper *first = NULL
     cdef helper *h
-    if workers > 1 and items > 1:
-        threads = _workers.worth(workers, elements)
-    if threads > 1:
+    if threads > 1 and items > 1:
         fsm_share(&shared, run, work, items, least, elements, threads)
         engaged = engage(threads - 1)
         for each in engaged:
@@ -419,7 +414,7 @@ cdef class NativeBackend:
         return f"NativeBackend({self.name!r})"
 
     cdef run(self, fsm_function function, cnp.ndarray x, cnp.ndarray y, cnp.ndarray out, int k,
-             cnp.ndarray where, double temperature, int workers):
+             cnp.ndarray where, double temperature, int threads):
         cdef fsm_job job
         cdef int d, outer = x.ndim - k
         cdef size_t items
@@ -442,25 +437,25 @@ cdef class NativeBackend:
             set_operand(&job.mask, where, outer, k)
         job.temperature = fsm_make_temperature(temperature, job.dtype)
         items = fsm_prepare(&job)
-        run_parts(fsm_run_job, &job, items, job.least, cnp.PyArray_SIZE(x), workers)
+        run_parts(fsm_run_job, &job, items, job.least, cnp.PyArray_SIZE(x), threads)
 
-    def softmax(self, x, out, int k, where, double temperature, int workers):
-        self.run(FSM_SOFTMAX, x, None, out, k, where, temperature, workers)
+    def softmax(self, x, out, int k, where, double temperature, int threads):
+        self.run(FSM_SOFTMAX, x, None, out, k, where, temperature, threads)
 
-    def log_softmax(self, x, out, int k, where, double temperature, int workers):
-        self.run(FSM_LOG_SOFTMAX, x, None, out, k, where, temperature, workers)
+    def log_softmax(self, x, out, int k, where, double temperature, int threads):
+        self.run(FSM_LOG_SOFTMAX, x, None, out, k, where, temperature, threads)
 
-    def logsumexp(self, x, out, int k, where, int workers):
-        self.run(FSM_LOGSUMEXP, x, None, out, k, where, 1.0, workers)
+    def logsumexp(self, x, out, int k, where, int threads):
+        self.run(FSM_LOGSUMEXP, x, None, out, k, where, 1.0, threads)
 
-    def softmax_backward(self, grad_output, output, out, int k, int workers):
-        self.run(FSM_SOFTMAX_BACKWARD, grad_output, output, out, k, None, 1.0, workers)
+    def softmax_backward(self, grad_output, output, out, int k, int threads):
+        self.run(FSM_SOFTMAX_BACKWARD, grad_output, output, out, k, None, 1.0, threads)
 
-    def log_softmax_backward(self, grad_output, output, out, int k, int workers):
-        self.run(FSM_LOG_SOFTMAX_BACKWARD, grad_output, output, out, k, None, 1.0, workers)
+    def log_softmax_backward(self, grad_output, output, out, int k, int threads):
+        self.run(FSM_LOG_SOFTMAX_BACKWARD, grad_output, output, out, k, None, 1.0, threads)
 
     def softmax_cross_entropy(
-        self, logits, labels, loss, grad, double label_smoothing, int workers
+        self, logits, labels, loss, grad, double label_smoothing, int threads
     ):
         computing = np.float64 if logits.dtype == np.float64 else np.float32
         cdef cnp.ndarray x = np.ascontiguousarray(logits, dtype=computing)
@@ -487,14 +482,14 @@ cdef class NativeBackend:
         batch.loss = cnp.PyArray_DATA(losses)
         batch.grad = cnp.PyArray_DATA(gradient) if gradient is not None else NULL
         run_parts(
-            fsm_run_entropies, &entropies, batch.rows, 1, cnp.PyArray_SIZE(x), workers)
+            fsm_run_entropies, &entropies, batch.rows, 1, cnp.PyArray_SIZE(x), threads)
         with np.errstate(all="ignore"):
             if losses is not loss:
                 loss[...] = losses
             if gradient is not grad:
                 grad[...] = gradient
 
-    def segment_softmax(self, data, indptr, out, int workers):
+    def segment_softmax(self, data, indptr, out, int threads):
         computing = np.float64 if data.dtype == np.float64 else np.float32
         cdef cnp.ndarray x = np.ascontiguousarray(data, dtype=computing)
         cdef cnp.ndarray pointers = np.ascontiguousarray(indptr, dtype=np.int64)
@@ -507,14 +502,14 @@ cdef class NativeBackend:
         segments.x = cnp.PyArray_DATA(x)
         segments.out = cnp.PyArray_DATA(result)
         run_parts(
-            fsm_run_segments, &segments, pointers.shape[0] - 1, 1, cnp.PyArray_SIZE(x), workers)
+            fsm_run_segments, &segments, pointers.shape[0] - 1, 1, cnp.PyArray_SIZE(x), threads)
         if result is not out:
             with np.errstate(all="ignore"):
                 out[...] = result
 
-    def fast_lane(self, str name, general, get_workers):
+    def fast_lane(self, str name, general, threads_for):
         """Return a C function that runs the plain call by itself; `general` gets every other."""
-        return _Lane(self, name, general, get_workers).function()
+        return _Lane(self, name, general, threads_for).function()
 
 
 @cython.final
@@ -523,17 +518,17 @@ cdef class _Lane:
 
     cdef NativeBackend backend
     cdef fsm_function operation
-    cdef object general, get_workers
+    cdef object general, threads_for
     cdef str name
 
-    def __init__(self, NativeBackend backend, str name, general, get_workers):
+    def __init__(self, NativeBackend backend, str name, general, threads_for):
         self.backend = backend
         self.operation = {
             "softmax": FSM_SOFTMAX, "log_softmax": FSM_LOG_SOFTMAX, "logsumexp": FSM_LOGSUMEXP
         }[name]
         self.name = name
         self.general = general
-        self.get_workers = get_workers
+        self.threads_for = threads_for
 
     def __reduce__(self):
         # Pickle looks a C function up by name on its self: let that be the package.
@@ -603,18 +598,8 @@ cdef inline bint usable_temperature(PyObject *o) noexcept:
     return PyFloat_CheckExact(o) and 0 < PyFloat_AS_DOUBLE(o) < INFINITY
 
 
-cdef inline int usable_workers(PyObject *o) except? -1:
-    """A number of workers, 0 for the default, or -1 where the general path is to say."""
-    cdef long value
-    if o is <PyObject *>None:
-        return 0
-    if not PyLong_CheckExact(o):
-        return -1
-    try:
-        value = PyLong_AsLong(o)
-    except OverflowError:
-        return -1
-    return value if 0 < value <= INT_MAX else -1
+cdef inline bint usable_workers(PyObject *o) except -1:
+    return o == <PyObject *>None or (PyLong_CheckExact(o) and <object>o > 0)
 
 
 cdef inline bint usable_out(PyObject *o, PyArrayObject *x) noexcept:
@@ -642,7 +627,7 @@ cdef object lane_call(
     cdef PyObject *out = NULL
     cdef PyObject *keyword
     cdef double temperature = 1.0
-    cdef int workers = 0  # by default
+    cdef PyObject *workers = <PyObject *>None
     cdef Py_ssize_t i, named = 0 if keywords is NULL else PyTuple_GET_SIZE(keywords)
     cdef bint fits = count == 1 or count == 2
     cdef cnp.npy_intp size
@@ -662,8 +647,8 @@ cdef object lane_call(
             fits = usable_temperature(arguments[count + i])
             temperature = PyFloat_AS_DOUBLE(arguments[count + i]) if fits else 1.0
         elif is_keyword(keyword, <PyObject *>WORKERS):
-            workers = usable_workers(arguments[count + i])
-            fits = workers >= 0
+            workers = arguments[count + i]
+            fits = usable_workers(workers)
         else:
             fits = False
     if fits:
@@ -675,7 +660,8 @@ cdef object lane_call(
 
 
 cdef object lane_run(
-    _Lane lane, PyArrayObject *x, PyObject *out, cnp.npy_intp size, double temperature, int workers
+    _Lane lane, PyArrayObject *x, PyObject *out, cnp.npy_intp size, double temperature,
+    PyObject *workers
 ):
     cdef bint double_precision = PyArray_TYPE(x) == cnp.NPY_FLOAT64
     cdef bint single = lane.operation == FSM_LOGSUMEXP
@@ -714,14 +700,12 @@ cdef object lane_run(
     return result
 
 
-cdef run_large(_Lane lane, const fsm_rows *rows, fsm_dtype dtype, int workers):
+cdef run_large(_Lane lane, const fsm_rows *rows, fsm_dtype dtype, PyObject *workers):
     cdef size_t size = rows.rows * rows.n
     cdef fsm_batch batch
     batch.kernels = lane.backend.kernels
     batch.function = lane.operation
     batch.dtype = dtype
     batch.rows = rows[0]
-    batch.streamed = size * (8 if dtype == FSM_F64 else 4) >= fsm_stream_from()
-    if workers == 0:
-        workers = lane.get_workers() if size >= MIN_TO_SHARE else 1
-    run_parts(fsm_run_batch, &batch, rows.rows, 1, size, workers)
+    cdef int threads = lane.threads_for(<object>workers, size) if size >= MIN_TO_SHARE else 1
+    run_parts(fsm_run_batch, &batch, rows.rows, 1, size, threads)

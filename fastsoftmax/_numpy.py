@@ -48,13 +48,13 @@ class NumpyBackend:
         self,
         name: str,  # noqa: ARG002 - the protocol's
         general: Callable[..., Any],
-        get_workers: Callable[[], int],  # noqa: ARG002 - the protocol's
+        threads_for: Callable[[int | None, int], int],  # noqa: ARG002 - the protocol's
     ) -> Callable[..., Any]:
         """Return the general path: there is no faster one."""
         return general
 
     def softmax(
-        self, x: Array, out: Array, k: int, where: Array | None, temperature: float, workers: int
+        self, x: Array, out: Array, k: int, where: Array | None, temperature: float, threads: int
     ) -> None:
         """Write exp(x / T) / sum(exp(x / T)) over the last `k` axes."""
 
@@ -63,10 +63,10 @@ class NumpyBackend:
             for tile, part in rows.parts():
                 _store(out, tile, part.softmax(rows.total), where, 0.0)
 
-        _for_blocks(block, workers, k, x, out, where)
+        _for_blocks(block, threads, k, x, out, where)
 
     def log_softmax(
-        self, x: Array, out: Array, k: int, where: Array | None, temperature: float, workers: int
+        self, x: Array, out: Array, k: int, where: Array | None, temperature: float, threads: int
     ) -> None:
         """Write x / T - log(sum(exp(x / T))) over the last `k` axes."""
 
@@ -75,9 +75,9 @@ class NumpyBackend:
             for tile, part in rows.parts():
                 _store(out, tile, part.log_softmax(rows.total), where, -np.inf)
 
-        _for_blocks(block, workers, k, x, out, where)
+        _for_blocks(block, threads, k, x, out, where)
 
-    def logsumexp(self, x: Array, out: Array, k: int, where: Array | None, workers: int) -> None:
+    def logsumexp(self, x: Array, out: Array, k: int, where: Array | None, threads: int) -> None:
         """Write log(sum(exp(x))) over the last `k` axes."""
 
         def block(x: Array, out: Array, where: Array | None) -> None:
@@ -86,10 +86,10 @@ class NumpyBackend:
             # Of a row without an answer the largest element says which: -inf, inf or NaN.
             _store(out, (), np.where(np.isnan(rows.shift), rows.largest, answer))
 
-        _for_blocks(block, workers, k, x, out.reshape(x.shape[:-k] + (1,) * k), where)
+        _for_blocks(block, threads, k, x, out.reshape(x.shape[:-k] + (1,) * k), where)
 
     def softmax_backward(
-        self, grad_output: Array, output: Array, out: Array, k: int, workers: int
+        self, grad_output: Array, output: Array, out: Array, k: int, threads: int
     ) -> None:
         """Write y (g - sum(g y)) over the last `k` axes."""
 
@@ -99,10 +99,10 @@ class NumpyBackend:
             for tile in tiles:
                 _store(out, tile, _load(y, tile, k) * (_load(g, tile, k) - inner))
 
-        _for_blocks(block, workers, k, grad_output, output, out)
+        _for_blocks(block, threads, k, grad_output, output, out)
 
     def log_softmax_backward(
-        self, grad_output: Array, output: Array, out: Array, k: int, workers: int
+        self, grad_output: Array, output: Array, out: Array, k: int, threads: int
     ) -> None:
         """Write g - exp(y) sum(g) over the last `k` axes."""
 
@@ -112,7 +112,7 @@ class NumpyBackend:
             for tile in tiles:
                 _store(out, tile, _load(g, tile, k) - np.exp(_load(y, tile, k)) * total)
 
-        _for_blocks(block, workers, k, grad_output, output, out)
+        _for_blocks(block, threads, k, grad_output, output, out)
 
     def softmax_cross_entropy(
         self,
@@ -121,7 +121,7 @@ class NumpyBackend:
         loss: Array,
         grad: Array | None,
         label_smoothing: float,
-        workers: int,
+        threads: int,
     ) -> None:
         """Write -sum(t log_softmax(x)) and its gradient sum(t) softmax(x) - t; the classes last."""
         by_index = labels.ndim < logits.ndim
@@ -161,9 +161,9 @@ class NumpyBackend:
                     gradient = np.where(target == 1, -part.complement(rows.total), gradient)
                 _store(grad, tile, gradient)
 
-        _for_blocks(block, workers, 1, logits, labels, loss[..., np.newaxis], grad)
+        _for_blocks(block, threads, 1, logits, labels, loss[..., np.newaxis], grad)
 
-    def segment_softmax(self, data: Array, indptr: Array, out: Array, workers: int) -> None:
+    def segment_softmax(self, data: Array, indptr: Array, out: Array, threads: int) -> None:
         """Write the softmax of each ``data[indptr[i]:indptr[i + 1]]``."""
 
         def runs() -> Iterator[tuple[int, int]]:
@@ -188,7 +188,7 @@ class NumpyBackend:
             part = _Part(segments, x, shift, 1.0, is_narrow=_is_narrow(data))
             _store(out[start:stop], (), part.softmax(_Total.of(part.sum())))
 
-        _for_each(run, runs(), workers, data.size)
+        _for_each(run, runs(), threads)
 
 
 class _Even:
@@ -434,19 +434,17 @@ def _pieces(shape: tuple[int, ...], limit: int) -> Iterator[Index]:
             yield (slice(i, i + 1), *piece)
 
 
-def _for_each(
-    call: Callable[..., None], arguments: Iterator[Any], workers: int, elements: int
-) -> None:
-    """Call `call` with all the arguments, without warnings, in as many threads as are worth it."""
+def _for_each(call: Callable[..., None], arguments: Iterator[Any], threads: int) -> None:
+    """Call `call` with each of the tuples of arguments, without warnings, in so many threads."""
 
     def quietly(*arguments: Any) -> None:
         with np.errstate(all="ignore"):
             call(*arguments)
 
-    _workers.for_each(quietly, arguments, _workers.worth(workers, elements))
+    _workers.for_each(quietly, arguments, threads)
 
 
-def _for_blocks(call: Callable[..., None], workers: int, k: int, *arrays: Array | None) -> None:
+def _for_blocks(call: Callable[..., None], threads: int, k: int, *arrays: Array | None) -> None:
     """Cut arrays of the same leading axes into blocks of whole rows; None stays None."""
     first = arrays[0]
     assert first is not None
@@ -455,7 +453,7 @@ def _for_blocks(call: Callable[..., None], workers: int, k: int, *arrays: Array 
     rows = max(1, BLOCK // math.prod(shape[lead:]))
     pieces = _pieces(shape[:lead], rows)
     blocks = ([None if a is None else a[piece] for a in arrays] for piece in pieces)
-    _for_each(call, blocks, workers, first.size)
+    _for_each(call, blocks, threads)
 
 
 def _tiles(x: Array, k: int) -> list[Index]:

@@ -92,9 +92,10 @@ def get_workers() -> int:
     return _default.get()
 
 
-def choose(workers: int | None) -> int:
-    """Return how many workers a call is to use, by its argument `workers` or by default."""
-    return _default.get() if workers is None else count("workers", workers)
+def threads_for(workers: int | None, elements: int) -> int:
+    """Return how many threads a call is to have, by its argument `workers` or by default."""
+    wanted = _default.get() if workers is None else count("workers", workers)
+    return worth(wanted, elements) if wanted > 1 else 1
 
 
 def count(name: str, n: int) -> int:

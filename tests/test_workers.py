@@ -82,7 +82,7 @@ def test_workers_change_no_bit(fs, x, threads, name):
     call = calls(fs, x)[name]
     expected = call()
     most = x.size // _workers.MIN_ELEMENTS
-    for workers, useful in ((2, 2), (3, 3), (64, most), (-1, min(most, CPUS))):
+    for workers, useful in ((2, 2), (3, 3), (10**20, most), (-1, min(most, CPUS))):
         threads.clear()
         np.testing.assert_array_equal(call(workers=workers), expected)
         assert threads == [useful] if useful > 1 else set(threads) <= {1}

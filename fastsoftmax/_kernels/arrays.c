@@ -677,8 +677,9 @@ int fsm_run_batch(const void *batch, size_t first, size_t last) {
     part.rows = last - first;
     part.x = (const char *)part.x + (ptrdiff_t)first * part.x_stride;
     part.out = (char *)part.out + (ptrdiff_t)first * part.out_stride;
+    const size_t bytes = all->rows.rows * all->rows.n * storage_size(all->dtype);
     const uint64_t saved = fsm_enter();
-    run_rows(all->kernels, all->function, all->dtype, &part, all->streamed);
+    run_rows(all->kernels, all->function, all->dtype, &part, bytes >= fsm_stream_from());
     fsm_leave(saved);
     return 0;
 }

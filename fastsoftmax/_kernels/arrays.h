@@ -39,13 +39,12 @@ size_t fsm_prepare(fsm_job *job);
  * which case nothing was written. */
 int fsm_run_job(const void *job, size_t first, size_t last);
 
-/* Contiguous rows, for which a job would be more than is needed. */
+/* Contiguous rows of one operand, for which a job would be more than is needed. */
 typedef struct {
     const fsm_kernels *kernels;
     enum fsm_function function;
     enum fsm_dtype dtype; /* FSM_F32 or FSM_F64 */
     fsm_rows rows;
-    int streamed; /* results go past the caches, where they can */
 } fsm_batch;
 
 /* Of a batch, rows `first` up to `last`: an fsm_part_function. Returns 0. */

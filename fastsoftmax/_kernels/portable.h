@@ -51,26 +51,15 @@
 #define FSM_INTERLOCKED(operation, at, ...)                                                        \
     (size_t)_Interlocked##operation((volatile long *)(at), __VA_ARGS__)
 #endif
-FSM_INLINE size_t fsm_fetch_add(volatile size_t *at, size_t n) {
-    return FSM_INTERLOCKED(ExchangeAdd, at, n);
-}
-FSM_INLINE size_t fsm_exchange(volatile size_t *at, size_t value) {
-    return FSM_INTERLOCKED(Exchange, at, value);
-}
-FSM_INLINE int fsm_compare_exchange(volatile size_t *at, size_t from, size_t to) {
-    return FSM_INTERLOCKED(CompareExchange, at, to, from) == from;
-}
-#else
-FSM_INLINE size_t fsm_fetch_add(volatile size_t *at, size_t n) {
-    return __atomic_fetch_add(at, n, __ATOMIC_ACQ_REL);
-}
-FSM_INLINE size_t fsm_exchange(volatile size_t *at, size_t value) {
-    return __atomic_exchange_n(at, value, __ATOMIC_ACQ_REL);
-}
+#define FSM_FETCH_ADD(at, n) FSM_INTERLOCKED(ExchangeAdd, at, n)
+#define FSM_EXCHANGE(at, value) FSM_INTERLOCKED(Exchange, at, value)
 /* Whether it was `from`, and now is `to`. */
-FSM_INLINE int fsm_compare_exchange(volatile size_t *at, size_t from, size_t to) {
-    return __atomic_compare_exchange_n(at, &from, to, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
-}
+#define FSM_COMPARE_EXCHANGE(at, from, to)                                                         \
+    (FSM_INTERLOCKED(CompareExchange, at, to, from) == (from))
+#else
+#define FSM_FETCH_ADD(at, n) __atomic_fetch_add(at, n, __ATOMIC_ACQ_REL)
+#define FSM_EXCHANGE(at, value) __atomic_exchange_n(at, value, __ATOMIC_ACQ_REL)
+#define FSM_COMPARE_EXCHANGE(at, from, to) __sync_bool_compare_and_swap(at, from, to)
 #endif
 #if FSM_X86_64
 #include <xmmintrin.h>

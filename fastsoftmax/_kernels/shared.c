@@ -34,13 +34,13 @@ void fsm_share(fsm_shared *shared, fsm_part_function *run, const void *work, siz
 
 void fsm_work(fsm_shared *shared) {
     for (;;) {
-        const size_t first = fsm_fetch_add(&shared->next, shared->step);
+        const size_t first = FSM_FETCH_ADD(&shared->next, shared->step);
         if (first >= shared->items) {
             return;
         }
         const size_t count = smaller(shared->step, shared->items - first);
         if (shared->run(shared->work, first, first + count)) {
-            fsm_fetch_add(&shared->failed, 1);
+            FSM_FETCH_ADD(&shared->failed, 1);
         }
     }
 }
