@@ -409,6 +409,10 @@ def test_the_same_bits_streamed(native_fs, name, dtype, row_bytes):
         assert (memory[:offset] == 7).all()
         assert (memory[offset + many.size :] == 7).all()
         memory[:] = 7
+    apart = np.full((len(many), n + 16), 7, dtype)  # as a line that two rows share, but it is not
+    CALLS[name](native_fs, many, others, out=apart[:, :n])
+    assert apart[:, :n].tobytes() == expected.tobytes() * times
+    assert (apart[:, n:] == 7).all()
     CALLS[name](native_fs, many, others, out=many)
     assert many.tobytes() == expected.tobytes() * times
 

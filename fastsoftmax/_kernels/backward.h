@@ -44,27 +44,26 @@ FSM_CORE pair F(dot)(const REAL *g, const REAL *y, size_t n) {
 FSM_INLINE VEC F(gradient)(VEC g, VEC y, VEC hi, VEC lo) {
     return V(mul)(y, V(sub)(V(sub)(g, hi), lo));
 }
-FSM_INLINE void F(gradient_partial)(const REAL *g, const REAL *y, REAL *out, size_t n, VEC hi,
-                                    VEC lo) {
-    const VEC a = V(load_partial)(g, n, 0), b = V(load_partial)(y, n, 0);
-    V(store_partial)(out, F(gradient)(a, b, hi, lo), n);
+FSM_INLINE VEC F(gradient_partial)(const REAL *g, const REAL *y, size_t n, VEC hi, VEC lo) {
+    return F(gradient)(V(load_partial)(g, n, 0), V(load_partial)(y, n, 0), hi, lo);
 }
 
 /* Whole vectors of a row's gradient from element i on; returns where they end. */
 FSM_INLINE size_t F(gradients)(const REAL *g, const REAL *y, REAL *out, size_t i, size_t n, VEC hi,
-                               VEC lo, ptrdiff_t ahead_g, ptrdiff_t ahead_y, int streamed) {
+                               VEC lo, ptrdiff_t ahead_g, ptrdiff_t ahead_y, const F(edge) *edge) {
     for (; i + LANES <= n; i += LANES) {
         if (ahead_g) {
             FSM_PREFETCH((const char *)(g + i) + ahead_g);
             FSM_PREFETCH((const char *)(y + i) + ahead_y);
         }
-        F(put)(out + i, F(gradient)(V(load)(g + i), V(load)(y + i), hi, lo), streamed);
+        F(put)(out + i, F(gradient)(V(load)(g + i), V(load)(y + i), hi, lo), edge);
     }
     return i;
 }
 
 /* out = y (g - sum(g y)) */
 static void F(softmax_backward_along)(const fsm_rows *b) {
+    F(edge) shared = {0}, *const edge = STREAMED(b) ? &shared : NULL;
     for (size_t row = 0; row < b->rows; row++) {
         const REAL *g = CONST_ROW(b->x, b->x_stride, row);
         const REAL *y = CONST_ROW(b->y, b->y_stride, row);
@@ -74,20 +73,23 @@ static void F(softmax_backward_along)(const fsm_rows *b) {
         const VEC hi = V(set1)(dot_hi), lo = V(set1)(dot_lo);
         size_t i = F(before_line)(out, b->n);
         if (i) {
-            F(gradient_partial)(g, y, out, i, hi, lo);
+            F(put_first)(out, F(gradient_partial)(g, y, i, hi, lo), i, edge);
         }
         const int more = b->far && row + 1 < b->rows;
         const ptrdiff_t ahead_g = more ? b->x_stride : 0, ahead_y = more ? b->y_stride : 0;
-        i = STREAMED(b) ? F(gradients)(g, y, out, i, b->n, hi, lo, ahead_g, ahead_y, 1)
-            : more      ? F(gradients)(g, y, out, i, b->n, hi, lo, ahead_g, ahead_y, 0)
-                        : F(gradients)(g, y, out, i, b->n, hi, lo, 0, 0, 0);
+        i = edge   ? F(gradients)(g, y, out, i, b->n, hi, lo, ahead_g, ahead_y, edge)
+            : more ? F(gradients)(g, y, out, i, b->n, hi, lo, ahead_g, ahead_y, NULL)
+                   : F(gradients)(g, y, out, i, b->n, hi, lo, 0, 0, NULL);
         if (i < b->n) {
-            F(gradient_partial)(g + i, y + i, out + i, b->n - i, hi, lo);
+            const VEC last = F(gradient_partial)(g + i, y + i, b->n - i, hi, lo);
+            F(put_last)(out + i, last, b->n - i, edge);
         }
         if (FSM_UNLIKELY(!F(harmless)(dot_hi))) {
+            F(edge_flush)(edge);
             F(canonical_nans)(out, b->n);
         }
     }
+    F(edge_flush)(edge);
 }
 
 /* What e^y sum(g) is made of: e^y is a weight times 2^(N - bias) / C, and the power of two, `unbias`, is applied first (exact);
@@ -102,28 +104,29 @@ FSM_INLINE VEC F(log_gradient)(VEC g, VEC y, const F(expected) *s, int shifted) 
     const VEC e = V(mul)(F(weight)(y, &s->row, shifted), s->unbias);
     return V(fma)(e, s->hi, V(fma)(e, s->lo, g));
 }
-FSM_NOINLINE void F(log_gradient_partial)(const REAL *g, const REAL *y, REAL *out, size_t n,
-                                          const F(expected) *s, int shifted) {
+FSM_NOINLINE VEC F(log_gradient_partial)(const REAL *g, const REAL *y, size_t n,
+                                         const F(expected) *s, int shifted) {
     const VEC a = V(load_partial)(g, n, 0), b = V(load_partial)(y, n, -INFINITY);
-    V(store_partial)(out, F(log_gradient)(a, b, s, shifted), n);
+    return F(log_gradient)(a, b, s, shifted);
 }
 
 /* Whole vectors of a row's gradient from element i on; returns where they end. */
 FSM_INLINE size_t F(log_gradients)(const REAL *g, const REAL *y, REAL *out, size_t i, size_t n,
                                    const F(expected) *expected, ptrdiff_t ahead_g,
-                                   ptrdiff_t ahead_y, int shifted, int streamed) {
+                                   ptrdiff_t ahead_y, int shifted, const F(edge) *edge) {
     const F(expected) s = *expected;
     for (; i + LANES <= n; i += LANES) {
         FSM_PREFETCH((const char *)(g + i) + ahead_g);
         FSM_PREFETCH((const char *)(y + i) + ahead_y);
         const VEC a = V(load)(g + i), b = V(load)(y + i);
-        F(put)(out + i, F(log_gradient)(a, b, &s, shifted), streamed);
+        F(put)(out + i, F(log_gradient)(a, b, &s, shifted), edge);
     }
     return i;
 }
 
 /* out = g - e^y sum(g), y the output of log_softmax */
 static void F(log_softmax_backward_along)(const fsm_rows *b) {
+    F(edge) shared = {0}, *const edge = STREAMED(b) ? &shared : NULL;
     for (size_t row = 0; row < b->rows; row++) {
         const REAL *g = CONST_ROW(b->x, b->x_stride, row);
         const REAL *y = CONST_ROW(b->y, b->y_stride, row);
@@ -155,18 +158,23 @@ static void F(log_softmax_backward_along)(const fsm_rows *b) {
         const ptrdiff_t ahead_g = last ? 0 : b->x_stride, ahead_y = last ? 0 : b->y_stride;
         i = F(before_line)(out, b->n);
         if (i) {
-            F(log_gradient_partial)(g, y, out, i, &expected, s.shifted);
+            const VEC first = F(log_gradient_partial)(g, y, i, &expected, s.shifted);
+            F(put_first)(out, first, i, edge);
         }
-        i = FSM_UNLIKELY(s.shifted) ? F(log_gradients)(g, y, out, i, b->n, &expected, 0, 0, 1, 0)
-            : STREAMED(b) ? F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, 1)
-                          : F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, 0);
+        i = FSM_UNLIKELY(s.shifted) ? F(log_gradients)(g, y, out, i, b->n, &expected, 0, 0, 1, NULL)
+            : edge ? F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, edge)
+                   : F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, NULL);
         if (i < b->n) {
-            F(log_gradient_partial)(g + i, y + i, out + i, b->n - i, &expected, s.shifted);
+            const size_t left = b->n - i;
+            const VEC last = F(log_gradient_partial)(g + i, y + i, left, &expected, s.shifted);
+            F(put_last)(out + i, last, left, edge);
         }
         if (FSM_UNLIKELY(s.shifted || !F(harmless)((REAL)total.hi) || total.hi != total.hi)) {
+            F(edge_flush)(edge);
             F(canonical_nans)(out, b->n);
         }
     }
+    F(edge_flush)(edge);
 }
 
 /* One row of the cross-entropy: what its loss and gradient are made of. */

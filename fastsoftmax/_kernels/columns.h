@@ -402,12 +402,12 @@ FSM_NOINLINE void F(log_folded)(const fsm_rows *b, size_t first, size_t rows, in
     for (size_t r = 0; r < rows; r++) {
         REAL *out = ROW(b->out, b->out_stride, first + r);
         if (!(answered >> r & 1)) {
-            F(log_group)(b, first + r, 1, single);
+            F(log_group)(b, first + r, 1, single, NULL);
         } else if (single) {
             *out = magic[r];
         } else {
             F(log_softmax_plain)(CONST_ROW(b->x, b->x_stride, first + r), out, 0, n, magic[r],
-                                 limit[r], 0);
+                                 limit[r], NULL);
         }
     }
 }

@@ -27,8 +27,8 @@ typedef struct {
 /* Results of rows of more bytes than this, and of no more than that, can go past the caches. */
 #define FSM_STREAM_ABOVE 1024
 #define FSM_STREAM_UP_TO ((size_t)64 * 1024)
-/* A row, or several of 8 KiB together, each from where it starts in a line. */
-#define FSM_STREAM_SCRATCH (FSM_STREAM_UP_TO + 8 * 128)
+/* Two rows, each from where it starts in a line. */
+#define FSM_STREAM_SCRATCH (2 * (FSM_STREAM_UP_TO + 128))
 
 typedef void fsm_rows_function(const fsm_rows *batch);
 

@@ -30,12 +30,22 @@
 #else
 #define STREAMED(b) 0
 #endif
+/* So far ahead, in bytes, is fetched what is streamed. */
+#define FETCH_AHEAD 2048
 /* Rows of so many elements at most may go across (columns.h). */
 #define ACROSS 64
 /* Rows of so many elements at most, and so many of them, are worth folding their ends together. */
 #define FOLDED (16 * LANES)
 #define FOLD_FROM (LANES / 4)
 _Static_assert(FOLDED * sizeof(REAL) <= FSM_STREAM_ABOVE, "rows are streamed from a line on");
+
+/* Where results are streamed, a line that two rows share waits here until it is whole: a store of a part of it would wait for
+ * memory, and all streaming stores after it too. */
+typedef struct {
+    REAL *at; /* where the elements belong, `held` of them, from the start of a line on */
+    size_t held;
+    REAL line[LANES];
+} F(edge);
 
 /* What a row needs before its weights can be computed. */
 typedef struct {
@@ -313,57 +323,71 @@ FSM_INLINE VEC F(normalised)(VEC w, VEC hi, VEC lo) {
     return V(fma)(w, hi, V(mul)(w, lo));
 }
 
-FSM_INLINE void F(scale_partial)(const REAL *w, REAL *out, size_t n, VEC hi, VEC lo) {
-    V(store_partial)(out, F(normalised)(V(load_partial)(w, n, 0), hi, lo), n);
+FSM_INLINE VEC F(normalised_partial)(const REAL *w, size_t n, VEC hi, VEC lo) {
+    return F(normalised)(V(load_partial)(w, n, 0), hi, lo);
+}
+
+FSM_INLINE void F(edge_flush)(F(edge) *edge) {
+    if (edge && edge->held) {
+        V(store_partial)(edge->at, V(load)(edge->line), edge->held);
+        edge->held = 0;
+    }
+}
+/* The first results of a row, up to where a line starts. */
+FSM_INLINE void F(put_first)(REAL *out, VEC a, size_t first, F(edge) *edge) {
+    if (edge && edge->held && edge->at + edge->held == out && edge->held + first == LANES) {
+        V(store_partial)(edge->line + edge->held, a, first);
+        V(stream)(edge->at, V(load)(edge->line));
+        edge->held = 0;
+    } else {
+        V(store_partial)(out, a, first);
+    }
+}
+/* The last results of a row, less than a line. */
+FSM_INLINE void F(put_last)(REAL *out, VEC a, size_t last, F(edge) *edge) {
+    if (edge) {
+        F(edge_flush)(edge);
+        edge->at = out;
+        edge->held = last;
+        V(store)(edge->line, a);
+    } else {
+        V(store_partial)(out, a, last);
+    }
 }
 
 /* A whole vector of results: to the start of a line where they are streamed. */
-FSM_INLINE void F(put)(REAL *out, VEC x, int streamed) {
-    if (streamed) {
+FSM_INLINE void F(put)(REAL *out, VEC x, const F(edge) *edge) {
+    if (edge) {
         V(stream)(out, x);
     } else {
         V(store)(out, x);
     }
 }
 
-/* out = w (hi + lo), in place or streamed. This is bound by loads and stores: of a long row the first few elements, less than a
- * vector, are done by themselves where the rest then lies in whole cache lines. */
-FSM_CORE void F(scale_row)(const REAL *w, REAL *out, size_t first, size_t n, REAL inv_hi,
-                           REAL inv_lo, int streamed) {
+/* out = out (hi + lo). This is bound by loads and stores: of a long row the first few elements, less than a vector, are done by
+ * themselves where the rest then lies in whole cache lines. */
+FSM_CORE void F(scale_row)(REAL *out, size_t first, size_t n, REAL inv_hi, REAL inv_lo) {
     const VEC hi = V(set1)(inv_hi), lo = V(set1)(inv_lo);
     if (first) {
-        F(scale_partial)(w, out, first, hi, lo);
-        w += first;
-        out += first;
-        n -= first;
+        V(store_partial)(out, F(normalised_partial)(out, first, hi, lo), first);
     }
-    size_t i = 0;
+    size_t i = first;
     for (; i + BLOCK <= n; i += BLOCK) {
-        const VEC a = F(normalised)(V(load)(w + i), hi, lo);
-        const VEC b = F(normalised)(V(load)(w + i + LANES), hi, lo);
-        const VEC c = F(normalised)(V(load)(w + i + 2 * LANES), hi, lo);
-        const VEC d = F(normalised)(V(load)(w + i + 3 * LANES), hi, lo);
-        F(put)(out + i, a, streamed);
-        F(put)(out + i + LANES, b, streamed);
-        F(put)(out + i + 2 * LANES, c, streamed);
-        F(put)(out + i + 3 * LANES, d, streamed);
+        const VEC a = F(normalised)(V(load)(out + i), hi, lo);
+        const VEC b = F(normalised)(V(load)(out + i + LANES), hi, lo);
+        const VEC c = F(normalised)(V(load)(out + i + 2 * LANES), hi, lo);
+        const VEC d = F(normalised)(V(load)(out + i + 3 * LANES), hi, lo);
+        V(store)(out + i, a);
+        V(store)(out + i + LANES, b);
+        V(store)(out + i + 2 * LANES, c);
+        V(store)(out + i + 3 * LANES, d);
     }
     for (; i + LANES <= n; i += LANES) {
-        F(put)(out + i, F(normalised)(V(load)(w + i), hi, lo), streamed);
+        V(store)(out + i, F(normalised)(V(load)(out + i), hi, lo));
     }
     if (i < n) {
-        F(scale_partial)(w + i, out + i, n - i, hi, lo);
+        V(store_partial)(out + i, F(normalised_partial)(out + i, n - i, hi, lo), n - i);
     }
-}
-
-/* Where the weights of row `first` + `g` go: where its results will be, or to scratch, as far from the start of a line. */
-FSM_INLINE REAL *F(weights_at)(const fsm_rows *b, size_t first, size_t g) {
-    REAL *out = ROW(b->out, b->out_stride, first + g);
-    if (!STREAMED(b)) {
-        return out;
-    }
-    const size_t pitch = (b->n + 2 * LANES - 1) / LANES * LANES;
-    return (REAL *)b->scratch + g * pitch + (uintptr_t)out % 64 / sizeof(REAL);
 }
 
 /* A few rows at a time, phase by phase: what a row waits for (its maximum, its sum, the division) is computed while the
@@ -379,7 +403,7 @@ static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
     }
     for (size_t g = 0; g < rows; g++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
-        REAL *w = F(weights_at)(b, first, g);
+        REAL *w = ROW(b->out, b->out_stride, first + g);
         total[g] = F(weights)(x, w, b->n, ahead, &start[g], &b->temperature);
     }
     for (size_t g = 0; g < rows; g++) {
@@ -389,14 +413,111 @@ static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
         REAL *out = ROW(b->out, b->out_stride, first + g);
         if (FSM_UNLIKELY(total[g].hi != total[g].hi)) {
             F(fill_nan)(out, b->n);
-        } else if (STREAMED(b)) {
-            F(scale_row)(F(weights_at)(b, first, g), out, F(before_line)(out, b->n), b->n, hi[g],
-                         lo[g], 1);
         } else {
-            F(scale_row)(out, out, F(before_line)(out, b->n), b->n, hi[g], lo[g], 0);
+            F(scale_row)(out, F(before_line)(out, b->n), b->n, hi[g], lo[g]);
         }
     }
 }
+
+#if defined(FSM_STREAMS)
+/* A row whose weights wait in scratch, as far from the start of a line as its results will be. */
+typedef struct {
+    const REAL *w;
+    REAL *out;
+    size_t done, n;
+    REAL hi, lo;
+} F(waiting);
+
+/* `vectors` more of its results. */
+FSM_INLINE void F(stream_waiting)(F(waiting) *row, size_t vectors, VEC hi, VEC lo) {
+    for (size_t v = 0; v < vectors; v++) {
+        V(stream)(row->out + row->done, F(normalised)(V(load)(row->w + row->done), hi, lo));
+        row->done += LANES;
+    }
+}
+
+/* weights_as, while results of the row before are streamed: so memory is at work all the time. */
+FSM_INLINE F(total)
+    F(weights_between)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
+                       const fsm_temperature *t, F(waiting) *before) {
+    const F(row) row = F(row_of)(s, t);
+    const VEC hi = V(set1)(before->hi), lo = V(set1)(before->lo);
+    F(running) running = {0};
+    for (size_t i = 0; i < n;) {
+        const size_t end = n - i < CHUNK ? n : i + CHUNK;
+        F(mass) mass = F(mass_start)();
+        for (; i + 2 * LANES <= end; i += 2 * LANES) {
+            FSM_PREFETCH((const char *)(x + i) + ahead);
+            FSM_PREFETCH((const char *)(x + i + LANES) + ahead);
+            const VEC a = F(weight)(V(load)(x + i), &row, 0);
+            const VEC b = F(weight)(V(load)(x + i + LANES), &row, 0);
+            V(store)(w + i, a);
+            V(store)(w + i + LANES, b);
+            F(mass_add)(&mass, a);
+            F(mass_add)(&mass, b);
+            if (before->done + 2 * LANES <= before->n) {
+                F(stream_waiting)(before, 2, hi, lo);
+            }
+        }
+        for (; i < end; i += LANES) {
+            const size_t count = end - i < LANES ? end - i : LANES;
+            F(mass_add)(&mass, F(weigh)(x + i, w + i, count, LANES, &row, 0));
+        }
+        if (n <= CHUNK) {
+            return F(mass_total)(&mass);
+        }
+        F(running_add)(&running, &mass);
+    }
+    return F(running_total)(running);
+}
+
+/* Up to where its results lie in whole lines, and what is left of them. */
+FSM_INLINE void F(begin_waiting)(F(waiting) *row, F(edge) *edge) {
+    row->done = F(before_line)(row->out, row->n);
+    if (row->done) {
+        const VEC hi = V(set1)(row->hi), lo = V(set1)(row->lo);
+        F(put_first)(row->out, F(normalised_partial)(row->w, row->done, hi, lo), row->done, edge);
+    }
+}
+FSM_INLINE void F(finish_waiting)(F(waiting) *row, F(edge) *edge) {
+    const VEC hi = V(set1)(row->hi), lo = V(set1)(row->lo);
+    F(stream_waiting)(row, (row->n - row->done) / LANES, hi, lo);
+    const size_t last = row->n - row->done;
+    if (last) {
+        const VEC a = F(normalised_partial)(row->w + row->done, last, hi, lo);
+        F(put_last)(row->out + row->done, a, last, edge);
+    }
+}
+
+static void F(softmax_streamed)(const fsm_rows *b) {
+    const size_t n = b->n, pitch = (n + 2 * LANES - 1) / LANES * LANES;
+    const size_t next = 1 + (FETCH_AHEAD - 1) / (n * sizeof(REAL));
+    F(waiting) before = {0};
+    F(edge) edge = {0};
+    for (size_t r = 0; r < b->rows; r++) {
+        const REAL *x = CONST_ROW(b->x, b->x_stride, r);
+        REAL *out = ROW(b->out, b->out_stride, r);
+        REAL *w = (REAL *)b->scratch + r % 2 * pitch + (uintptr_t)out % 64 / sizeof(REAL);
+        const ptrdiff_t ahead = r + next < b->rows ? (ptrdiff_t)next * b->x_stride : 0;
+        const F(start) s = F(row_start)(F(row_max)(x, n), FC(CUT), &b->temperature);
+        const F(total) total =
+            FSM_UNLIKELY(s.shifted || b->temperature.tempered)
+                ? F(weights_rare)(x, w, n, ahead, &s, &b->temperature)
+                : F(weights_between)(x, w, n, ahead, &s, &b->temperature, &before);
+        F(finish_waiting)(&before, &edge);
+        if (FSM_UNLIKELY(total.hi != total.hi)) {
+            F(fill_nan)(out, n);
+            before = (F(waiting)){0};
+            continue;
+        }
+        before = (F(waiting)){.w = w, .out = out, .n = n};
+        F(inverse)(total, &before.hi, &before.lo);
+        F(begin_waiting)(&before, &edge);
+    }
+    F(finish_waiting)(&before, &edge);
+    F(edge_flush)(&edge);
+}
+#endif
 
 #ifndef FSM_CORE_CALLED
 /* Up to LANES rows of up to FOLDED elements, phase by phase. */
@@ -440,7 +561,7 @@ static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
         if (FSM_UNLIKELY(inv_hi[r] != inv_hi[r])) {
             F(fill_nan)(out, n);
         } else {
-            F(scale_row)(out, out, 0, n, inv_hi[r], inv_lo[r], 0);
+            F(scale_row)(out, 0, n, inv_hi[r], inv_lo[r]);
         }
     }
 }
@@ -531,6 +652,12 @@ static void F(softmax_along)(const fsm_rows *b) {
         }
     }
 #endif
+#if defined(FSM_STREAMS)
+    if (b->scratch) {
+        F(softmax_streamed)(b);
+        return;
+    }
+#endif
     const size_t fit = GROUP_BYTES / sizeof(REAL) / b->n;
     const size_t group = fit < 1 ? 1 : fit > GROUP ? GROUP : fit;
     for (; row < b->rows; row += group) {
@@ -543,26 +670,21 @@ static void F(softmax_along)(const fsm_rows *b) {
 FSM_INLINE VEC F(logged)(VEC x, VEC hi, VEC lo) {
     return V(sub)(V(sub)(x, hi), lo);
 }
-FSM_INLINE void F(log_partial)(const REAL *x, REAL *out, size_t n, VEC hi, VEC lo) {
-    V(store_partial)(out, F(logged)(V(load_partial)(x, n, 0), hi, lo), n);
-}
 
-/* out = (x - hi) - lo, where hi + lo = max + log(sum): no cancellation but the exact one of x - hi; `first` as in scale_row. */
+/* out = (x - hi) - lo, where hi + lo = max + log(sum): no cancellation but the exact one of x - hi; `first` as in scale_row, `edge`
+ * where results are streamed. */
 FSM_INLINE void F(log_softmax_plain)(const REAL *x, REAL *out, size_t first, size_t n, REAL log_hi,
-                                     REAL log_lo, int streamed) {
+                                     REAL log_lo, F(edge) *edge) {
     const VEC hi = V(set1)(log_hi), lo = V(set1)(log_lo);
     if (first) {
-        F(log_partial)(x, out, first, hi, lo);
-        x += first;
-        out += first;
-        n -= first;
+        F(put_first)(out, F(logged)(V(load_partial)(x, first, 0), hi, lo), first, edge);
     }
-    size_t i = 0;
+    size_t i = first;
     for (; i + LANES <= n; i += LANES) {
-        F(put)(out + i, F(logged)(V(load)(x + i), hi, lo), streamed);
+        F(put)(out + i, F(logged)(V(load)(x + i), hi, lo), edge);
     }
     if (i < n) {
-        F(log_partial)(x + i, out + i, n - i, hi, lo);
+        F(put_last)(out + i, F(logged)(V(load_partial)(x + i, n - i, 0), hi, lo), n - i, edge);
     }
 }
 
@@ -610,7 +732,7 @@ FSM_NOINLINE REAL F(logsumexp_special)(const REAL *x, size_t n, REAL maximum) {
 
 /* A row's answer from its logarithm. */
 FSM_INLINE void F(log_softmax_row)(const REAL *x, REAL *out, size_t n, const F(start) *s,
-                                   const fsm_temperature *t, double logarithm, int streamed) {
+                                   const fsm_temperature *t, double logarithm, F(edge) *edge) {
     if (FSM_UNLIKELY(F(no_answer)(s->maximum, logarithm))) {
         F(fill_nan)(out, n);
     } else if (t->tempered) {
@@ -619,10 +741,10 @@ FSM_INLINE void F(log_softmax_row)(const REAL *x, REAL *out, size_t n, const F(s
         REAL hi, lo;
         F(split_log)(s->maximum, logarithm, &hi, &lo);
         const size_t first = F(before_line)(out, n);
-        if (streamed) {
-            F(log_softmax_plain)(x, out, first, n, hi, lo, 1);
+        if (edge) {
+            F(log_softmax_plain)(x, out, first, n, hi, lo, edge);
         } else {
-            F(log_softmax_plain)(x, out, first, n, hi, lo, 0);
+            F(log_softmax_plain)(x, out, first, n, hi, lo, NULL);
         }
     }
 }
@@ -637,7 +759,8 @@ FSM_INLINE void F(logsumexp_row)(const REAL *x, REAL *out, size_t n, const F(sta
 }
 
 /* A few rows at a time, phase by phase, as softmax_group. */
-FSM_NOINLINE void F(log_group)(const fsm_rows *b, size_t first, size_t rows, int single) {
+FSM_NOINLINE void F(log_group)(const fsm_rows *b, size_t first, size_t rows, int single,
+                               F(edge) *edge) {
     F(start) start[GROUP];
     pair others[GROUP];
     double logarithm[GROUP];
@@ -659,7 +782,7 @@ FSM_NOINLINE void F(log_group)(const fsm_rows *b, size_t first, size_t rows, int
         if (single) {
             F(logsumexp_row)(x, out, b->n, &start[g], logarithm[g]);
         } else {
-            F(log_softmax_row)(x, out, b->n, &start[g], &b->temperature, logarithm[g], STREAMED(b));
+            F(log_softmax_row)(x, out, b->n, &start[g], &b->temperature, logarithm[g], edge);
         }
     }
 }
@@ -667,9 +790,11 @@ FSM_NOINLINE void F(log_group)(const fsm_rows *b, size_t first, size_t rows, int
 static void F(log_groups)(const fsm_rows *b, int single) {
     const size_t fit = GROUP_BYTES / sizeof(REAL) / b->n;
     const size_t group = fit < 1 ? 1 : fit > GROUP ? GROUP : fit;
+    F(edge) shared = {0}, *const edge = STREAMED(b) ? &shared : NULL;
     for (size_t row = 0; row < b->rows; row += group) {
-        F(log_group)(b, row, b->rows - row < group ? b->rows - row : group, single);
+        F(log_group)(b, row, b->rows - row < group ? b->rows - row : group, single, edge);
     }
+    F(edge_flush)(edge);
 }
 static void F(log_softmax_along)(const fsm_rows *b) {
     F(log_groups)(b, 0);
