@@ -438,6 +438,31 @@ def test_the_same_bits_past_the_caches(native_fs, function, dtype):
         assert part.tobytes() == expected
 
 
+@pytest.mark.parametrize("n", [3, 15, 46, 64, 200, 1000, 9000])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_same_bits_of_subnormal_results_whatever_came_before(native_fs, dtype, n):
+    """After one, they come from other operations where the processor is slow at them."""
+    least = 760 if dtype == "float64" else 110
+    x = -np.linspace(0, least, 48 * n).reshape(n, 48).T.astype(dtype)
+    x[:, n // 2] = 0
+    x[7] += 2.0**14
+    x[9] /= 50  # a row without
+    x[11, 1] = np.nan
+    expected = _api.Functions(_backend.load("generic")).softmax(x)
+    assert (0 < expected).any(where=expected < np.finfo(dtype).smallest_normal)
+    ordinary = np.zeros((64, 8), dtype)
+    wide = np.asfortranarray(np.tile(x, (2, 1)))
+    for before in (ordinary, ordinary, x):
+        native_fs.softmax(before)
+        assert_same(native_fs.softmax(x), expected)
+        native_fs.softmax(before)
+        assert_same(native_fs.softmax(np.ascontiguousarray(x.T), 0).T, expected)
+        native_fs.softmax(before)
+        assert_same(native_fs.softmax(wide), np.tile(expected, (2, 1)))
+        native_fs.softmax(before)
+        assert_same(alone(native_fs, CALLS["softmax"], x, x), expected)
+
+
 # ---- the caller's control register ----
 
 if ON_X86:

@@ -41,16 +41,16 @@ FSM_CORE pair F(dot)(const REAL *g, const REAL *y, size_t n) {
 }
 
 /* y (g - dot) */
-FSM_INLINE VEC F(gradient)(VEC g, VEC y, VEC hi, VEC lo) {
+FSM_CORE VEC F(gradient)(VEC g, VEC y, VEC hi, VEC lo) {
     return V(mul)(y, V(sub)(V(sub)(g, hi), lo));
 }
-FSM_INLINE VEC F(gradient_partial)(const REAL *g, const REAL *y, size_t n, VEC hi, VEC lo) {
+FSM_CORE VEC F(gradient_partial)(const REAL *g, const REAL *y, size_t n, VEC hi, VEC lo) {
     return F(gradient)(V(load_partial)(g, n, 0), V(load_partial)(y, n, 0), hi, lo);
 }
 
 /* Whole vectors of a row's gradient from element i on; returns where they end. */
-FSM_INLINE size_t F(gradients)(const REAL *g, const REAL *y, REAL *out, size_t i, size_t n, VEC hi,
-                               VEC lo, ptrdiff_t ahead_g, ptrdiff_t ahead_y, const F(edge) *edge) {
+FSM_CORE size_t F(gradients)(const REAL *g, const REAL *y, REAL *out, size_t i, size_t n, VEC hi,
+                             VEC lo, ptrdiff_t ahead_g, ptrdiff_t ahead_y, const F(edge) *edge) {
     for (; i + LANES <= n; i += LANES) {
         if (ahead_g) {
             FSM_PREFETCH((const char *)(g + i) + ahead_g);
@@ -85,11 +85,15 @@ static void F(softmax_backward_along)(const fsm_rows *b) {
             F(put_last)(out + i, last, b->n - i, edge);
         }
         if (FSM_UNLIKELY(!F(harmless)(dot_hi))) {
-            F(edge_flush)(edge);
+            if (edge) {
+                F(edge_flush)(edge);
+            }
             F(canonical_nans)(out, b->n);
         }
     }
-    F(edge_flush)(edge);
+    if (edge) {
+        F(edge_flush)(edge);
+    }
 }
 
 /* What e^y sum(g) is made of: e^y is a weight times 2^(N - bias) / C, and the power of two, `unbias`, is applied first (exact);
@@ -100,20 +104,26 @@ typedef struct {
 } F(expected);
 
 /* g - e^y sum(g) */
-FSM_INLINE VEC F(log_gradient)(VEC g, VEC y, const F(expected) *s, int shifted) {
+FSM_CORE VEC F(log_gradient)(VEC g, VEC y, const F(expected) *s, int shifted) {
     const VEC e = V(mul)(F(weight)(y, &s->row, shifted), s->unbias);
     return V(fma)(e, s->hi, V(fma)(e, s->lo, g));
 }
-FSM_NOINLINE VEC F(log_gradient_partial)(const REAL *g, const REAL *y, size_t n,
-                                         const F(expected) *s, int shifted) {
+FSM_NOINLINE void F(log_gradient_partial)(const REAL *g, const REAL *y, REAL *out, size_t n,
+                                          const F(expected) *s, int shifted, F(edge) *edge,
+                                          int last) {
     const VEC a = V(load_partial)(g, n, 0), b = V(load_partial)(y, n, -INFINITY);
-    return F(log_gradient)(a, b, s, shifted);
+    const VEC gradient = F(log_gradient)(a, b, s, shifted);
+    if (last) {
+        F(put_last)(out, gradient, n, edge);
+    } else {
+        F(put_first)(out, gradient, n, edge);
+    }
 }
 
 /* Whole vectors of a row's gradient from element i on; returns where they end. */
-FSM_INLINE size_t F(log_gradients)(const REAL *g, const REAL *y, REAL *out, size_t i, size_t n,
-                                   const F(expected) *expected, ptrdiff_t ahead_g,
-                                   ptrdiff_t ahead_y, int shifted, const F(edge) *edge) {
+FSM_CORE size_t F(log_gradients)(const REAL *g, const REAL *y, REAL *out, size_t i, size_t n,
+                                 const F(expected) *expected, ptrdiff_t ahead_g, ptrdiff_t ahead_y,
+                                 int shifted, const F(edge) *edge) {
     const F(expected) s = *expected;
     for (; i + LANES <= n; i += LANES) {
         FSM_PREFETCH((const char *)(g + i) + ahead_g);
@@ -158,23 +168,24 @@ static void F(log_softmax_backward_along)(const fsm_rows *b) {
         const ptrdiff_t ahead_g = last ? 0 : b->x_stride, ahead_y = last ? 0 : b->y_stride;
         i = F(before_line)(out, b->n);
         if (i) {
-            const VEC first = F(log_gradient_partial)(g, y, i, &expected, s.shifted);
-            F(put_first)(out, first, i, edge);
+            F(log_gradient_partial)(g, y, out, i, &expected, s.shifted, edge, 0);
         }
         i = FSM_UNLIKELY(s.shifted) ? F(log_gradients)(g, y, out, i, b->n, &expected, 0, 0, 1, NULL)
             : edge ? F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, edge)
                    : F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, NULL);
         if (i < b->n) {
-            const size_t left = b->n - i;
-            const VEC last = F(log_gradient_partial)(g + i, y + i, left, &expected, s.shifted);
-            F(put_last)(out + i, last, left, edge);
+            F(log_gradient_partial)(g + i, y + i, out + i, b->n - i, &expected, s.shifted, edge, 1);
         }
         if (FSM_UNLIKELY(s.shifted || !F(harmless)((REAL)total.hi) || total.hi != total.hi)) {
-            F(edge_flush)(edge);
+            if (edge) {
+                F(edge_flush)(edge);
+            }
             F(canonical_nans)(out, b->n);
         }
     }
-    F(edge_flush)(edge);
+    if (edge) {
+        F(edge_flush)(edge);
+    }
 }
 
 /* One row of the cross-entropy: what its loss and gradient are made of. */
@@ -186,7 +197,7 @@ typedef struct {
 } F(entropy);
 
 /* The target of up to LANES classes from i on; 0 beyond the row. */
-FSM_INLINE VEC F(entropy_target)(const F(entropy) *e, size_t i, size_t count) {
+FSM_CORE VEC F(entropy_target)(const F(entropy) *e, size_t i, size_t count) {
     const VEC spread = V(set1)((REAL)e->spread);
     if (!e->target) {
         return spread;
@@ -199,8 +210,8 @@ FSM_INLINE VEC F(entropy_target)(const F(entropy) *e, size_t i, size_t count) {
 }
 
 /* sum_i t_i (log_sum - x_i) and sum_i t_i, over a distribution; a target of 0 contributes 0 whatever its logit. */
-FSM_INLINE pair F(entropy_distribution)(const F(entropy) *e, REAL log_hi, REAL log_lo,
-                                        pair *total_target) {
+FSM_CORE pair F(entropy_distribution)(const F(entropy) *e, REAL log_hi, REAL log_lo,
+                                      pair *total_target) {
     const VEC hi = V(set1)(log_hi), lo = V(set1)(log_lo);
     F(sum) loss = F(sum_zero)(), mass = F(sum_zero)();
     for (size_t i = 0; i < e->n; i += LANES) {
@@ -216,7 +227,7 @@ FSM_INLINE pair F(entropy_distribution)(const F(entropy) *e, REAL log_hi, REAL l
 }
 
 /* w / total - t, from the weights of F(others) in e->grad. Those of the largest elements are `top`, exact to their last bit. */
-FSM_INLINE void F(entropy_grad)(const F(entropy) *e, REAL maximum, REAL top, REAL hi, REAL lo) {
+FSM_CORE void F(entropy_grad)(const F(entropy) *e, REAL maximum, REAL top, REAL hi, REAL lo) {
     const VEC inv_hi = V(set1)(hi), inv_lo = V(set1)(lo), zero = V(set1)(0);
     const VEC largest = V(set1)(maximum), top_weight = V(set1)(top);
     for (size_t i = 0; i < e->n; i += LANES) {

@@ -70,7 +70,7 @@ FSM_CORE void F(columns_store)(REAL *out, ptrdiff_t stride, const VEC *a, size_t
     }
 }
 
-FSM_INLINE VEC F(columns_max)(const VEC *a, size_t n) {
+FSM_CORE VEC F(columns_max)(const VEC *a, size_t n) {
     VEC m0 = a[0], m1 = a[n - 1];
     for (size_t i = 1; i + 1 < n; i += 2) {
         m0 = V(max)(m0, a[i]);
@@ -80,7 +80,7 @@ FSM_INLINE VEC F(columns_max)(const VEC *a, size_t n) {
 }
 
 /* Folds what n lanes of the row kernel hold. */
-FSM_INLINE F(sum) F(columns_fold)(F(sum) *lane, size_t n) {
+FSM_CORE F(sum) F(columns_fold)(F(sum) *lane, size_t n) {
     for (size_t half = LANES / 2; half; half /= 2) {
         for (size_t i = 0; i < half && i + half < n; i++) {
             F(lanes_join)(&lane[i], &lane[i + half]);
@@ -96,8 +96,8 @@ typedef struct {
 } F(columns_mass);
 
 /* The weights of the columns, to w when given (which may be x), and their mass. */
-FSM_INLINE void F(columns_weigh)(const VEC *x, VEC *w, size_t n, const F(row) *row, int tempered,
-                                 F(columns_mass) *mass) {
+FSM_CORE void F(columns_weigh)(const VEC *x, VEC *w, size_t n, const F(row) *row, int tempered,
+                               F(columns_mass) *mass) {
     mass->units = V(set1)(0);
     for (size_t i = 0; i < n && i < LANES; i++) {
         const VEC first = F(weight)(x[i], row, tempered);
@@ -220,6 +220,9 @@ FSM_INLINE int F(softmax_columns_of)(const fsm_rows *b, size_t first, const size
 /* Compiled for each length of up to 16 (float64: 10), where a vector is registers. */
 static int F(softmax_columns)(const fsm_rows *b, size_t first) {
 #ifndef FSM_CORE_CALLED
+    if (FSM_UNLIKELY(FSM_UNDERFLOWED())) {
+        return 0; /* the row kernels can do with subnormal results */
+    }
     if (!b->temperature.tempered) {
         switch (b->n) {
 #define EXACTLY(n)                                                                                 \
@@ -381,7 +384,7 @@ FSM_NOINLINE void F(log_folded)(const fsm_rows *b, size_t first, size_t rows, in
         if (r < rows) {
             const F(row) row = {.magic = V(set1)(magic[r]), .limit = V(set1)(limit[r])};
             const F(mass) mass =
-                F(mass_of)(CONST_ROW(b->x, b->x_stride, first + r), NULL, n, ahead, &row, 0);
+                F(mass_of)(CONST_ROW(b->x, b->x_stride, first + r), NULL, n, ahead, &row, 0, NULL);
             hi[r] = mass.hi;
             lo[r] = mass.lo;
         } else {
@@ -602,6 +605,12 @@ static int F(softmax_beside)(void *block, size_t n) {
     if (V(equal)(hi, hi) != ALL_LANES) {
         return 0;
     }
+    if (FSM_UNLIKELY(FSM_UNDERFLOWED())) {
+        if (!F(scale_low)((REAL *)a, n * LANES, hi, lo)) {
+            FSM_FORGET_UNDERFLOW();
+        }
+        return 1;
+    }
     for (size_t i = 0; i < n; i++) {
         a[i] = F(normalised)(a[i], hi, lo);
     }
@@ -661,6 +670,19 @@ FSM_INLINE void F(tall_factor)(F(pair_of) *own, const F(mass) *lane, size_t bloc
     F(lanes_inverse)(&total, &own->first, &own->second);
 }
 
+/* One element of all blocks, by scale_low. */
+FSM_NOINLINE void F(tall_low)(const fsm_tall *t, const F(pair_of) *own, REAL *out) {
+    int found = 0;
+    for (size_t k = 0; k < t->blocks; k++) {
+        if (t->done[k]) {
+            found |= F(scale_low)(out + k * LANES, LANES, own[k].first, own[k].second);
+        }
+    }
+    if (!found) {
+        FSM_FORGET_UNDERFLOW();
+    }
+}
+
 static void F(softmax_tall)(const fsm_tall *t) {
     F(pair_of) *const own = t->scratch;
     F(mass) *const lanes = (F(mass) *)(own + t->blocks);
@@ -691,6 +713,10 @@ static void F(softmax_tall)(const fsm_tall *t) {
     }
     for (size_t i = 0; i < t->n; i++) {
         REAL *out = ROW(t->out, t->out_step, i);
+        if (FSM_UNLIKELY(FSM_UNDERFLOWED())) {
+            F(tall_low)(t, own, out);
+            continue;
+        }
         for (size_t k = 0; k < t->blocks; k++) {
             if (t->done[k]) {
                 const VEC w = V(load)(out + k * LANES);

@@ -25,6 +25,12 @@
 #define F32_MAGIC 0x1.8p23f
 /* Below max - 104.25 a softmax rounds to 0: e^-104.25 < 2^-150, half the smallest subnormal. */
 #define F32_CUT 104.25f
+/* rows.h, scale_low: a power of two that lifts every result out of the subnormal range; the smallest normal number times that; twice as
+ * much; and the number whose bits are those of the power's exponent, 64. */
+#define F32_LIFT 0x1p64f
+#define F32_LIFTED_NORMAL 0x1p-62f
+#define F32_LIFTED_MAGIC 0x1p-61f
+#define F32_LIFT_BITS 0x1p-63f
 /* The logarithmic functions add up what is far below 2^-150 too: n * e^-126 stays below it for n < 2^31. */
 #define F32_LOG_CUT 126.0f
 /* From here on, 1/16 of the largest weight or more, a mass of the others is as accurate as their sum. */
@@ -82,7 +88,7 @@ FSM_INLINE f32_sum f32_sum_zero(void) {
     const f64x8 zero = f64x8_set1(0.0);
     return (f32_sum){zero, zero};
 }
-FSM_INLINE void f32_sum_add(f32_sum *sum, f32x16 a) {
+FSM_CORE void f32_sum_add(f32_sum *sum, f32x16 a) {
     sum->low = f64x8_add(sum->low, f64x8_widen_low(a));
     sum->high = f64x8_add(sum->high, f64x8_widen_high(a));
 }
@@ -91,7 +97,7 @@ FSM_INLINE void f32_sum_add_pair(f32_sum *sum, f32x16 a, f32x16 b) {
     f32_sum_add(sum, b);
 }
 /* Exact products: 48 bits fit float64. */
-FSM_INLINE void f32_sum_add_product(f32_sum *sum, f32x16 a, f32x16 b) {
+FSM_CORE void f32_sum_add_product(f32_sum *sum, f32x16 a, f32x16 b) {
     sum->low = f64x8_fma(f64x8_widen_low(a), f64x8_widen_low(b), sum->low);
     sum->high = f64x8_fma(f64x8_widen_high(a), f64x8_widen_high(b), sum->high);
 }
@@ -104,7 +110,7 @@ FSM_INLINE f32_mass f32_mass_first(f32x16 w) {
     const f32x16 start = f32x16_set1(F32_MASS_START), hi = f32x16_add(start, w);
     return (f32_mass){hi, f32x16_sub(w, f32x16_sub(hi, start))};
 }
-FSM_INLINE void f32_mass_add(f32_mass *mass, f32x16 w) {
+FSM_CORE void f32_mass_add(f32_mass *mass, f32x16 w) {
     const f32x16 hi = f32x16_add(mass->hi, w);
     mass->lo = f32x16_add(mass->lo, f32x16_sub(w, f32x16_sub(hi, mass->hi)));
     mass->hi = hi;
@@ -115,7 +121,7 @@ typedef struct {
     float hi, lo;
 } f32_total;
 
-FSM_INLINE f32_total f32_mass_total(const f32_mass *mass) {
+FSM_CORE f32_total f32_mass_total(const f32_mass *mass) {
     const uint32_t units = f32x16_reduce_bits(mass->hi) - 16u * F32_MASS_START_BITS;
     const float low = f32x16_reduce_add(mass->lo);
     const int32_t count = (int32_t)units;
@@ -141,7 +147,7 @@ FSM_INLINE f32_total f32_running_total(f32_running sum) {
     const float hi = (float)sum;
     return (f32_total){hi, (float)(sum - (double)hi)};
 }
-FSM_INLINE pair f32_sum_total(const f32_sum *sum) {
+FSM_CORE pair f32_sum_total(const f32_sum *sum) {
     f64x8 a = f64x8_add(sum->low, sum->high);
     a = f64x8_add(a, f64x8_fold4(a));
     a = f64x8_add(a, f64x8_fold2(a));

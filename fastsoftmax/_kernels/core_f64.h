@@ -14,6 +14,10 @@
 #define F64_BIAS 128
 #define F64_MAGIC 0x1.8p52
 #define F64_CUT 745.5
+#define F64_LIFT 0x1p128
+#define F64_LIFTED_NORMAL 0x1p-894
+#define F64_LIFTED_MAGIC 0x1p-893
+#define F64_LIFT_BITS 0x1p-895
 #define F64_LOG_CUT 767.0
 /* From here on, 1/16 of the largest weight or more, a mass of the others is as accurate as their sum. */
 #define F64_OTHERS_FROM 0x1p124
@@ -71,7 +75,7 @@ FSM_INLINE f64_sum f64_sum_zero(void) {
     return (f64_sum){zero, zero};
 }
 /* hi + lo += a + low, the rounding of hi kept in lo. */
-FSM_INLINE void f64_sum_add2(f64_sum *sum, f64x8 a, f64x8 low) {
+FSM_CORE void f64_sum_add2(f64_sum *sum, f64x8 a, f64x8 low) {
     const f64x8 hi = f64x8_add(sum->hi, a);
     const f64x8 of_a = f64x8_sub(hi, sum->hi);
     const f64x8 error = f64x8_add(f64x8_sub(sum->hi, f64x8_sub(hi, of_a)), f64x8_sub(a, of_a));
@@ -84,7 +88,7 @@ FSM_INLINE void f64_sum_add(f64_sum *sum, f64x8 a) {
 FSM_INLINE void f64_sum_add_pair(f64_sum *sum, f64x8 a, f64x8 b) {
     f64_sum_add(sum, f64x8_add(a, b));
 }
-FSM_INLINE void f64_sum_add_product(f64_sum *sum, f64x8 a, f64x8 b) {
+FSM_CORE void f64_sum_add_product(f64_sum *sum, f64x8 a, f64x8 b) {
     const f64x8 product = f64x8_mul(a, b);
     f64_sum_add2(sum, product, f64x8_fma(a, b, f64x8_sub(f64x8_set1(-0.0), product)));
 }
@@ -97,7 +101,7 @@ FSM_INLINE f64_mass f64_mass_first(f64x8 w) {
     const f64x8 start = f64x8_set1(F64_MASS_START), hi = f64x8_add(start, w);
     return (f64_mass){hi, f64x8_sub(w, f64x8_sub(hi, start))};
 }
-FSM_INLINE void f64_mass_add(f64_mass *mass, f64x8 w) {
+FSM_CORE void f64_mass_add(f64_mass *mass, f64x8 w) {
     const f64x8 hi = f64x8_add(mass->hi, w);
     mass->lo = f64x8_add(mass->lo, f64x8_sub(w, f64x8_sub(hi, mass->hi)));
     mass->hi = hi;
@@ -110,7 +114,7 @@ FSM_INLINE pair f64_fast_two_sum(double a, double b) {
     const double sum = a + b;
     return (pair){sum, b - (sum - a)};
 }
-FSM_INLINE f64_total f64_mass_total(const f64_mass *mass) {
+FSM_CORE f64_total f64_mass_total(const f64_mass *mass) {
     const f64x8 units = f64x8_sub(mass->hi, f64x8_set1(F64_MASS_START));
     return f64_fast_two_sum(f64x8_reduce_add(units), f64x8_reduce_add(mass->lo));
 }
@@ -130,7 +134,7 @@ FSM_INLINE pair f64_running_less(f64_running sum, double own) {
 FSM_INLINE f64_total f64_running_total(f64_running sum) {
     return f64_fast_two_sum(sum.hi, sum.lo);
 }
-FSM_INLINE pair f64_sum_total(const f64_sum *sum) {
+FSM_CORE pair f64_sum_total(const f64_sum *sum) {
     f64_sum a = *sum;
     f64_sum_add2(&a, f64x8_fold4(a.hi), f64x8_fold4(a.lo));
     f64_sum_add2(&a, f64x8_fold2(a.hi), f64x8_fold2(a.lo));

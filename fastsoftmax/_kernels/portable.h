@@ -70,6 +70,16 @@
 #define FSM_PAUSE() ((void)0)
 #endif
 
+/* Whether a result has been subnormal since that was last forgotten, which the processor keeps a flag of; asked for where that is
+   what takes time (rows.h, F). */
+#if FSM_X86_64 && !defined(FSM_CORE_CALLED)
+#define FSM_UNDERFLOWED() (_mm_getcsr() >> 4 & 1)
+#define FSM_FORGET_UNDERFLOW() _mm_setcsr(_mm_getcsr() & ~0x10u)
+#else
+#define FSM_UNDERFLOWED() 0
+#define FSM_FORGET_UNDERFLOW() ((void)0)
+#endif
+
 #define FSM_PRAGMA(text) _Pragma(#text)
 
 /* Before a loop of few rounds, whose number the compiler knows; not where that would unroll loops of loops. */

@@ -11,6 +11,8 @@
  * D. A vector that lies wholly beyond the row is left out: adding +0 changes nothing.
  * E. Rows of up to FOLDED elements are taken in groups of LANES: what a row ends with in the lanes of a vector (its maximum, its mass) is
  *    folded for all of them at once to one row a lane, and what follows is computed for all at once (core_lanes.h).
+ * F. A subnormal operand or result takes Intel's processors some 150 cycles. Once there has been one (the processor keeps a flag),
+ *    results come from other operations, with the same bits, until a group of rows has had none.
  */
 
 #define ROW(base, stride, i) ((REAL *)((char *)(base) + (ptrdiff_t)(i) * (stride)))
@@ -24,14 +26,17 @@
 /* Rows computed together: so many, and so many bytes of them, at most. */
 #define GROUP 8
 #define GROUP_BYTES (8 * 1024)
-/* Whether the results of long rows go past the caches, where the vocabulary can do that. */
+/* Whether the vocabulary can store past the caches, and whether the results of long rows go there. */
 #if defined(FSM_STREAMS)
-#define STREAMED(b) ((b)->scratch != NULL)
+#define STREAMS 1
 #else
-#define STREAMED(b) 0
+#define STREAMS 0
 #endif
+#define STREAMED(b) (STREAMS && (b)->scratch != NULL)
 /* So far ahead, in bytes, is fetched what is streamed. */
 #define FETCH_AHEAD 2048
+/* Of a long row, so many results are computed at a time. */
+#define PIECE (2 * CHUNK)
 /* Rows of so many elements at most may go across (columns.h). */
 #define ACROSS 64
 /* Rows of so many elements at most, and so many of them, are worth folding their ends together. */
@@ -201,10 +206,30 @@ FSM_CORE VEC F(weigh)(const REAL *x, REAL *w, size_t count, size_t skip, const F
     return a;
 }
 
-/* The weights of up to CHUNK elements. What lies `ahead` bytes further, the next row, is fetched meanwhile: finding its maximum
- * is bound by memory, this is not. */
-FSM_INLINE F(mass)
-    F(mass_of)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(row) *row, int rare) {
+FSM_CORE VEC F(normalised)(VEC w, VEC hi, VEC lo) {
+    return V(fma)(w, hi, V(mul)(w, lo));
+}
+
+/* A row whose weights wait in scratch, as far from the start of a line as its results will be. */
+typedef struct {
+    REAL *w, *out;
+    size_t done, n;
+    REAL hi, lo;
+} F(waiting);
+
+/* `vectors` more of its results. */
+FSM_INLINE void F(stream_waiting)(F(waiting) *row, size_t vectors) {
+    const VEC hi = V(set1)(row->hi), lo = V(set1)(row->lo);
+    for (size_t v = 0; v < vectors; v++) {
+        V(stream)(row->out + row->done, F(normalised)(V(load)(row->w + row->done), hi, lo));
+        row->done += LANES;
+    }
+}
+
+/* The weights of up to CHUNK elements. What lies `ahead` bytes further, the next row, is fetched meanwhile, and results of the row
+ * before, if one is `waiting`, are streamed: all that is bound by memory, this is not. */
+FSM_CORE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(row) *row,
+                            int rare, F(waiting) *waiting) {
     F(mass) mass = F(mass_start)();
     size_t i = 0;
     for (; !rare && i + 2 * LANES <= n; i += 2 * LANES) {
@@ -218,6 +243,9 @@ FSM_INLINE F(mass)
         }
         F(mass_add)(&mass, a);
         F(mass_add)(&mass, b);
+        if (waiting && waiting->done + 2 * LANES <= waiting->n) {
+            F(stream_waiting)(waiting, 2);
+        }
     }
     for (; i + LANES <= n; i += LANES) {
         FSM_PREFETCH((const char *)(x + i) + ahead);
@@ -230,13 +258,14 @@ FSM_INLINE F(mass)
 }
 
 /* Weights of the row, stored to w, and their sum. */
-FSM_INLINE F(total) F(weights_as)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead,
-                                  const F(start) *s, const fsm_temperature *t, int rare) {
+FSM_INLINE F(total)
+    F(weights_as)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
+                  const fsm_temperature *t, int rare, F(waiting) *waiting) {
     const F(row) row = F(row_of)(s, t);
     F(running) running = {0};
     for (size_t i = 0; i < n; i += CHUNK) {
         const size_t count = n - i < CHUNK ? n - i : CHUNK;
-        const F(mass) mass = F(mass_of)(x + i, w + i, count, ahead, &row, rare);
+        const F(mass) mass = F(mass_of)(x + i, w + i, count, ahead, &row, rare, waiting);
         if (n <= CHUNK) {
             return F(mass_total)(&mass);
         }
@@ -247,7 +276,7 @@ FSM_INLINE F(total) F(weights_as)(const REAL *x, REAL *w, size_t n, ptrdiff_t ah
 
 FSM_NOINLINE F(total) F(weights_rare)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead,
                                       const F(start) *s, const fsm_temperature *t) {
-    return F(weights_as)(x, w, n, ahead, s, t, 1);
+    return F(weights_as)(x, w, n, ahead, s, t, 1, NULL);
 }
 
 FSM_INLINE F(total) F(weights)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
@@ -255,13 +284,26 @@ FSM_INLINE F(total) F(weights)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead
     if (FSM_UNLIKELY(s->shifted || t->tempered)) {
         return F(weights_rare)(x, w, n, ahead, s, t);
     }
-    return F(weights_as)(x, w, n, ahead, s, t, 0);
+    return F(weights_as)(x, w, n, ahead, s, t, 0, NULL);
+}
+
+/* The same, meanwhile streaming what is `waiting`; a function of its own, for the registers it needs. */
+FSM_NOINLINE F(total)
+    F(weights_meanwhile)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
+                         const fsm_temperature *t, F(waiting) *waiting) {
+    if (FSM_UNLIKELY(s->shifted || t->tempered)) {
+        return F(weights_rare)(x, w, n, ahead, s, t);
+    }
+    F(waiting) before = *waiting;
+    const F(total) total = F(weights_as)(x, w, n, ahead, s, t, 0, &before);
+    waiting->done = before.done;
+    return total;
 }
 
 /* The sum of all weights but that of element `skip`, with a relative accuracy that a mass has not where they are small;
  * weights are stored to w when given, that of `skip` as 0. */
-FSM_INLINE pair F(others_as)(const REAL *x, REAL *w, size_t n, size_t skip, const F(start) *s,
-                             const fsm_temperature *t, int rare) {
+FSM_CORE pair F(others_as)(const REAL *x, REAL *w, size_t n, size_t skip, const F(start) *s,
+                           const fsm_temperature *t, int rare) {
     const F(row) row = F(row_of)(s, t);
     F(sum) sum = F(sum_zero)();
     for (size_t i = 0; i < n; i += 2 * LANES) {
@@ -285,13 +327,13 @@ FSM_NOINLINE pair F(others_summed)(const REAL *x, REAL *w, size_t n, const F(sta
 }
 
 /* The mass of the row without one maximal weight; weights are stored to w when given. */
-FSM_INLINE pair F(others_massed)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead,
-                                 const F(start) *s, const fsm_temperature *t) {
+FSM_CORE pair F(others_massed)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
+                               const fsm_temperature *t) {
     const F(row) row = F(row_of)(s, t);
     F(running) running = {0};
     for (size_t i = 0; i < n; i += CHUNK) {
         const size_t count = n - i < CHUNK ? n - i : CHUNK;
-        const F(mass) mass = F(mass_of)(x + i, w ? w + i : NULL, count, ahead, &row, 0);
+        const F(mass) mass = F(mass_of)(x + i, w ? w + i : NULL, count, ahead, &row, 0, NULL);
         F(running_add)(&running, &mass);
     }
     return F(running_less)(running, V(reduce_max)(F(weight)(V(set1)(s->maximum), &row, 0)));
@@ -319,23 +361,18 @@ FSM_INLINE int F(no_answer)(REAL maximum, double logarithm) {
     return !(logarithm == logarithm && maximum <= FC(MAX));
 }
 
-FSM_INLINE VEC F(normalised)(VEC w, VEC hi, VEC lo) {
-    return V(fma)(w, hi, V(mul)(w, lo));
-}
-
 FSM_INLINE VEC F(normalised_partial)(const REAL *w, size_t n, VEC hi, VEC lo) {
     return F(normalised)(V(load_partial)(w, n, 0), hi, lo);
 }
 
-FSM_INLINE void F(edge_flush)(F(edge) *edge) {
-    if (edge && edge->held) {
+FSM_NOINLINE void F(edge_flush)(F(edge) *edge) {
+    if (edge->held) {
         V(store_partial)(edge->at, V(load)(edge->line), edge->held);
         edge->held = 0;
     }
 }
-/* The first results of a row, up to where a line starts. */
-FSM_INLINE void F(put_first)(REAL *out, VEC a, size_t first, F(edge) *edge) {
-    if (edge && edge->held && edge->at + edge->held == out && edge->held + first == LANES) {
+FSM_NOINLINE void F(edge_first)(REAL *out, VEC a, size_t first, F(edge) *edge) {
+    if (edge->held && edge->at + edge->held == out && edge->held + first == LANES) {
         V(store_partial)(edge->line + edge->held, a, first);
         V(stream)(edge->at, V(load)(edge->line));
         edge->held = 0;
@@ -343,13 +380,24 @@ FSM_INLINE void F(put_first)(REAL *out, VEC a, size_t first, F(edge) *edge) {
         V(store_partial)(out, a, first);
     }
 }
-/* The last results of a row, less than a line. */
+FSM_NOINLINE void F(edge_last)(REAL *out, VEC a, size_t last, F(edge) *edge) {
+    F(edge_flush)(edge);
+    edge->at = out;
+    edge->held = last;
+    V(store)(edge->line, a);
+}
+
+/* The first results of a row, up to where a line starts; the last, less than a line. */
+FSM_INLINE void F(put_first)(REAL *out, VEC a, size_t first, F(edge) *edge) {
+    if (edge) {
+        F(edge_first)(out, a, first, edge);
+    } else {
+        V(store_partial)(out, a, first);
+    }
+}
 FSM_INLINE void F(put_last)(REAL *out, VEC a, size_t last, F(edge) *edge) {
     if (edge) {
-        F(edge_flush)(edge);
-        edge->at = out;
-        edge->held = last;
-        V(store)(edge->line, a);
+        F(edge_last)(out, a, last, edge);
     } else {
         V(store_partial)(out, a, last);
     }
@@ -390,6 +438,75 @@ FSM_CORE void F(scale_row)(REAL *out, size_t first, size_t n, REAL inv_hi, REAL 
     }
 }
 
+/* The results of weights in place, with other operations for weights below `limit`, whose product with `lo` is subnormal. None of
+ * these has a subnormal operand or result. They are those of normalised(), lifted by a power of two; `magic` rounds the product with
+ * `lo` to multiples of the smallest number, `normal` a result that is subnormal. Returns whether there were such weights. */
+FSM_NOINLINE int F(scale_low)(REAL *out, size_t n, VEC hi, VEC lo) {
+    const VEC zero = V(set1)(0), normal = V(set1)(FC(LIFTED_NORMAL)), lift = V(set1)(FC(LIFT));
+    const VEC lifted_hi = V(mul)(hi, lift), lifted_lo = V(mul)(lo, lift);
+    const VEC magnitude = V(max)(lifted_lo, V(sub)(zero, lifted_lo));
+    const VEC below = V(set1)(FC(LIFTED_NORMAL) * (1 - (REAL)0x1p-22));
+    const VEC limit = V(div)(below, V(max)(magnitude, normal));
+    /* Of the other sign than the product: their sum, below `magic`, has the smallest number for its unit. */
+    const VEC magic =
+        V(where_equal)(magnitude, lifted_lo, V(set1)(-FC(LIFTED_MAGIC)), V(set1)(FC(LIFTED_MAGIC)));
+    int found = 0;
+    for (size_t i = 0; i < n; i += LANES) {
+        const size_t count = n - i < LANES ? n - i : LANES;
+        const VEC w = count < LANES ? V(load_partial)(out + i, count, 0) : V(load)(out + i);
+        const VEC large = V(zero_below)(w, w, limit);
+        VEC y = F(normalised)(large, hi, lo);
+        if (V(equal)(large, w) != ALL_LANES) {
+            const VEC small = V(sub)(w, large);
+            const VEC low = V(sub)(V(fma)(small, lifted_lo, magic), magic);
+            const VEC lifted = V(fma)(small, lifted_hi, low);
+            const VEC as_normal = V(sub_bits)(lifted, V(set1)(FC(LIFT_BITS)));
+            const VEC units = V(sub_bits)(V(fma)(small, lifted_hi, V(add)(normal, low)), normal);
+            /* At most one of the three is not 0. */
+            y = V(sub_bits)(y, V(sub_bits)(zero, V(zero_below)(as_normal, lifted, normal)));
+            y = V(sub_bits)(y, V(sub_bits)(V(zero_below)(units, lifted, normal), units));
+            found = 1;
+        }
+        if (count < LANES) {
+            V(store_partial)(out + i, y, count);
+        } else {
+            V(store)(out + i, y);
+        }
+    }
+    return found;
+}
+
+/* Some rows of weights by scale_low; a sum that is NaN has such factors. */
+FSM_NOINLINE void F(scale_rows_low)(const fsm_rows *b, size_t first, size_t rows, const REAL *hi,
+                                    const REAL *lo) {
+    int found = 0;
+    for (size_t g = 0; g < rows; g++) {
+        REAL *out = ROW(b->out, b->out_stride, first + g);
+        if (hi[g] != hi[g]) {
+            F(fill_nan)(out, b->n);
+        } else {
+            found |= F(scale_low)(out, b->n, V(set1)(hi[g]), V(set1)(lo[g]));
+        }
+    }
+    if (!found) {
+        FSM_FORGET_UNDERFLOW();
+    }
+}
+
+/* A long row of weights, by pieces, so that it is not done before subnormal results are noticed. */
+FSM_NOINLINE void F(scale_pieces)(REAL *out, size_t n, REAL hi, REAL lo) {
+    size_t first = F(before_line)(out, n);
+    for (size_t i = 0; i < n; first = 0) {
+        const size_t count = n - i < first + PIECE ? n - i : first + PIECE;
+        if (i && FSM_UNLIKELY(FSM_UNDERFLOWED())) {
+            F(scale_low)(out + i, count, V(set1)(hi), V(set1)(lo));
+        } else {
+            F(scale_row)(out + i, first, count, hi, lo);
+        }
+        i += count;
+    }
+}
+
 /* A few rows at a time, phase by phase: what a row waits for (its maximum, its sum, the division) is computed while the
  * processor has the other rows to go on with. */
 static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
@@ -409,84 +526,51 @@ static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
     for (size_t g = 0; g < rows; g++) {
         F(inverse)(total[g], &hi[g], &lo[g]);
     }
+    if (FSM_UNLIKELY(FSM_UNDERFLOWED())) {
+        F(scale_rows_low)(b, first, rows, hi, lo);
+        return;
+    }
     for (size_t g = 0; g < rows; g++) {
         REAL *out = ROW(b->out, b->out_stride, first + g);
         if (FSM_UNLIKELY(total[g].hi != total[g].hi)) {
             F(fill_nan)(out, b->n);
-        } else {
+        } else if (b->n <= PIECE) {
             F(scale_row)(out, F(before_line)(out, b->n), b->n, hi[g], lo[g]);
+        } else {
+            F(scale_pieces)(out, b->n, hi[g], lo[g]);
         }
     }
-}
-
-#if defined(FSM_STREAMS)
-/* A row whose weights wait in scratch, as far from the start of a line as its results will be. */
-typedef struct {
-    const REAL *w;
-    REAL *out;
-    size_t done, n;
-    REAL hi, lo;
-} F(waiting);
-
-/* `vectors` more of its results. */
-FSM_INLINE void F(stream_waiting)(F(waiting) *row, size_t vectors, VEC hi, VEC lo) {
-    for (size_t v = 0; v < vectors; v++) {
-        V(stream)(row->out + row->done, F(normalised)(V(load)(row->w + row->done), hi, lo));
-        row->done += LANES;
-    }
-}
-
-/* weights_as, while results of the row before are streamed: so memory is at work all the time. */
-FSM_INLINE F(total)
-    F(weights_between)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
-                       const fsm_temperature *t, F(waiting) *before) {
-    const F(row) row = F(row_of)(s, t);
-    const VEC hi = V(set1)(before->hi), lo = V(set1)(before->lo);
-    F(running) running = {0};
-    for (size_t i = 0; i < n;) {
-        const size_t end = n - i < CHUNK ? n : i + CHUNK;
-        F(mass) mass = F(mass_start)();
-        for (; i + 2 * LANES <= end; i += 2 * LANES) {
-            FSM_PREFETCH((const char *)(x + i) + ahead);
-            FSM_PREFETCH((const char *)(x + i + LANES) + ahead);
-            const VEC a = F(weight)(V(load)(x + i), &row, 0);
-            const VEC b = F(weight)(V(load)(x + i + LANES), &row, 0);
-            V(store)(w + i, a);
-            V(store)(w + i + LANES, b);
-            F(mass_add)(&mass, a);
-            F(mass_add)(&mass, b);
-            if (before->done + 2 * LANES <= before->n) {
-                F(stream_waiting)(before, 2, hi, lo);
-            }
-        }
-        for (; i < end; i += LANES) {
-            const size_t count = end - i < LANES ? end - i : LANES;
-            F(mass_add)(&mass, F(weigh)(x + i, w + i, count, LANES, &row, 0));
-        }
-        if (n <= CHUNK) {
-            return F(mass_total)(&mass);
-        }
-        F(running_add)(&running, &mass);
-    }
-    return F(running_total)(running);
 }
 
 /* Up to where its results lie in whole lines, and what is left of them. */
-FSM_INLINE void F(begin_waiting)(F(waiting) *row, F(edge) *edge) {
+FSM_NOINLINE void F(begin_waiting)(F(waiting) *row, F(edge) *edge) {
     row->done = F(before_line)(row->out, row->n);
     if (row->done) {
         const VEC hi = V(set1)(row->hi), lo = V(set1)(row->lo);
         F(put_first)(row->out, F(normalised_partial)(row->w, row->done, hi, lo), row->done, edge);
     }
 }
-FSM_INLINE void F(finish_waiting)(F(waiting) *row, F(edge) *edge) {
+FSM_NOINLINE void F(finish_waiting)(F(waiting) *row, F(edge) *edge) {
     const VEC hi = V(set1)(row->hi), lo = V(set1)(row->lo);
-    F(stream_waiting)(row, (row->n - row->done) / LANES, hi, lo);
+    F(stream_waiting)(row, (row->n - row->done) / LANES);
     const size_t last = row->n - row->done;
     if (last) {
         const VEC a = F(normalised_partial)(row->w + row->done, last, hi, lo);
         F(put_last)(row->out + row->done, a, last, edge);
     }
+}
+
+/* All of its results, by scale_low. */
+FSM_NOINLINE void F(stream_low)(const F(waiting) *row) {
+    if (!F(scale_low)(row->w, row->n, V(set1)(row->hi), V(set1)(row->lo))) {
+        FSM_FORGET_UNDERFLOW();
+    }
+    size_t i = F(before_line)(row->out, row->n);
+    memcpy(row->out, row->w, i * sizeof(REAL));
+    for (; i + LANES <= row->n; i += LANES) {
+        V(stream)(row->out + i, V(load)(row->w + i));
+    }
+    memcpy(row->out + i, row->w + i, (row->n - i) * sizeof(REAL));
 }
 
 static void F(softmax_streamed)(const fsm_rows *b) {
@@ -500,10 +584,7 @@ static void F(softmax_streamed)(const fsm_rows *b) {
         REAL *w = (REAL *)b->scratch + r % 2 * pitch + (uintptr_t)out % 64 / sizeof(REAL);
         const ptrdiff_t ahead = r + next < b->rows ? (ptrdiff_t)next * b->x_stride : 0;
         const F(start) s = F(row_start)(F(row_max)(x, n), FC(CUT), &b->temperature);
-        const F(total) total =
-            FSM_UNLIKELY(s.shifted || b->temperature.tempered)
-                ? F(weights_rare)(x, w, n, ahead, &s, &b->temperature)
-                : F(weights_between)(x, w, n, ahead, &s, &b->temperature, &before);
+        const F(total) total = F(weights_meanwhile)(x, w, n, ahead, &s, &b->temperature, &before);
         F(finish_waiting)(&before, &edge);
         if (FSM_UNLIKELY(total.hi != total.hi)) {
             F(fill_nan)(out, n);
@@ -512,12 +593,16 @@ static void F(softmax_streamed)(const fsm_rows *b) {
         }
         before = (F(waiting)){.w = w, .out = out, .n = n};
         F(inverse)(total, &before.hi, &before.lo);
+        if (FSM_UNLIKELY(FSM_UNDERFLOWED())) {
+            F(stream_low)(&before);
+            before = (F(waiting)){0};
+            continue;
+        }
         F(begin_waiting)(&before, &edge);
     }
     F(finish_waiting)(&before, &edge);
     F(edge_flush)(&edge);
 }
-#endif
 
 #ifndef FSM_CORE_CALLED
 /* Up to LANES rows of up to FOLDED elements, phase by phase. */
@@ -543,7 +628,7 @@ static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
             const F(row) row = {.magic = V(set1)(magic[r]), .limit = V(set1)(limit[r])};
             const F(mass) mass =
                 F(mass_of)(CONST_ROW(b->x, b->x_stride, first + r),
-                           ROW(b->out, b->out_stride, first + r), n, ahead, &row, 0);
+                           ROW(b->out, b->out_stride, first + r), n, ahead, &row, 0, NULL);
             hi[r] = mass.hi;
             lo[r] = mass.lo;
         } else {
@@ -556,6 +641,10 @@ static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
     F(lanes_inverse)(&total, &scale_hi, &scale_lo);
     V(store)(inv_hi, scale_hi);
     V(store)(inv_lo, scale_lo);
+    if (FSM_UNLIKELY(FSM_UNDERFLOWED())) {
+        F(scale_rows_low)(b, first, rows, inv_hi, inv_lo);
+        return;
+    }
     for (size_t r = 0; r < rows; r++) {
         REAL *out = ROW(b->out, b->out_stride, first + r);
         if (FSM_UNLIKELY(inv_hi[r] != inv_hi[r])) {
@@ -652,12 +741,10 @@ static void F(softmax_along)(const fsm_rows *b) {
         }
     }
 #endif
-#if defined(FSM_STREAMS)
-    if (b->scratch) {
+    if (STREAMED(b)) {
         F(softmax_streamed)(b);
         return;
     }
-#endif
     const size_t fit = GROUP_BYTES / sizeof(REAL) / b->n;
     const size_t group = fit < 1 ? 1 : fit > GROUP ? GROUP : fit;
     for (; row < b->rows; row += group) {
@@ -673,8 +760,8 @@ FSM_INLINE VEC F(logged)(VEC x, VEC hi, VEC lo) {
 
 /* out = (x - hi) - lo, where hi + lo = max + log(sum): no cancellation but the exact one of x - hi; `first` as in scale_row, `edge`
  * where results are streamed. */
-FSM_INLINE void F(log_softmax_plain)(const REAL *x, REAL *out, size_t first, size_t n, REAL log_hi,
-                                     REAL log_lo, F(edge) *edge) {
+FSM_CORE void F(log_softmax_plain)(const REAL *x, REAL *out, size_t first, size_t n, REAL log_hi,
+                                   REAL log_lo, F(edge) *edge) {
     const VEC hi = V(set1)(log_hi), lo = V(set1)(log_lo);
     if (first) {
         F(put_first)(out, F(logged)(V(load_partial)(x, first, 0), hi, lo), first, edge);
@@ -689,7 +776,7 @@ FSM_INLINE void F(log_softmax_plain)(const REAL *x, REAL *out, size_t first, siz
 }
 
 /* (x - max) / T - log(sum), with x - max as a two-sum and the product's residual carried along. */
-FSM_INLINE VEC F(log_softmax_tempered_vector)(VEC x, const F(row) *row, VEC log_hi, VEC log_lo) {
+FSM_CORE VEC F(log_softmax_tempered_vector)(VEC x, const F(row) *row, VEC log_hi, VEC log_lo) {
     const VEC zero = V(set1)(0), maximum = row->shift;
     const VEC d = V(sub)(x, maximum);
     const VEC of_max = V(sub)(d, x); /* -(what was taken of max) */
@@ -794,7 +881,9 @@ static void F(log_groups)(const fsm_rows *b, int single) {
     for (size_t row = 0; row < b->rows; row += group) {
         F(log_group)(b, row, b->rows - row < group ? b->rows - row : group, single, edge);
     }
-    F(edge_flush)(edge);
+    if (edge) {
+        F(edge_flush)(edge);
+    }
 }
 static void F(log_softmax_along)(const fsm_rows *b) {
     F(log_groups)(b, 0);

@@ -11,7 +11,10 @@
 #undef CHUNK
 #undef PRODUCTS
 #undef FOLDED
+#undef STREAMS
 #undef STREAMED
+#undef FETCH_AHEAD
+#undef PIECE
 #undef GROUP
 #undef GROUP_BYTES
 #undef FOLD_FROM

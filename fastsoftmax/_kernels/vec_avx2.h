@@ -104,6 +104,12 @@ FSM_INLINE __m256 f32_add_bits8(__m256 x, __m256 y) {
 FSM_INLINE f32x16 f32x16_max(f32x16 x, f32x16 y) {
     return (f32x16){_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
 }
+FSM_INLINE __m256 f32_sub_bits8(__m256 x, __m256 y) {
+    return _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(x), _mm256_castps_si256(y)));
+}
+FSM_INLINE f32x16 f32x16_sub_bits(f32x16 x, f32x16 y) {
+    return (f32x16){f32_sub_bits8(x.a, y.a), f32_sub_bits8(x.b, y.b)};
+}
 FSM_INLINE f32x16 f32x16_zero_below(f32x16 w, f32x16 x, f32x16 limit) {
     return (f32x16){_mm256_and_ps(w.a, _mm256_cmp_ps(x.a, limit.a, _CMP_NLT_UQ)),
                     _mm256_and_ps(w.b, _mm256_cmp_ps(x.b, limit.b, _CMP_NLT_UQ))};
@@ -381,6 +387,12 @@ FSM_INLINE f64x8 f64x8_fma(f64x8 x, f64x8 y, f64x8 z) {
 }
 FSM_INLINE f64x8 f64x8_max(f64x8 x, f64x8 y) {
     return (f64x8){_mm256_max_pd(x.a, y.a), _mm256_max_pd(x.b, y.b)};
+}
+FSM_INLINE __m256d f64_sub_bits4(__m256d x, __m256d y) {
+    return _mm256_castsi256_pd(_mm256_sub_epi64(_mm256_castpd_si256(x), _mm256_castpd_si256(y)));
+}
+FSM_INLINE f64x8 f64x8_sub_bits(f64x8 x, f64x8 y) {
+    return (f64x8){f64_sub_bits4(x.a, y.a), f64_sub_bits4(x.b, y.b)};
 }
 FSM_INLINE f64x8 f64x8_zero_below(f64x8 w, f64x8 x, f64x8 limit) {
     return (f64x8){_mm256_and_pd(w.a, _mm256_cmp_pd(x.a, limit.a, _CMP_NLT_UQ)),

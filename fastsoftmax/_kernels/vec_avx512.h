@@ -57,6 +57,9 @@ FSM_INLINE f32x16 f32x16_fma(f32x16 a, f32x16 b, f32x16 c) {
 FSM_INLINE f32x16 f32x16_max(f32x16 a, f32x16 b) {
     return _mm512_max_ps(a, b);
 }
+FSM_INLINE f32x16 f32x16_sub_bits(f32x16 a, f32x16 b) {
+    return _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+}
 FSM_INLINE f32x16 f32x16_zero_below(f32x16 a, f32x16 x, f32x16 limit) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), a);
 }
@@ -272,6 +275,9 @@ FSM_INLINE f64x8 f64x8_fma(f64x8 a, f64x8 b, f64x8 c) {
 }
 FSM_INLINE f64x8 f64x8_max(f64x8 a, f64x8 b) {
     return _mm512_max_pd(a, b);
+}
+FSM_INLINE f64x8 f64x8_sub_bits(f64x8 a, f64x8 b) {
+    return _mm512_castsi512_pd(_mm512_sub_epi64(_mm512_castpd_si512(a), _mm512_castpd_si512(b)));
 }
 FSM_INLINE f64x8 f64x8_zero_below(f64x8 a, f64x8 x, f64x8 limit) {
     return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(x, limit, _CMP_NLT_UQ), a);

@@ -137,6 +137,16 @@ FSM_CORE f32x16 f32x16_fold_bits(const f32x16 *a) {
     return r;
 }
 /* Lanes' bits added as integers, modulo 2^32. */
+FSM_INLINE f32x16 f32x16_sub_bits(f32x16 a, f32x16 b) {
+    uint32_t x[16], y[16];
+    memcpy(x, a.v, sizeof x);
+    memcpy(y, b.v, sizeof y);
+    for (int i = 0; i < 16; i++) {
+        x[i] -= y[i];
+    }
+    memcpy(a.v, x, sizeof x);
+    return a;
+}
 FSM_INLINE f32x16 f32x16_add_bits(f32x16 a, f32x16 b) {
     uint32_t x[16], y[16];
     memcpy(x, a.v, sizeof x);
@@ -280,6 +290,16 @@ FSM_CORE f64x8 f64x8_fma(f64x8 a, f64x8 b, f64x8 c) {
 }
 FSM_INLINE f64x8 f64x8_max(f64x8 a, f64x8 b) {
     FSM_LANES(f64x8, 8, a.v[i] > b.v[i] ? a.v[i] : b.v[i]);
+}
+FSM_INLINE f64x8 f64x8_sub_bits(f64x8 a, f64x8 b) {
+    uint64_t x[8], y[8];
+    memcpy(x, a.v, sizeof x);
+    memcpy(y, b.v, sizeof y);
+    for (int i = 0; i < 8; i++) {
+        x[i] -= y[i];
+    }
+    memcpy(a.v, x, sizeof x);
+    return a;
 }
 FSM_INLINE f64x8 f64x8_zero_below(f64x8 a, f64x8 x, f64x8 limit) {
     FSM_LANES(f64x8, 8, x.v[i] < limit.v[i] ? 0.0 : a.v[i]);

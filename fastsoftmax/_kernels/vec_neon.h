@@ -133,6 +133,12 @@ FSM_INLINE float f32x16_reduce_add(f32x16 a) {
     const float32x2_t pair = vadd_f32(vget_low_f32(quarter), vget_high_f32(quarter));
     return vget_lane_f32(pair, 0) + vget_lane_f32(pair, 1);
 }
+FSM_INLINE float32x4_t f32_sub_bits4(float32x4_t a, float32x4_t b) {
+    return vreinterpretq_f32_u32(vsubq_u32(vreinterpretq_u32_f32(a), vreinterpretq_u32_f32(b)));
+}
+FSM_INLINE f32x16 f32x16_sub_bits(f32x16 a, f32x16 b) {
+    FSM_QUARTERS(f32x16, f32_sub_bits4(a.v[i], b.v[i]));
+}
 FSM_INLINE f32x16 f32x16_add_bits(f32x16 a, f32x16 b) {
     FSM_QUARTERS(f32x16, f32_add_bits4(a.v[i], b.v[i]));
 }
@@ -292,6 +298,12 @@ FSM_INLINE f64x8 f64x8_fma(f64x8 a, f64x8 b, f64x8 c) {
 }
 FSM_INLINE f64x8 f64x8_max(f64x8 a, f64x8 b) {
     FSM_QUARTERS(f64x8, vbslq_f64(vcgtq_f64(a.v[i], b.v[i]), a.v[i], b.v[i]));
+}
+FSM_INLINE float64x2_t f64_sub_bits2(float64x2_t a, float64x2_t b) {
+    return vreinterpretq_f64_u64(vsubq_u64(vreinterpretq_u64_f64(a), vreinterpretq_u64_f64(b)));
+}
+FSM_INLINE f64x8 f64x8_sub_bits(f64x8 a, f64x8 b) {
+    FSM_QUARTERS(f64x8, f64_sub_bits2(a.v[i], b.v[i]));
 }
 FSM_INLINE f64x8 f64x8_zero_below(f64x8 a, f64x8 x, f64x8 limit) {
     FSM_QUARTERS(f64x8, vreinterpretq_f64_u64(vbicq_u64(vreinterpretq_u64_f64(a.v[i]),
