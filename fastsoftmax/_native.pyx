@@ -563,6 +563,7 @@ cdef object TEMPERATURE = "temperature"
 cdef object WORKERS = "workers"
 cdef PyArray_Descr *FLOAT32 = PyArray_DescrFromType(cnp.NPY_FLOAT32)
 cdef PyArray_Descr *FLOAT64 = PyArray_DescrFromType(cnp.NPY_FLOAT64)
+cdef fsm_temperature UNTEMPERED = fsm_make_temperature(1.0, FSM_F32)
 
 
 cdef inline bint plain(PyObject *o) noexcept:
@@ -630,7 +631,7 @@ cdef object lane_call(
     cdef PyObject *workers = <PyObject *>None
     cdef Py_ssize_t i, named = 0 if keywords is NULL else PyTuple_GET_SIZE(keywords)
     cdef bint fits = count == 1 or count == 2
-    cdef cnp.npy_intp size
+    cdef cnp.npy_intp rows = 1
     if fits:
         x = <PyArrayObject *>arguments[0]
         fits = plain(arguments[0]) and (count == 1 or last_axis(arguments[1], PyArray_NDIM(x)))
@@ -652,15 +653,16 @@ cdef object lane_call(
         else:
             fits = False
     if fits:
-        size = PyArray_SIZE(x)
-        fits = size > 0
+        for i in range(PyArray_NDIM(x) - 1):
+            rows *= PyArray_DIMS(x)[i]
+        fits = rows > 0 and PyArray_DIMS(x)[PyArray_NDIM(x) - 1] > 0
     if not fits:
         return PyObject_Vectorcall(<PyObject *>lane.general, arguments, count, keywords)
-    return lane_run(lane, x, NULL if out == <PyObject *>None else out, size, temperature, workers)
+    return lane_run(lane, x, NULL if out == <PyObject *>None else out, rows, temperature, workers)
 
 
 cdef object lane_run(
-    _Lane lane, PyArrayObject *x, PyObject *out, cnp.npy_intp size, double temperature,
+    _Lane lane, PyArrayObject *x, PyObject *out, cnp.npy_intp rows, double temperature,
     PyObject *workers
 ):
     cdef bint double_precision = PyArray_TYPE(x) == cnp.NPY_FLOAT64
@@ -679,17 +681,19 @@ cdef object lane_run(
     else:
         result = <object>out
     batch.n = PyArray_DIMS(x)[ndim - 1]
-    batch.rows = size // batch.n
+    batch.rows = rows
     batch.x = PyArray_DATA(x)
     batch.y = NULL
     batch.out = PyArray_DATA(<PyArrayObject *>result)
     batch.x_stride = batch.n * item
     batch.y_stride = 0
     batch.out_stride = item if single else batch.x_stride
-    batch.temperature = fsm_make_temperature(temperature, dtype)
+    batch.temperature = UNTEMPERED
+    if temperature != 1.0:
+        batch.temperature = fsm_make_temperature(temperature, dtype)
     batch.far = 0
     batch.scratch = NULL
-    if size >= RELEASE_GIL_FROM:
+    if rows * batch.n >= RELEASE_GIL_FROM:
         run_large(lane, &batch, dtype, workers)
     else:
         saved = fsm_enter()

@@ -63,7 +63,8 @@ FSM_CORE size_t F(gradients)(const REAL *g, const REAL *y, REAL *out, size_t i, 
 
 /* out = y (g - sum(g y)) */
 static void F(softmax_backward_along)(const fsm_rows *b) {
-    F(edge) shared = {0}, *const edge = STREAMED(b) ? &shared : NULL;
+    F(edge) shared, *const edge = STREAMED(b) ? &shared : NULL;
+    shared.held = 0;
     for (size_t row = 0; row < b->rows; row++) {
         const REAL *g = CONST_ROW(b->x, b->x_stride, row);
         const REAL *y = CONST_ROW(b->y, b->y_stride, row);
@@ -136,7 +137,8 @@ FSM_CORE size_t F(log_gradients)(const REAL *g, const REAL *y, REAL *out, size_t
 
 /* out = g - e^y sum(g), y the output of log_softmax */
 static void F(log_softmax_backward_along)(const fsm_rows *b) {
-    F(edge) shared = {0}, *const edge = STREAMED(b) ? &shared : NULL;
+    F(edge) shared, *const edge = STREAMED(b) ? &shared : NULL;
+    shared.held = 0;
     for (size_t row = 0; row < b->rows; row++) {
         const REAL *g = CONST_ROW(b->x, b->x_stride, row);
         const REAL *y = CONST_ROW(b->y, b->y_stride, row);

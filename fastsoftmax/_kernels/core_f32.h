@@ -60,6 +60,29 @@ typedef struct {
     f32x16 hi, lo;
 } f32_mass;
 
+/* What a weight is made of: the steps from the magic on; what is left of x, and the polynomial of that. */
+typedef struct {
+    f32x16 z, r, q;
+} f32_reduced;
+
+FSM_INLINE f32_reduced f32_reduce(f32x16 x, f32x16 magic, f32x16 residual, int rare) {
+    const f32x16 z = f32x16_fma(x, f32x16_set1(F32_STEPS_PER_UNIT), magic);
+    const f32x16 k = f32x16_sub(z, magic);
+    f32x16 r = f32x16_fma(k, f32x16_set1(-F32_STEP_HI), x);
+    r = f32x16_fma(k, f32x16_set1(-F32_STEP_LO), r);
+    if (rare) {
+        r = f32x16_add(r, residual);
+    }
+    f32x16 q = f32x16_fma(f32x16_set1(F32_C4), r, f32x16_set1(F32_C3));
+    q = f32x16_fma(q, r, f32x16_set1(F32_C2));
+    q = f32x16_fma(q, r, f32x16_set1(F32_C1));
+    return (f32_reduced){z, r, q};
+}
+FSM_INLINE f32x16 f32_weight_of(f32_reduced a, f32x16 x, f32x16 limit) {
+    const f32x16 power = f32x16_power(a.z);
+    return f32x16_zero_below(f32x16_fma(f32x16_mul(power, a.r), a.q, power), x, limit);
+}
+
 /* A row that is not `rare` has no shift and temperature 1; the operations for these would leave its bits as they are. */
 FSM_CORE f32x16 f32_weight(f32x16 x, const f32_row *row, int rare) {
     f32x16 residual = x;
@@ -70,18 +93,7 @@ FSM_CORE f32x16 f32_weight(f32x16 x, const f32_row *row, int rare) {
         residual = f32x16_fma(scaled, row->inv_hi, f32x16_sub(f32x16_set1(-0.0f), x));
         residual = f32x16_fma(scaled, row->inv_lo, residual);
     }
-    const f32x16 z = f32x16_fma(x, f32x16_set1(F32_STEPS_PER_UNIT), row->magic);
-    const f32x16 k = f32x16_sub(z, row->magic);
-    f32x16 r = f32x16_fma(k, f32x16_set1(-F32_STEP_HI), x);
-    r = f32x16_fma(k, f32x16_set1(-F32_STEP_LO), r);
-    if (rare) {
-        r = f32x16_add(r, residual);
-    }
-    f32x16 q = f32x16_fma(f32x16_set1(F32_C4), r, f32x16_set1(F32_C3));
-    q = f32x16_fma(q, r, f32x16_set1(F32_C2));
-    q = f32x16_fma(q, r, f32x16_set1(F32_C1));
-    const f32x16 power = f32x16_power(z);
-    return f32x16_zero_below(f32x16_fma(f32x16_mul(power, r), q, power), x, row->limit);
+    return f32_weight_of(f32_reduce(x, row->magic, residual, rare), x, row->limit);
 }
 
 FSM_INLINE f32_sum f32_sum_zero(void) {

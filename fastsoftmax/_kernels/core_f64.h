@@ -43,17 +43,13 @@ typedef struct {
     f64x8 hi, lo;
 } f64_mass;
 
-FSM_CORE f64x8 f64_weight(f64x8 x, const f64_row *row, int rare) {
-    f64x8 residual = x;
-    if (rare) {
-        x = f64x8_sub(x, row->shift);
-        const f64x8 scaled = f64x8_mul(x, row->scale);
-        x = f64x8_mul(scaled, row->inv_hi);
-        residual = f64x8_fma(scaled, row->inv_hi, f64x8_sub(f64x8_set1(-0.0), x));
-        residual = f64x8_fma(scaled, row->inv_lo, residual);
-    }
-    const f64x8 z = f64x8_fma(x, f64x8_set1(F64_STEPS_PER_UNIT), row->magic);
-    const f64x8 k = f64x8_sub(z, row->magic);
+typedef struct {
+    f64x8 z, q;
+} f64_reduced;
+
+FSM_INLINE f64_reduced f64_reduce(f64x8 x, f64x8 magic, f64x8 residual, int rare) {
+    const f64x8 z = f64x8_fma(x, f64x8_set1(F64_STEPS_PER_UNIT), magic);
+    const f64x8 k = f64x8_sub(z, magic);
     f64x8 r = f64x8_fma(k, f64x8_set1(-F64_STEP_HI), x);
     r = f64x8_fma(k, f64x8_set1(-F64_STEP_LO), r);
     if (rare) {
@@ -65,9 +61,23 @@ FSM_CORE f64x8 f64_weight(f64x8 x, const f64_row *row, int rare) {
     f64x8 q = f64x8_fma(f64x8_set1(F64_C7), r, f64x8_set1(F64_C6));
     q = f64x8_fma(q, square, q45);
     q = f64x8_fma(q, square, q23);
-    q = f64x8_fma(q, square, r);
-    const f64x8 power = f64x8_power(z);
-    return f64x8_zero_below(f64x8_fma(power, q, power), x, row->limit);
+    return (f64_reduced){z, f64x8_fma(q, square, r)};
+}
+FSM_INLINE f64x8 f64_weight_of(f64_reduced a, f64x8 x, f64x8 limit) {
+    const f64x8 power = f64x8_power(a.z);
+    return f64x8_zero_below(f64x8_fma(power, a.q, power), x, limit);
+}
+
+FSM_CORE f64x8 f64_weight(f64x8 x, const f64_row *row, int rare) {
+    f64x8 residual = x;
+    if (rare) {
+        x = f64x8_sub(x, row->shift);
+        const f64x8 scaled = f64x8_mul(x, row->scale);
+        x = f64x8_mul(scaled, row->inv_hi);
+        residual = f64x8_fma(scaled, row->inv_hi, f64x8_sub(f64x8_set1(-0.0), x));
+        residual = f64x8_fma(scaled, row->inv_lo, residual);
+    }
+    return f64_weight_of(f64_reduce(x, row->magic, residual, rare), x, row->limit);
 }
 
 FSM_INLINE f64_sum f64_sum_zero(void) {

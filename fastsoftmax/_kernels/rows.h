@@ -655,7 +655,9 @@ static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
     }
 }
 
-/* A row of `count` vectors held in registers: one load, one store. */
+/* A row of `count` vectors held in registers: one load, one store. It waits for itself only, so the exponentials are begun before the
+ * maximum is known: N only moves their exponents. (An element half way between two steps, which the parity of N would decide, there is
+ * none of up to SHIFT_ABOVE but 0.) */
 FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int count,
                                  const fsm_temperature *t) {
     const size_t last = (size_t)(count - 1) * LANES;
@@ -664,6 +666,10 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
         a[v] = V(load)(x + v * LANES);
     }
     a[count - 1] = V(load_partial)(x + last, n - last, -INFINITY);
+    F(reduced) reduced[8];
+    for (int v = 0; v < count; v++) {
+        reduced[v] = F(reduce)(a[v], V(set1)(FC(MAGIC)), a[v], 0);
+    }
     VEC m[4];
     for (int v = 0; v < 4 && v < count; v++) {
         m[v] = v + 4 < count ? V(max)(a[v], a[v + 4]) : a[v];
@@ -681,8 +687,10 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
             a[v] = F(weight)(a[v], &row, 1);
         }
     } else {
+        const VEC by_n = V(sub_bits)(V(set1)(FC(MAGIC)), row.magic);
         for (int v = 0; v < count; v++) {
-            a[v] = F(weight)(a[v], &row, 0);
+            reduced[v].z = V(sub_bits)(reduced[v].z, by_n);
+            a[v] = F(weight_of)(reduced[v], a[v], row.limit);
         }
     }
     for (int v = 0; v < count; v++) {
@@ -877,7 +885,8 @@ FSM_NOINLINE void F(log_group)(const fsm_rows *b, size_t first, size_t rows, int
 static void F(log_groups)(const fsm_rows *b, int single) {
     const size_t fit = GROUP_BYTES / sizeof(REAL) / b->n;
     const size_t group = fit < 1 ? 1 : fit > GROUP ? GROUP : fit;
-    F(edge) shared = {0}, *const edge = STREAMED(b) ? &shared : NULL;
+    F(edge) shared, *const edge = STREAMED(b) ? &shared : NULL;
+    shared.held = 0;
     for (size_t row = 0; row < b->rows; row += group) {
         F(log_group)(b, row, b->rows - row < group ? b->rows - row : group, single, edge);
     }
