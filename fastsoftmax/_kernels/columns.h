@@ -15,8 +15,10 @@
 
 /* Rows of so many elements at most go across (a softmax, whose rows are folded together otherwise, not so many); up to PADDED,
  * what remains of a batch is padded to a span. */
-#define SOFTMAX_ACROSS (3 * LANES)
+#define SOFTMAX_ACROSS (3 * LANES - 1)
 #define PADDED 16
+/* Rows of so many elements at most, one after the other, are transposed as what they are together. */
+#define NARROW 3
 /* Blocks side by side in a softmax: what one waits for (its maximum, sum, division) the other fills. One where a vector is
  * loops; where it is two registers, one from 5 columns on, and for a single column, which is not compiled by itself. */
 #ifdef FSM_CORE_CALLED
@@ -33,17 +35,17 @@ typedef int F(columns_function)(const fsm_rows *b, size_t first);
 
 FSM_CORE void F(columns_load)(const REAL *x, ptrdiff_t stride, VEC *a, size_t n) {
     a[0] = V(set1)(0); /* n is not 0, which gcc cannot know and warns of */
-    if (n >= COLUMNS) {
+    if (n <= NARROW && stride == (ptrdiff_t)(n * sizeof(REAL))) {
+        V(load_narrow)(x, n, a);
+    } else if (n >= COLUMNS) {
         for (size_t i = 0; i + COLUMNS <= n; i += COLUMNS) {
             V(load_group)(x + i, stride, a + i);
         }
         if (n % COLUMNS) {
             V(load_group)(x + n - COLUMNS, stride, a + n - COLUMNS);
         }
-    } else if (stride == (ptrdiff_t)(n * sizeof(REAL))) {
-        V(load_narrow)(x, n, a);
     } else {
-        REAL packed[COLUMNS * LANES];
+        REAL packed[NARROW * LANES];
         for (size_t r = 0; r < LANES; r++) {
             memcpy(packed + r * n, (const char *)x + (ptrdiff_t)r * stride, n * sizeof(REAL));
         }
@@ -52,22 +54,30 @@ FSM_CORE void F(columns_load)(const REAL *x, ptrdiff_t stride, VEC *a, size_t n)
 }
 
 FSM_CORE void F(columns_store)(REAL *out, ptrdiff_t stride, const VEC *a, size_t n) {
-    if (n >= COLUMNS) {
+    if (n <= NARROW && stride == (ptrdiff_t)(n * sizeof(REAL))) {
+        V(store_narrow)(out, n, a);
+    } else if (n >= COLUMNS) {
         for (size_t i = 0; i + COLUMNS <= n; i += COLUMNS) {
             V(store_group)(out + i, stride, a + i);
         }
         if (n % COLUMNS) {
             V(store_group)(out + n - COLUMNS, stride, a + n - COLUMNS);
         }
-    } else if (stride == (ptrdiff_t)(n * sizeof(REAL))) {
-        V(store_narrow)(out, n, a);
     } else {
-        REAL packed[COLUMNS * LANES];
+        REAL packed[NARROW * LANES];
         V(store_narrow)(packed, n, a);
         for (size_t r = 0; r < LANES; r++) {
             memcpy((char *)out + (ptrdiff_t)r * stride, packed + r * n, n * sizeof(REAL));
         }
     }
+}
+
+/* The same where n is known only when they run. */
+FSM_NOINLINE void F(columns_read)(const REAL *x, ptrdiff_t stride, VEC *a, size_t n) {
+    F(columns_load)(x, stride, a, n);
+}
+FSM_NOINLINE void F(columns_write)(REAL *out, ptrdiff_t stride, const VEC *a, size_t n) {
+    F(columns_store)(out, stride, a, n);
 }
 
 FSM_CORE VEC F(columns_max)(const VEC *a, size_t n) {
@@ -179,14 +189,19 @@ FSM_INLINE int F(columns_below)(VEC a, REAL limit) {
 }
 
 FSM_INLINE int F(softmax_columns_of)(const fsm_rows *b, size_t first, const size_t n,
-                                     const int blocks, const int tempered) {
+                                     const int blocks, const int tempered, const int exactly) {
     VEC a[MOST_BLOCKS][ACROSS], hi[MOST_BLOCKS], lo[MOST_BLOCKS];
     F(starts) s[MOST_BLOCKS];
     F(columns_mass) mass[MOST_BLOCKS];
     F(totals) total[MOST_BLOCKS];
     int plain = 1;
     for (int k = 0; k < blocks; k++) {
-        F(columns_load)(CONST_ROW(b->x, b->x_stride, first + k * LANES), b->x_stride, a[k], n);
+        const REAL *x = CONST_ROW(b->x, b->x_stride, first + k * LANES);
+        if (exactly) {
+            F(columns_load)(x, b->x_stride, a[k], n);
+        } else {
+            F(columns_read)(x, b->x_stride, a[k], n);
+        }
     }
     for (int k = 0; k < blocks; k++) {
         plain &= F(starts_of)(&s[k], F(columns_max)(a[k], n), FC(CUT), &b->temperature, tempered);
@@ -212,7 +227,12 @@ FSM_INLINE int F(softmax_columns_of)(const fsm_rows *b, size_t first, const size
         }
     }
     for (int k = 0; k < blocks; k++) {
-        F(columns_store)(ROW(b->out, b->out_stride, first + k * LANES), b->out_stride, a[k], n);
+        REAL *out = ROW(b->out, b->out_stride, first + k * LANES);
+        if (exactly) {
+            F(columns_store)(out, b->out_stride, a[k], n);
+        } else {
+            F(columns_write)(out, b->out_stride, a[k], n);
+        }
     }
     return 1;
 }
@@ -227,7 +247,7 @@ static int F(softmax_columns)(const fsm_rows *b, size_t first) {
         switch (b->n) {
 #define EXACTLY(n)                                                                                 \
     case n:                                                                                        \
-        return F(softmax_columns_of)(b, first, n, BLOCKS(n), 0)
+        return F(softmax_columns_of)(b, first, n, BLOCKS(n), 0, 1)
             EXACTLY(2);
             EXACTLY(3);
             EXACTLY(4);
@@ -247,11 +267,11 @@ static int F(softmax_columns)(const fsm_rows *b, size_t first) {
 #endif
 #undef EXACTLY
         default:
-            return F(softmax_columns_of)(b, first, b->n, BLOCKS(LANES), 0);
+            return F(softmax_columns_of)(b, first, b->n, BLOCKS(LANES), 0, 0);
         }
     }
 #endif
-    return F(softmax_columns_of)(b, first, b->n, 1, b->temperature.tempered);
+    return F(softmax_columns_of)(b, first, b->n, 1, b->temperature.tempered, 0);
 }
 
 /* Fewer rows than a span, with zeros for the rest. */
@@ -362,7 +382,7 @@ FSM_NOINLINE int F(columns_log)(const VEC *a, size_t n, const fsm_temperature *t
     return V(equal)(*hi, *hi) == ALL_LANES;
 }
 FSM_INLINE int F(columns_log_of)(const fsm_rows *b, size_t first, VEC *a, VEC *hi, VEC *lo) {
-    F(columns_load)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, a, b->n);
+    F(columns_read)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, a, b->n);
     return F(columns_log)(a, b->n, &b->temperature, hi, lo);
 }
 
@@ -438,7 +458,7 @@ static int F(log_softmax_columns)(const fsm_rows *b, size_t first) {
     for (size_t i = 0; i < b->n; i++) {
         a[i] = V(sub)(V(sub)(a[i], hi), lo);
     }
-    F(columns_store)(ROW(b->out, b->out_stride, first), b->out_stride, a, b->n);
+    F(columns_write)(ROW(b->out, b->out_stride, first), b->out_stride, a, b->n);
     return 1;
 }
 
@@ -455,7 +475,7 @@ static int F(logsumexp_columns)(const fsm_rows *b, size_t first) {
     if (!F(columns_log_of)(b, first, a, &hi, &lo)) {
         return 0;
     }
-    F(columns_store)(ROW(b->out, b->out_stride, first), b->out_stride, &hi, 1);
+    F(columns_write)(ROW(b->out, b->out_stride, first), b->out_stride, &hi, 1);
     return 1;
 }
 
@@ -532,7 +552,7 @@ FSM_CORE int F(cross_entropy_columns)(const fsm_cross_entropy *b, size_t first) 
     VEC a[ACROSS], w[ACROSS], hi, lo;
     REAL at_label[LANES], weights[ACROSS * LANES];
     F(logs) s;
-    F(columns_load)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, a, n);
+    F(columns_read)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, a, n);
     if (!F(columns_logs)(a, w, n, &untempered, &s)) {
         return 0;
     }
@@ -566,7 +586,7 @@ FSM_CORE int F(cross_entropy_columns)(const fsm_cross_entropy *b, size_t first) 
     }
     V(store)(at_label,
              F(lanes_at_label)(of_label, s.start.maximum, V(load)(at_label), &total, s.ratio));
-    F(columns_store)(ROW(b->grad, b->grad_stride, first), b->grad_stride, a, n);
+    F(columns_write)(ROW(b->grad, b->grad_stride, first), b->grad_stride, a, n);
     for (size_t r = 0; r < LANES; r++) {
         ROW(b->grad, b->grad_stride, first + r)[b->label[first + r]] = at_label[r];
     }

@@ -414,11 +414,8 @@ FSM_INLINE void F(put)(REAL *out, VEC x, const F(edge) *edge) {
 
 /* out = out (hi + lo). This is bound by loads and stores: of a long row the first few elements, less than a vector, are done by
  * themselves where the rest then lies in whole cache lines. */
-FSM_CORE void F(scale_row)(REAL *out, size_t first, size_t n, REAL inv_hi, REAL inv_lo) {
+FSM_CORE void F(scale_lines)(REAL *out, size_t first, size_t n, REAL inv_hi, REAL inv_lo) {
     const VEC hi = V(set1)(inv_hi), lo = V(set1)(inv_lo);
-    if (first) {
-        V(store_partial)(out, F(normalised_partial)(out, first, hi, lo), first);
-    }
     size_t i = first;
     for (; i + BLOCK <= n; i += BLOCK) {
         const VEC a = F(normalised)(V(load)(out + i), hi, lo);
@@ -433,9 +430,21 @@ FSM_CORE void F(scale_row)(REAL *out, size_t first, size_t n, REAL inv_hi, REAL 
     for (; i + LANES <= n; i += LANES) {
         V(store)(out + i, F(normalised)(V(load)(out + i), hi, lo));
     }
-    if (i < n) {
-        V(store_partial)(out + i, F(normalised_partial)(out + i, n - i, hi, lo), n - i);
+}
+FSM_CORE void F(scale_ends)(REAL *out, size_t first, size_t n, REAL inv_hi, REAL inv_lo) {
+    const VEC hi = V(set1)(inv_hi), lo = V(set1)(inv_lo);
+    const size_t last = (n - first) % LANES;
+    if (first) {
+        V(store_partial)(out, F(normalised_partial)(out, first, hi, lo), first);
     }
+    if (last) {
+        out += n - last;
+        V(store_partial)(out, F(normalised_partial)(out, last, hi, lo), last);
+    }
+}
+FSM_CORE void F(scale_row)(REAL *out, size_t first, size_t n, REAL inv_hi, REAL inv_lo) {
+    F(scale_lines)(out, first, n, inv_hi, inv_lo);
+    F(scale_ends)(out, first, n, inv_hi, inv_lo);
 }
 
 /* The results of weights in place, with other operations for weights below `limit`, whose product with `lo` is subnormal. None of
@@ -650,7 +659,12 @@ static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
         if (FSM_UNLIKELY(inv_hi[r] != inv_hi[r])) {
             F(fill_nan)(out, n);
         } else {
-            F(scale_row)(out, 0, n, inv_hi[r], inv_lo[r]);
+            F(scale_lines)(out, 0, n, inv_hi[r], inv_lo[r]);
+        }
+    }
+    for (size_t r = 0; n % LANES && r < rows; r++) {
+        if (inv_hi[r] == inv_hi[r]) {
+            F(scale_ends)(ROW(b->out, b->out_stride, first + r), 0, n, inv_hi[r], inv_lo[r]);
         }
     }
 }

@@ -23,6 +23,7 @@
 #undef ACROSS
 #undef SOFTMAX_ACROSS
 #undef PADDED
+#undef NARROW
 #undef ALL_LANES
 #undef BLOCKS
 #undef MOST_BLOCKS

@@ -395,13 +395,50 @@ FSM_INLINE void f64x8_store_group(double *p, ptrdiff_t stride, const f64x8 *a) {
     f64_store_quarters((char *)p, stride, _mm512_unpacklo_pd(a[0], a[1]));
     f64_store_quarters((char *)p + stride, stride, _mm512_unpackhi_pd(a[0], a[1]));
 }
+FSM_INLINE f64x8 f64_every_third(f64x8 a, f64x8 b, f64x8 c, __m512i first, __mmask8 third,
+                                 __m512i last) {
+    return _mm512_mask_permutexvar_pd(_mm512_permutex2var_pd(a, first, b), third, last, c);
+}
 FSM_INLINE void f64x8_load_narrow(const double *p, size_t n, f64x8 *a) {
-    (void)n;
-    a[0] = f64x8_load(p);
+    const f64x8 v0 = f64x8_load(p);
+    if (n == 1) {
+        a[0] = v0;
+        return;
+    }
+    const f64x8 v1 = f64x8_load(p + 8);
+    const __m512i lane = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m512i one = _mm512_set1_epi64(1), two = _mm512_set1_epi64(2);
+    if (n == 2) {
+        const __m512i even = _mm512_add_epi64(lane, lane);
+        a[0] = _mm512_permutex2var_pd(v0, even, v1);
+        a[1] = _mm512_permutex2var_pd(v0, _mm512_add_epi64(even, one), v1);
+        return;
+    }
+    const f64x8 v2 = f64x8_load(p + 16);
+    const __m512i at = _mm512_add_epi64(_mm512_add_epi64(lane, lane), lane);
+    const __m512i at1 = _mm512_add_epi64(at, one), at2 = _mm512_add_epi64(at, two);
+    a[0] = f64_every_third(v0, v1, v2, at, 0xC0, at);
+    a[1] = f64_every_third(v0, v1, v2, at1, 0xE0, at1);
+    a[2] = f64_every_third(v0, v1, v2, at2, 0xE0, at2);
 }
 FSM_INLINE void f64x8_store_narrow(double *p, size_t n, const f64x8 *a) {
-    (void)n;
-    f64x8_store(p, a[0]);
+    if (n == 1) {
+        f64x8_store(p, a[0]);
+        return;
+    }
+    if (n == 2) {
+        const __m512i low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+        const __m512i high = _mm512_add_epi64(low, _mm512_set1_epi64(4));
+        f64x8_store(p, _mm512_permutex2var_pd(a[0], low, a[1]));
+        f64x8_store(p + 8, _mm512_permutex2var_pd(a[0], high, a[1]));
+        return;
+    }
+    const __m512i first = _mm512_setr_epi64(0, 8, 0, 1, 9, 1, 2, 10);
+    const __m512i second = _mm512_setr_epi64(2, 3, 11, 3, 4, 12, 4, 5);
+    const __m512i third = _mm512_setr_epi64(13, 5, 6, 14, 6, 7, 15, 7);
+    f64x8_store(p, f64_every_third(a[0], a[1], a[2], first, 0x24, first));
+    f64x8_store(p + 8, f64_every_third(a[0], a[1], a[2], second, 0x49, second));
+    f64x8_store(p + 16, f64_every_third(a[0], a[1], a[2], third, 0x92, third));
 }
 
 #endif

@@ -445,12 +445,37 @@ FSM_INLINE void f64x8_store_group(double *p, ptrdiff_t stride, const f64x8 *a) {
     }
 }
 FSM_INLINE void f64x8_load_narrow(const double *p, size_t n, f64x8 *a) {
-    (void)n;
-    a[0] = f64x8_load(p);
+    if (n == 1) {
+        a[0] = f64x8_load(p);
+        return;
+    }
+    for (int q = 0; q < 4; q++) {
+        if (n == 2) {
+            const float64x2x2_t rows = vld2q_f64(p + 4 * q);
+            a[0].v[q] = rows.val[0];
+            a[1].v[q] = rows.val[1];
+        } else {
+            const float64x2x3_t rows = vld3q_f64(p + 6 * q);
+            a[0].v[q] = rows.val[0];
+            a[1].v[q] = rows.val[1];
+            a[2].v[q] = rows.val[2];
+        }
+    }
 }
 FSM_INLINE void f64x8_store_narrow(double *p, size_t n, const f64x8 *a) {
-    (void)n;
-    f64x8_store(p, a[0]);
+    if (n == 1) {
+        f64x8_store(p, a[0]);
+        return;
+    }
+    for (int q = 0; q < 4; q++) {
+        if (n == 2) {
+            const float64x2x2_t rows = {{a[0].v[q], a[1].v[q]}};
+            vst2q_f64(p + 4 * q, rows);
+        } else {
+            const float64x2x3_t rows = {{a[0].v[q], a[1].v[q], a[2].v[q]}};
+            vst3q_f64(p + 6 * q, rows);
+        }
+    }
 }
 #undef FSM_QUARTERS
 
