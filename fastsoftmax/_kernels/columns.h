@@ -30,8 +30,8 @@
 #endif
 #define MOST_BLOCKS 2
 
-/* Computes a span of rows of the batch from `first` on (one block or several), or nothing: 0. */
-typedef int F(columns_function)(const fsm_rows *b, size_t first);
+/* Computes some rows of the batch from `first` on, a block or several, and returns how many; or nothing: 0. */
+typedef size_t F(columns_function)(const fsm_rows *b, size_t first);
 
 FSM_CORE void F(columns_load)(const REAL *x, ptrdiff_t stride, VEC *a, size_t n) {
     a[0] = V(set1)(0); /* n is not 0, which gcc cannot know and warns of */
@@ -188,8 +188,8 @@ FSM_INLINE int F(columns_below)(VEC a, REAL limit) {
     return V(equal)(V(zero_below)(one, magnitude, V(set1)(limit)), zero) == ALL_LANES;
 }
 
-FSM_INLINE int F(softmax_columns_of)(const fsm_rows *b, size_t first, const size_t n,
-                                     const int blocks, const int tempered, const int exactly) {
+FSM_INLINE size_t F(softmax_columns_of)(const fsm_rows *b, size_t first, const size_t n,
+                                        const int blocks, const int tempered, const int exactly) {
     VEC a[MOST_BLOCKS][ACROSS], hi[MOST_BLOCKS], lo[MOST_BLOCKS];
     F(starts) s[MOST_BLOCKS];
     F(columns_mass) mass[MOST_BLOCKS];
@@ -234,11 +234,11 @@ FSM_INLINE int F(softmax_columns_of)(const fsm_rows *b, size_t first, const size
             F(columns_write)(out, b->out_stride, a[k], n);
         }
     }
-    return 1;
+    return (size_t)blocks * LANES;
 }
 
 /* Compiled for each length of up to 16 (float64: 10), where a vector is registers. */
-static int F(softmax_columns)(const fsm_rows *b, size_t first) {
+static size_t F(softmax_columns)(const fsm_rows *b, size_t first) {
 #ifndef FSM_CORE_CALLED
     if (FSM_UNLIKELY(FSM_UNDERFLOWED())) {
         return 0; /* the row kernels can do with subnormal results */
@@ -306,15 +306,15 @@ FSM_NOINLINE int F(across_padded)(const fsm_rows *b, F(columns_function) *column
     return 1;
 }
 
-/* A batch of short rows: by spans of rows where that works, by rows elsewhere. `outputs`: elements a row of the result has. */
+/* A batch of short rows: by `span` rows or more where that works, by rows elsewhere. `outputs`: elements a row of the result has. */
 FSM_INLINE void F(across)(const fsm_rows *b, F(columns_function) *columns, size_t span,
                           fsm_rows_function *along, size_t outputs) {
     fsm_rows part = *b;
     size_t row = 0;
     for (; row < b->rows; row += part.rows) {
         const size_t left = b->rows - row;
-        if (left >= span && columns(b, row)) {
-            part.rows = span;
+        part.rows = left >= span ? columns(b, row) : 0;
+        if (part.rows) {
             continue;
         }
         part.rows = left < span ? left : span;
@@ -350,8 +350,8 @@ FSM_NOINLINE void F(logs_finish)(F(logs) *s) {
     s->logarithm = F(lanes_log_one_plus)(s->ratio);
 }
 
-/* The weights of a block's columns, that of the first largest element of a row as 0, and their logarithms; 0 if a row is
- * not plain. */
+/* The weights of a block's columns, that of the first largest element of a row as 0, and their sums, for logs_finish; 0 if a row
+ * is not plain. */
 FSM_NOINLINE int F(columns_logs)(const VEC *a, VEC *w, size_t n, const fsm_temperature *t,
                                  F(logs) *s) {
     const VEC nothing = V(set1)(-INFINITY), found = V(set1)(FC(NAN));
@@ -366,24 +366,37 @@ FSM_NOINLINE int F(columns_logs)(const VEC *a, VEC *w, size_t n, const fsm_tempe
         w[i] = F(weight)(kept, &s->start.row, 0);
     }
     s->others = F(columns_sum)(w, n);
-    F(logs_finish)(s);
     return 1;
 }
 
-/* maximum + log(sum) of every row of a block as hi + lo; 0 if a row is not plain. */
-FSM_NOINLINE int F(columns_log)(const VEC *a, size_t n, const fsm_temperature *t, VEC *hi,
-                                VEC *lo) {
+/* maximum + log(sum) of every row of a few blocks as hi + lo; 0 if a row is not plain. */
+FSM_INLINE int F(columns_log)(VEC (*a)[ACROSS], const int blocks, size_t n,
+                              const fsm_temperature *t, VEC *hi, VEC *lo) {
     VEC w[ACROSS];
-    F(logs) s;
-    if (!F(columns_logs)(a, w, n, t, &s)) {
-        return 0;
+    F(logs) s[MOST_BLOCKS];
+    int plain = 1;
+    for (int k = 0; k < blocks; k++) {
+        plain = plain && F(columns_logs)(a[k], w, n, t, &s[k]);
     }
-    F(lanes_split_log)(s.start.maximum, s.logarithm, hi, lo);
-    return V(equal)(*hi, *hi) == ALL_LANES;
+    /* One after the other, as each waits for itself. */
+    for (int k = 0; k < blocks && plain; k++) {
+        F(logs_finish)(&s[k]);
+    }
+    for (int k = 0; k < blocks && plain; k++) {
+        F(lanes_split_log)(s[k].start.maximum, s[k].logarithm, &hi[k], &lo[k]);
+        plain = V(equal)(hi[k], hi[k]) == ALL_LANES;
+    }
+    return plain;
 }
-FSM_INLINE int F(columns_log_of)(const fsm_rows *b, size_t first, VEC *a, VEC *hi, VEC *lo) {
-    F(columns_read)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, a, b->n);
-    return F(columns_log)(a, b->n, &b->temperature, hi, lo);
+
+/* The same of rows from `first` on; returns of how many blocks. */
+FSM_NOINLINE int F(columns_log_of)(const fsm_rows *b, size_t first, VEC (*a)[ACROSS], VEC *hi,
+                                   VEC *lo) {
+    const int blocks = b->rows - first < MOST_BLOCKS * LANES ? 1 : MOST_BLOCKS;
+    for (int k = 0; k < blocks; k++) {
+        F(columns_read)(CONST_ROW(b->x, b->x_stride, first + k * LANES), b->x_stride, a[k], b->n);
+    }
+    return F(columns_log)(a, blocks, b->n, &b->temperature, hi, lo) ? blocks : 0;
 }
 
 #ifndef FSM_CORE_CALLED
@@ -450,16 +463,16 @@ static void F(log_folds)(const fsm_rows *b, int single) {
     F(log_groups)(b, single);
 }
 
-static int F(log_softmax_columns)(const fsm_rows *b, size_t first) {
-    VEC a[ACROSS], hi, lo;
-    if (!F(columns_log_of)(b, first, a, &hi, &lo)) {
-        return 0;
+static size_t F(log_softmax_columns)(const fsm_rows *b, size_t first) {
+    VEC a[MOST_BLOCKS][ACROSS], hi[MOST_BLOCKS], lo[MOST_BLOCKS];
+    const int blocks = F(columns_log_of)(b, first, a, hi, lo);
+    for (int k = 0; k < blocks; k++) {
+        for (size_t i = 0; i < b->n; i++) {
+            a[k][i] = F(logged)(a[k][i], hi[k], lo[k]);
+        }
+        F(columns_write)(ROW(b->out, b->out_stride, first + k * LANES), b->out_stride, a[k], b->n);
     }
-    for (size_t i = 0; i < b->n; i++) {
-        a[i] = V(sub)(V(sub)(a[i], hi), lo);
-    }
-    F(columns_write)(ROW(b->out, b->out_stride, first), b->out_stride, a, b->n);
-    return 1;
+    return (size_t)blocks * LANES;
 }
 
 static void F(log_softmax_rows)(const fsm_rows *b) {
@@ -470,13 +483,13 @@ static void F(log_softmax_rows)(const fsm_rows *b) {
     }
 }
 
-static int F(logsumexp_columns)(const fsm_rows *b, size_t first) {
-    VEC a[ACROSS], hi, lo;
-    if (!F(columns_log_of)(b, first, a, &hi, &lo)) {
-        return 0;
+static size_t F(logsumexp_columns)(const fsm_rows *b, size_t first) {
+    VEC a[MOST_BLOCKS][ACROSS], hi[MOST_BLOCKS], lo[MOST_BLOCKS];
+    const int blocks = F(columns_log_of)(b, first, a, hi, lo);
+    for (int k = 0; k < blocks; k++) {
+        F(columns_write)(ROW(b->out, b->out_stride, first + k * LANES), b->out_stride, &hi[k], 1);
     }
-    F(columns_write)(ROW(b->out, b->out_stride, first), b->out_stride, &hi, 1);
-    return 1;
+    return (size_t)blocks * LANES;
 }
 
 static void F(logsumexp_rows)(const fsm_rows *b) {
@@ -487,7 +500,7 @@ static void F(logsumexp_rows)(const fsm_rows *b) {
     }
 }
 
-static int F(softmax_backward_columns)(const fsm_rows *b, size_t first) {
+static size_t F(softmax_backward_columns)(const fsm_rows *b, size_t first) {
     VEC g[ACROSS], y[ACROSS], hi, lo;
     F(columns_load)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, g, b->n);
     F(columns_load)(CONST_ROW(b->y, b->y_stride, first), b->y_stride, y, b->n);
@@ -500,7 +513,7 @@ static int F(softmax_backward_columns)(const fsm_rows *b, size_t first) {
         g[i] = V(mul)(y[i], V(sub)(V(sub)(g[i], hi), lo));
     }
     F(columns_store)(ROW(b->out, b->out_stride, first), b->out_stride, g, b->n);
-    return 1;
+    return LANES;
 }
 
 /* Two operands to transpose and no exp: from 13 elements on that costs what it saves. */
@@ -512,7 +525,7 @@ static void F(softmax_backward_rows)(const fsm_rows *b) {
     }
 }
 
-static int F(log_softmax_backward_columns)(const fsm_rows *b, size_t first) {
+static size_t F(log_softmax_backward_columns)(const fsm_rows *b, size_t first) {
     VEC g[ACROSS], y[ACROSS], hi, lo, minus_hi, minus_lo;
     F(starts) s;
     F(columns_load)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, g, b->n);
@@ -535,7 +548,7 @@ static int F(log_softmax_backward_columns)(const fsm_rows *b, size_t first) {
         g[i] = V(fma)(e, minus_hi, V(fma)(e, minus_lo, g[i]));
     }
     F(columns_store)(ROW(b->out, b->out_stride, first), b->out_stride, g, b->n);
-    return 1;
+    return LANES;
 }
 
 static void F(log_softmax_backward_rows)(const fsm_rows *b) {
@@ -556,6 +569,7 @@ FSM_CORE int F(cross_entropy_columns)(const fsm_cross_entropy *b, size_t first) 
     if (!F(columns_logs)(a, w, n, &untempered, &s)) {
         return 0;
     }
+    F(logs_finish)(&s);
     F(lanes_split_log)(s.start.maximum, s.logarithm, &hi, &lo);
     if (V(equal)(hi, hi) != ALL_LANES) {
         return 0;
@@ -759,7 +773,13 @@ FSM_NOINLINE int F(beside_log)(const VEC *a, size_t n, VEC *hi, VEC *lo) {
     F(logs) s;
     F(columns_mass) mass;
     if (n <= ACROSS) {
-        return F(columns_log)(a, n, &untempered, hi, lo);
+        VEC w[ACROSS];
+        if (!F(columns_logs)(a, w, n, &untempered, &s)) {
+            return 0;
+        }
+        F(logs_finish)(&s);
+        F(lanes_split_log)(s.start.maximum, s.logarithm, hi, lo);
+        return V(equal)(*hi, *hi) == ALL_LANES;
     }
     if (!F(starts_of)(&s.start, F(columns_max)(a, n), FC(LOG_CUT), &untempered, 0)) {
         return 0;
