@@ -166,7 +166,7 @@ cdef extern from "shared.h" nogil:
         fsm_shared *shared, fsm_part_function *run, const void *work, size_t items,
         size_t least, size_t elements, size_t threads
     )
-    void fsm_work(fsm_shared *shared)
+    void fsm_work(fsm_shared *shared, size_t thread)
 
 cdef extern from "portable.h" nogil:
     size_t FSM_EXCHANGE(size_t *at, size_t value)
@@ -272,6 +272,7 @@ cdef enum:
 cdef struct helper:
     size_t state
     fsm_shared *shared  # what it is called for
+    size_t thread  # and as which of its threads
     PyThread_type_lock called  # released at each call
     PyThread_type_lock ended  # released at the end of work that is awaited
     helper *next  # of those called together
@@ -316,7 +317,7 @@ cdef class _Helper:
             while True:
                 PyThread_acquire_lock(h.called, 1)
                 if FSM_COMPARE_EXCHANGE(&h.state, CALLED, WORKING):  # else dismissed meanwhile
-                    fsm_work(h.shared)
+                    fsm_work(h.shared, h.thread)
                     if FSM_EXCHANGE(&h.state, IDLE) == AWAITED:
                         PyThread_release_lock(h.ended)
 
@@ -372,8 +373,9 @@ cdef run_parts(
     if threads > 1 and items > 1:
         fsm_share(&shared, run, work, items, least, elements, threads)
         engaged = engage(threads - 1)
-        for each in engaged:
+        for i, each in enumerate(engaged):
             h = (<_Helper>each).helper
+            h.thread = i + 1
             h.next = first
             first = h
         with nogil:
@@ -381,12 +383,12 @@ cdef run_parts(
             while h is not NULL:
                 call(h, &shared)
                 h = h.next
-            fsm_work(&shared)
+            fsm_work(&shared, 0)
             h = first
             while h is not NULL:
                 dismiss(h)
                 h = h.next
-        idle_helpers.extend(engaged)
+        idle_helpers.extend(reversed(engaged))  # to be what they were at the next call
         status = -<int>(shared.failed > 0)
     elif elements >= RELEASE_GIL_FROM:
         with nogil:

@@ -1,13 +1,14 @@
 /* Design
- * A. One counter hands the parts out, so that a thread that began late, or is held up, takes fewer.
+ * A. Each thread has a range of its own, the same from call to call, whose rows may still be in its caches; it takes parts of
+ *    that by a counter, and then of the others' ranges: a thread that began late, or is held up, takes fewer.
  * B. A part is small beside a thread's share: what the others wait for at the end is less than one part. It is large beside
  *    what taking it costs: a locked addition, and the start of a kernel.
  */
 #include "shared.h"
 #include "portable.h"
 
-/* Some 10 us of work. */
-#define PART_ELEMENTS ((size_t)32 * 1024)
+/* Some 5 us of work. */
+#define PART_ELEMENTS ((size_t)16 * 1024)
 /* Of a large array the parts of a thread. */
 #define PARTS_EACH 32
 /* Rows side by side, and short rows, go in blocks; so does the beginning of a part. */
@@ -19,28 +20,42 @@ static size_t smaller(size_t a, size_t b) {
 
 void fsm_share(fsm_shared *shared, fsm_part_function *run, const void *work, size_t items,
                size_t least, size_t elements, size_t threads) {
-    const size_t share = (items + threads - 1) / threads;
+    const size_t ranges = smaller(threads, FSM_MOST_RANGES);
+    size_t share = (items + ranges - 1) / ranges;
     size_t part = elements / (threads * PARTS_EACH);
     part = part < PART_ELEMENTS ? PART_ELEMENTS : part;
     size_t step = (size_t)((double)part / (double)elements * (double)items);
     step = smaller(step < least ? least : step, share);
-    step = step >= BLOCK_ITEMS ? step / BLOCK_ITEMS * BLOCK_ITEMS : step ? step : 1;
+    if (step >= BLOCK_ITEMS) {
+        step = step / BLOCK_ITEMS * BLOCK_ITEMS;
+        share = (share + BLOCK_ITEMS - 1) / BLOCK_ITEMS * BLOCK_ITEMS;
+    } else { /* parts of a range that are alike */
+        const size_t parts = step ? share / step : share;
+        step = (share + parts - 1) / parts;
+    }
     shared->run = run;
     shared->work = work;
-    shared->items = items;
     shared->step = step;
-    shared->next = shared->failed = 0;
+    shared->failed = 0;
+    shared->ranges = ranges;
+    for (size_t r = 0; r < ranges; r++) {
+        shared->range[r].next = smaller(r * share, items);
+        shared->range[r].last = smaller((r + 1) * share, items);
+    }
 }
 
-void fsm_work(fsm_shared *shared) {
-    for (;;) {
-        const size_t first = FSM_FETCH_ADD(&shared->next, shared->step);
-        if (first >= shared->items) {
-            return;
-        }
-        const size_t count = smaller(shared->step, shared->items - first);
-        if (shared->run(shared->work, first, first + count)) {
-            FSM_FETCH_ADD(&shared->failed, 1);
+void fsm_work(fsm_shared *shared, size_t thread) {
+    for (size_t turn = 0; turn < shared->ranges; turn++) {
+        fsm_range *range = &shared->range[(thread + turn) % shared->ranges];
+        for (;;) {
+            const size_t first = FSM_FETCH_ADD(&range->next, shared->step);
+            if (first >= range->last) {
+                break;
+            }
+            const size_t count = smaller(shared->step, range->last - first);
+            if (shared->run(shared->work, first, first + count)) {
+                FSM_FETCH_ADD(&shared->failed, 1);
+            }
         }
     }
 }

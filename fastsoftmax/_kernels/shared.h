@@ -7,13 +7,22 @@
 /* Items of some work from `first` up to `last`. Returns 0, or -1 where it failed. */
 typedef int fsm_part_function(const void *work, size_t first, size_t last);
 
+#define FSM_MOST_RANGES 32
+
+/* Items that one thread takes before others do. */
+typedef struct {
+    volatile size_t next; /* the first that nobody has taken */
+    size_t last;
+    char apart[64 - 2 * sizeof(size_t)]; /* threads do not wait for each other's cache lines */
+} fsm_range;
+
 typedef struct {
     fsm_part_function *run;
     const void *work;
-    size_t items;
     size_t step;            /* items of a part */
-    volatile size_t next;   /* the first item that nobody has taken */
     volatile size_t failed; /* how many parts failed */
+    size_t ranges;
+    fsm_range range[FSM_MOST_RANGES];
 } fsm_shared;
 
 /* Begins to share work of so many items, which have so many elements together, between so many threads. Parts have at least
@@ -21,7 +30,7 @@ typedef struct {
 void fsm_share(fsm_shared *shared, fsm_part_function *run, const void *work, size_t items,
                size_t least, size_t elements, size_t threads);
 
-/* Takes parts until none is left; for every thread. */
-void fsm_work(fsm_shared *shared);
+/* Takes parts until none is left; for every thread, the caller's being 0. */
+void fsm_work(fsm_shared *shared, size_t thread);
 
 #endif
