@@ -387,7 +387,7 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "row_bytes", [4012, pytest.param(1032, marks=SLOW), pytest.param(1 << 16, marks=SLOW)]
+    "row_bytes", [4012, pytest.param(1032, marks=SLOW), pytest.param(1 << 19, marks=SLOW)]
 )
 @pytest.mark.parametrize(
     "name", ["softmax", "log_softmax", "softmax_backward", "log_softmax_backward"]

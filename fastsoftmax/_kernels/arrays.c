@@ -372,7 +372,7 @@ static void run_rows(const fsm_kernels *kernels, enum fsm_function function, enu
     char *memory = NULL;
     if (streamed && row > FSM_STREAM_ABOVE && row <= FSM_STREAM_UP_TO &&
         function != FSM_LOGSUMEXP && batch->out != batch->x && batch->out != batch->y) {
-        memory = malloc(FSM_STREAM_SCRATCH + LINE);
+        memory = malloc(FSM_STREAM_SCRATCH(row) + LINE);
     }
     rows.scratch = memory ? memory + (LINE - (uintptr_t)memory % LINE) % LINE : NULL;
     kernels->rows[function][dtype](&rows);

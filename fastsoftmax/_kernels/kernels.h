@@ -21,14 +21,14 @@ typedef struct {
     ptrdiff_t x_stride, y_stride, out_stride;
     fsm_temperature temperature;
     int far; /* operands are larger than the caches near by: the next row is worth fetching ahead */
-    void *scratch; /* FSM_STREAM_SCRATCH bytes, from a line on: results are streamed; or NULL */
+    void *scratch; /* FSM_STREAM_SCRATCH of a row, from a line on: results are streamed; or NULL */
 } fsm_rows;
 
 /* Results of rows of more bytes than this, and of no more than that, can go past the caches. */
 #define FSM_STREAM_ABOVE 1024
-#define FSM_STREAM_UP_TO ((size_t)64 * 1024)
-/* Two rows, each from where it starts in a line. */
-#define FSM_STREAM_SCRATCH (2 * (FSM_STREAM_UP_TO + 128))
+#define FSM_STREAM_UP_TO ((size_t)512 * 1024)
+/* Two rows of so many bytes, each from where it starts in a line. */
+#define FSM_STREAM_SCRATCH(row) (2 * ((row) + 128))
 
 typedef void fsm_rows_function(const fsm_rows *batch);
 
