@@ -142,6 +142,7 @@ cdef extern from "arrays.h" nogil:
         const fsm_kernels *kernels
         fsm_function function
         fsm_dtype dtype
+        int fresh
         fsm_rows rows
     int fsm_run_batch(const void *batch, size_t first, size_t last)
     ctypedef struct fsm_entropies:
@@ -696,7 +697,7 @@ cdef object lane_run(
     batch.far = 0
     batch.scratch = NULL
     if rows * batch.n >= RELEASE_GIL_FROM:
-        run_large(lane, &batch, dtype, workers)
+        run_large(lane, &batch, dtype, out is NULL, workers)
     else:
         saved = fsm_enter()
         lane.backend.kernels.rows[<int>lane.operation][<int>dtype](&batch)
@@ -706,12 +707,15 @@ cdef object lane_run(
     return result
 
 
-cdef run_large(_Lane lane, const fsm_rows *rows, fsm_dtype dtype, PyObject *workers):
+cdef run_large(
+    _Lane lane, const fsm_rows *rows, fsm_dtype dtype, bint fresh, PyObject *workers
+):
     cdef size_t size = rows.rows * rows.n
     cdef fsm_batch batch
     batch.kernels = lane.backend.kernels
     batch.function = lane.operation
     batch.dtype = dtype
+    batch.fresh = fresh
     batch.rows = rows[0]
     cdef int threads = lane.threads_for(<object>workers, size) if size >= MIN_TO_SHARE else 1
     run_parts(fsm_run_batch, &batch, rows.rows, 1, size, threads)

@@ -413,6 +413,8 @@ def test_the_same_bits_streamed(native_fs, name, dtype, row_bytes):
     CALLS[name](native_fs, many, others, out=apart[:, :n])
     assert apart[:, :n].tobytes() == expected.tobytes() * times
     assert (apart[:, n:] == 7).all()
+    fresh = CALLS[name](native_fs, many, others)
+    assert fresh.tobytes() == expected.tobytes() * times
     CALLS[name](native_fs, many, others, out=many)
     assert many.tobytes() == expected.tobytes() * times
 

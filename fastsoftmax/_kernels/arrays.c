@@ -20,6 +20,9 @@
 #define LINE 64
 /* Operands of so many bytes each do not stay in the caches near by. */
 #define FAR_FROM ((size_t)6 * 1024 * 1024)
+/* More memory than this comes fresh from the operating system (glibc's largest threshold; elsewhere it is lower): its pages are not there
+ * before they are written to, and in the caches then. */
+#define FRESH_ABOVE ((size_t)32 * 1024 * 1024)
 /* A strip's rows take about half of a small L2. */
 #define STRIP_BYTES (256 * 1024)
 #define STRIP_ROWS 64
@@ -678,8 +681,9 @@ int fsm_run_batch(const void *batch, size_t first, size_t last) {
     part.x = (const char *)part.x + (ptrdiff_t)first * part.x_stride;
     part.out = (char *)part.out + (ptrdiff_t)first * part.out_stride;
     const size_t bytes = all->rows.rows * all->rows.n * storage_size(all->dtype);
+    const int streamed = bytes >= fsm_stream_from() && !(all->fresh && bytes > FRESH_ABOVE);
     const uint64_t saved = fsm_enter();
-    run_rows(all->kernels, all->function, all->dtype, &part, bytes >= fsm_stream_from());
+    run_rows(all->kernels, all->function, all->dtype, &part, streamed);
     fsm_leave(saved);
     return 0;
 }

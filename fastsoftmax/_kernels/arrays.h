@@ -44,6 +44,7 @@ typedef struct {
     const fsm_kernels *kernels;
     enum fsm_function function;
     enum fsm_dtype dtype; /* FSM_F32 or FSM_F64 */
+    int fresh;            /* the results' memory has been allocated for them */
     fsm_rows rows;
 } fsm_batch;
 
