@@ -237,11 +237,55 @@ FSM_INLINE size_t F(softmax_columns_of)(const fsm_rows *b, size_t first, const s
     return (size_t)blocks * LANES;
 }
 
+#ifndef FSM_CORE_CALLED
+/* Rows side by side (kernels.h), of up to FSM_BESIDE_LENGTH elements. */
+static int F(softmax_beside)(void *block, size_t n) {
+    VEC *const a = block;
+    VEC hi, lo;
+    const uint32_t lanes = F(columns_lanes)(n);
+    F(starts) s;
+    F(columns_mass) mass;
+    if (!F(starts_of)(&s, F(columns_max)(a, n), FC(CUT), &untempered, 0)) {
+        return 0;
+    }
+    F(columns_weigh)(a, a, n, &s.row, 0, &mass);
+    const F(totals) total = F(lanes_total)(mass.units, F(columns_low)(&mass, lanes), lanes);
+    F(lanes_inverse)(&total, &hi, &lo);
+    if (V(equal)(hi, hi) != ALL_LANES) {
+        return 0;
+    }
+    if (FSM_UNLIKELY(FSM_UNDERFLOWED())) {
+        if (!F(scale_low)((REAL *)a, n * LANES, hi, lo)) {
+            FSM_FORGET_UNDERFLOW();
+        }
+        return 1;
+    }
+    for (size_t i = 0; i < n; i++) {
+        a[i] = F(normalised)(a[i], hi, lo);
+    }
+    return 1;
+}
+
+/* A block by that, as it can do with subnormal results. */
+FSM_NOINLINE size_t F(softmax_columns_low)(const fsm_rows *b, size_t first) {
+    VEC a[ACROSS];
+    if (b->temperature.tempered) {
+        return 0;
+    }
+    F(columns_read)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, a, b->n);
+    if (!F(softmax_beside)(a, b->n)) {
+        return 0;
+    }
+    F(columns_write)(ROW(b->out, b->out_stride, first), b->out_stride, a, b->n);
+    return LANES;
+}
+#endif
+
 /* Compiled for each length of up to 16 (float64: 10), where a vector is registers. */
 static size_t F(softmax_columns)(const fsm_rows *b, size_t first) {
 #ifndef FSM_CORE_CALLED
     if (FSM_UNLIKELY(FSM_UNDERFLOWED())) {
-        return 0; /* the row kernels can do with subnormal results */
+        return F(softmax_columns_low)(b, first);
     }
     if (!b->temperature.tempered) {
         switch (b->n) {
@@ -297,7 +341,7 @@ FSM_NOINLINE int F(across_padded)(const fsm_rows *b, F(columns_function) *column
             memcpy(y + r * b->n, CONST_ROW(b->y, b->y_stride, r), b->n * sizeof(REAL));
         }
     }
-    if (!columns(&padded, 0)) {
+    if (columns(&padded, 0) < b->rows) {
         return 0;
     }
     for (size_t r = 0; r < b->rows; r++) {
@@ -623,33 +667,6 @@ static void F(cross_entropy_rows)(const fsm_cross_entropy *b) {
 
 #ifndef FSM_CORE_CALLED
 /* ---- rows side by side, of one chunk (kernels.h) ---- */
-
-static int F(softmax_beside)(void *block, size_t n) {
-    VEC *const a = block;
-    VEC hi, lo;
-    const uint32_t lanes = F(columns_lanes)(n);
-    F(starts) s;
-    F(columns_mass) mass;
-    if (!F(starts_of)(&s, F(columns_max)(a, n), FC(CUT), &untempered, 0)) {
-        return 0;
-    }
-    F(columns_weigh)(a, a, n, &s.row, 0, &mass);
-    const F(totals) total = F(lanes_total)(mass.units, F(columns_low)(&mass, lanes), lanes);
-    F(lanes_inverse)(&total, &hi, &lo);
-    if (V(equal)(hi, hi) != ALL_LANES) {
-        return 0;
-    }
-    if (FSM_UNLIKELY(FSM_UNDERFLOWED())) {
-        if (!F(scale_low)((REAL *)a, n * LANES, hi, lo)) {
-            FSM_FORGET_UNDERFLOW();
-        }
-        return 1;
-    }
-    for (size_t i = 0; i < n; i++) {
-        a[i] = F(normalised)(a[i], hi, lo);
-    }
-    return 1;
-}
 
 /* Longer rows, in passes over all blocks of them, so that whole lines are read and written in turn. `first` and `second` are a
  * block's maxima, then its magic and limit, then its factor; the masses are those of each lane of the row kernel. */
