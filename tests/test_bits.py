@@ -445,7 +445,7 @@ def test_the_same_bits_past_the_caches(native_fs, function, dtype):
 def test_the_same_bits_of_subnormal_results_whatever_came_before(native_fs, dtype, n):
     """After one, they come from other operations where the processor is slow at them."""
     least = 760 if dtype == "float64" else 110
-    x = -np.linspace(0, least, 59 * n).reshape(n, 59).T.astype(dtype)
+    x = -np.linspace(0, least, 59 * n).reshape(n, 59).T.astype(dtype, "C")
     x[:, n // 2] = 0
     x[7] += 2.0**14
     x[9] /= 50  # a row without
