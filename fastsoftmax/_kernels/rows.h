@@ -412,8 +412,8 @@ FSM_INLINE void F(put)(REAL *out, VEC x, const F(edge) *edge) {
     }
 }
 
-/* out = out (hi + lo). This is bound by loads and stores: of a long row the first few elements, less than a vector, are done by
- * themselves where the rest then lies in whole cache lines. */
+/* out = out (hi + lo), from element `first` on as far as there are whole vectors. This is bound by loads and stores: of a long row
+ * `first` is where the first cache line starts. */
 FSM_CORE void F(scale_lines)(REAL *out, size_t first, size_t n, REAL inv_hi, REAL inv_lo) {
     const VEC hi = V(set1)(inv_hi), lo = V(set1)(inv_lo);
     size_t i = first;
@@ -431,6 +431,8 @@ FSM_CORE void F(scale_lines)(REAL *out, size_t first, size_t n, REAL inv_hi, REA
         V(store)(out + i, F(normalised)(V(load)(out + i), hi, lo));
     }
 }
+/* The elements before and after those lines. A masked store holds up loads from its line, so this comes after all lines: of its row, or
+ * of several rows, where these are short. */
 FSM_CORE void F(scale_ends)(REAL *out, size_t first, size_t n, REAL inv_hi, REAL inv_lo) {
     const VEC hi = V(set1)(inv_hi), lo = V(set1)(inv_lo);
     const size_t last = (n - first) % LANES;
@@ -669,9 +671,9 @@ static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
     }
 }
 
-/* A row of `count` vectors held in registers: one load, one store. It waits for itself only, so the exponentials are begun before the
- * maximum is known: N only moves their exponents. (An element half way between two steps, which the parity of N would decide, there is
- * none of up to SHIFT_ABOVE but 0.) */
+/* A row of `count` vectors held in registers: one load, one store. It has only itself to wait for, so its exponentials are begun before
+ * the maximum is known: N only moves their exponents. (Its parity would decide where an element lies half way between two steps;
+ * but no float times STEPS_PER_UNIT does, up to SHIFT_ABOVE.) */
 FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int count,
                                  const fsm_temperature *t) {
     const size_t last = (size_t)(count - 1) * LANES;
