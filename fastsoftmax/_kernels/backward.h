@@ -86,15 +86,11 @@ static void F(softmax_backward_along)(const fsm_rows *b) {
             F(put_last)(out + i, last, b->n - i, edge);
         }
         if (FSM_UNLIKELY(!F(harmless)(dot_hi))) {
-            if (edge) {
-                F(edge_flush)(edge);
-            }
+            F(edge_flush)(edge);
             F(canonical_nans)(out, b->n);
         }
     }
-    if (edge) {
-        F(edge_flush)(edge);
-    }
+    F(edge_flush)(edge);
 }
 
 /* What e^y sum(g) is made of: e^y is a weight times 2^(N - bias) / C, and the power of two, `unbias`, is applied first (exact);
@@ -179,15 +175,11 @@ static void F(log_softmax_backward_along)(const fsm_rows *b) {
             F(log_gradient_partial)(g + i, y + i, out + i, b->n - i, &expected, s.shifted, edge, 1);
         }
         if (FSM_UNLIKELY(s.shifted || !F(harmless)((REAL)total.hi) || total.hi != total.hi)) {
-            if (edge) {
-                F(edge_flush)(edge);
-            }
+            F(edge_flush)(edge);
             F(canonical_nans)(out, b->n);
         }
     }
-    if (edge) {
-        F(edge_flush)(edge);
-    }
+    F(edge_flush)(edge);
 }
 
 /* One row of the cross-entropy: what its loss and gradient are made of. */

@@ -17,8 +17,9 @@
  * what remains of a batch is padded to a span. */
 #define SOFTMAX_ACROSS (3 * LANES - 1)
 #define PADDED 16
-/* Rows of so many elements at most, one after the other, are transposed as what they are together. */
-#define NARROW 3
+/* Rows of FC(NARROW) elements at most, one after the other, are transposed as what they are together; so are those of less than
+ * COLUMNS anyway, by a copy. */
+#define MOST_NARROW 3
 /* Blocks side by side in a softmax: what one waits for (its maximum, sum, division) the other fills. One where a vector is
  * loops; where it is two registers, one from 5 columns on, and for a single column, which is not compiled by itself. */
 #ifdef FSM_CORE_CALLED
@@ -35,7 +36,7 @@ typedef size_t F(columns_function)(const fsm_rows *b, size_t first);
 
 FSM_CORE void F(columns_load)(const REAL *x, ptrdiff_t stride, VEC *a, size_t n) {
     a[0] = V(set1)(0); /* n is not 0, which gcc cannot know and warns of */
-    if (n <= NARROW && stride == (ptrdiff_t)(n * sizeof(REAL))) {
+    if (n <= FC(NARROW) && stride == (ptrdiff_t)(n * sizeof(REAL))) {
         V(load_narrow)(x, n, a);
     } else if (n >= COLUMNS) {
         for (size_t i = 0; i + COLUMNS <= n; i += COLUMNS) {
@@ -45,7 +46,7 @@ FSM_CORE void F(columns_load)(const REAL *x, ptrdiff_t stride, VEC *a, size_t n)
             V(load_group)(x + n - COLUMNS, stride, a + n - COLUMNS);
         }
     } else {
-        REAL packed[NARROW * LANES];
+        REAL packed[MOST_NARROW * LANES];
         for (size_t r = 0; r < LANES; r++) {
             memcpy(packed + r * n, (const char *)x + (ptrdiff_t)r * stride, n * sizeof(REAL));
         }
@@ -54,7 +55,7 @@ FSM_CORE void F(columns_load)(const REAL *x, ptrdiff_t stride, VEC *a, size_t n)
 }
 
 FSM_CORE void F(columns_store)(REAL *out, ptrdiff_t stride, const VEC *a, size_t n) {
-    if (n <= NARROW && stride == (ptrdiff_t)(n * sizeof(REAL))) {
+    if (n <= FC(NARROW) && stride == (ptrdiff_t)(n * sizeof(REAL))) {
         V(store_narrow)(out, n, a);
     } else if (n >= COLUMNS) {
         for (size_t i = 0; i + COLUMNS <= n; i += COLUMNS) {
@@ -64,7 +65,7 @@ FSM_CORE void F(columns_store)(REAL *out, ptrdiff_t stride, const VEC *a, size_t
             V(store_group)(out + n - COLUMNS, stride, a + n - COLUMNS);
         }
     } else {
-        REAL packed[NARROW * LANES];
+        REAL packed[MOST_NARROW * LANES];
         V(store_narrow)(packed, n, a);
         for (size_t r = 0; r < LANES; r++) {
             memcpy((char *)out + (ptrdiff_t)r * stride, packed + r * n, n * sizeof(REAL));

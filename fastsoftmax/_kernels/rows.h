@@ -26,13 +26,12 @@
 /* Rows computed together: so many, and so many bytes of them, at most. */
 #define GROUP 8
 #define GROUP_BYTES (8 * 1024)
-/* Whether the vocabulary can store past the caches, and whether the results of long rows go there. */
+/* Whether the results of long rows go past the caches, where the vocabulary can do that. */
 #if defined(FSM_STREAMS)
-#define STREAMS 1
+#define STREAMED(b) ((b)->scratch != NULL)
 #else
-#define STREAMS 0
+#define STREAMED(b) 0
 #endif
-#define STREAMED(b) (STREAMS && (b)->scratch != NULL)
 /* So far ahead, in bytes, is fetched what is streamed. */
 #define FETCH_AHEAD 2048
 /* Of a long row, so many results are computed at a time. */
@@ -365,8 +364,9 @@ FSM_INLINE VEC F(normalised_partial)(const REAL *w, size_t n, VEC hi, VEC lo) {
     return F(normalised)(V(load_partial)(w, n, 0), hi, lo);
 }
 
+/* What is held goes where it belongs; of no edge, nothing. */
 FSM_NOINLINE void F(edge_flush)(F(edge) *edge) {
-    if (edge->held) {
+    if (edge && edge->held) {
         V(store_partial)(edge->at, V(load)(edge->line), edge->held);
         edge->held = 0;
     }
@@ -906,9 +906,7 @@ static void F(log_groups)(const fsm_rows *b, int single) {
     for (size_t row = 0; row < b->rows; row += group) {
         F(log_group)(b, row, b->rows - row < group ? b->rows - row : group, single, edge);
     }
-    if (edge) {
-        F(edge_flush)(edge);
-    }
+    F(edge_flush)(edge);
 }
 static void F(log_softmax_along)(const fsm_rows *b) {
     F(log_groups)(b, 0);

@@ -11,7 +11,6 @@
 #undef CHUNK
 #undef PRODUCTS
 #undef FOLDED
-#undef STREAMS
 #undef STREAMED
 #undef FETCH_AHEAD
 #undef PIECE
@@ -23,7 +22,7 @@
 #undef ACROSS
 #undef SOFTMAX_ACROSS
 #undef PADDED
-#undef NARROW
+#undef MOST_NARROW
 #undef ALL_LANES
 #undef BLOCKS
 #undef MOST_BLOCKS

@@ -19,6 +19,7 @@
 #define F32_NAN f32_nan()
 #define F32_MINUS_ZERO -0.0f
 #define F32_MAX FLT_MAX
+#define F32_NARROW 3
 #define F64_NAN f64_nan()
 #define F64_MINUS_ZERO -0.0
 #define F64_MAX DBL_MAX

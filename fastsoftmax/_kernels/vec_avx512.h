@@ -395,6 +395,7 @@ FSM_INLINE void f64x8_store_group(double *p, ptrdiff_t stride, const f64x8 *a) {
     f64_store_quarters((char *)p, stride, _mm512_unpacklo_pd(a[0], a[1]));
     f64_store_quarters((char *)p + stride, stride, _mm512_unpackhi_pd(a[0], a[1]));
 }
+#define F64_NARROW 3
 FSM_INLINE f64x8 f64_every_third(f64x8 a, f64x8 b, f64x8 c, __m512i first, __mmask8 third,
                                  __m512i last) {
     return _mm512_mask_permutexvar_pd(_mm512_permutex2var_pd(a, first, b), third, last, c);

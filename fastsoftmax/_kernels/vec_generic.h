@@ -414,27 +414,14 @@ FSM_CORE void f64x8_store_group(double *p, ptrdiff_t stride, const f64x8 *a) {
     }
 }
 /* Groups are of two: a narrow row has one element. */
+#define F64_NARROW 1
 FSM_INLINE void f64x8_load_narrow(const double *p, size_t n, f64x8 *a) {
-    const ptrdiff_t stride = (ptrdiff_t)(n * sizeof(double));
-    if (n == 1) {
-        a[0] = f64x8_load(p);
-        return;
-    }
-    f64x8_load_group(p, stride, a);
-    if (n == 3) {
-        f64x8_load_group(p + 1, stride, a + 1);
-    }
+    (void)n;
+    a[0] = f64x8_load(p);
 }
 FSM_INLINE void f64x8_store_narrow(double *p, size_t n, const f64x8 *a) {
-    const ptrdiff_t stride = (ptrdiff_t)(n * sizeof(double));
-    if (n == 1) {
-        f64x8_store(p, a[0]);
-        return;
-    }
-    f64x8_store_group(p, stride, a);
-    if (n == 3) {
-        f64x8_store_group(p + 1, stride, a + 1);
-    }
+    (void)n;
+    f64x8_store(p, a[0]);
 }
 
 #endif

@@ -444,6 +444,7 @@ FSM_INLINE void f64x8_store_group(double *p, ptrdiff_t stride, const f64x8 *a) {
         vst1q_f64((double *)(row + stride), vzip2q_f64(a[0].v[q], a[1].v[q]));
     }
 }
+#define F64_NARROW 3
 FSM_INLINE void f64x8_load_narrow(const double *p, size_t n, f64x8 *a) {
     if (n == 1) {
         a[0] = f64x8_load(p);
