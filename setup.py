@@ -34,7 +34,7 @@ if NO_EXTENSION and REQUIRE_EXTENSION:
 # off because a multiply and an add fused by one compiler and not by another give different bits.
 # -g0 undoes the -g that many Pythons pass on: debug information is most of the build time and of
 # the wheel.
-UNIX_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-g0"]
+UNIX_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-g0"]
 # For the bindings, which are calls and checks: -O3 makes them larger, and no faster.
 BINDINGS_FLAGS = ["-O2"]
 MSVC_FLAGS = ["/std:c11", "/O2", "/fp:precise"]
@@ -82,7 +82,7 @@ class BuildExtension(build_ext):
 
         def compile_sources(sources, *args, **options):
             def compile_one(source):
-                flags = BINDINGS_FLAGS if Path(source).stem == "_native" else []
+                flags = BINDINGS_FLAGS if "_kernels" not in Path(source).parts else []
                 mine = {**options, "extra_postargs": [*options["extra_postargs"], *flags]}
                 return compile_in_turn([source], *args, **mine)
 
@@ -95,9 +95,9 @@ class BuildExtension(build_ext):
 kernels = Path("fastsoftmax/_kernels")
 native = Extension(
     "fastsoftmax._native",
-    sources=["fastsoftmax/_native.pyx", *sorted(map(str, kernels.glob("*.c")))],
-    depends=["setup.py", *sorted(map(str, kernels.glob("*.h")))],
-    include_dirs=[str(kernels), np.get_include()],
+    sources=["fastsoftmax/_native.pyx", "fastsoftmax/_threads.c", *sorted(map(str, kernels.glob("*.c")))],
+    depends=["setup.py", "fastsoftmax/_c.pxd", "fastsoftmax/_threads.h", *sorted(map(str, kernels.glob("*.h")))],
+    include_dirs=["fastsoftmax", str(kernels), np.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_25_API_VERSION")],
     optional=not FAILURE_IS_FATAL,  # an editable install then goes on without the file
 )

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
 import numpy as np
 
+from fastsoftmax import _rules
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeAlias
 
-    from numpy.typing import NDArray
+    from fastsoftmax._rules import Plan
 
-    Array: TypeAlias = NDArray[Any]
+_Function = TypeVar("_Function", bound="Callable[..., Any]")
 
 try:
     from fastsoftmax import _native
@@ -37,60 +38,42 @@ VARIABLE = "FASTSOFTMAX_BACKEND"
 
 
 class Backend(Protocol):
-    """What computes, on arrays that `_api` has brought into this form.
-
-    Base ndarrays that are not empty, in native byte order and aligned, of any strides; the axes to
-    reduce are the last `k` >= 1; `x` and `out` have the same dtype, float16, bfloat16, float32 or
-    float64 (NumPy's backend: longdouble too). `out` is one of the inputs, element for element, or
-    shares no memory with any. `where` has the shape of `x`. Everything is written to `out`. Up to
-    `threads` threads may share the rows.
-    """
+    """What computes."""
 
     @property
     def name(self) -> str:
         """Its name in ``FASTSOFTMAX_BACKEND``."""
 
-    def softmax(
-        self, x: Array, out: Array, k: int, where: Array | None, temperature: float, threads: int
-    ) -> None:
-        """Write the softmax of ``x / temperature``."""
+    def function(self, general: _Function) -> _Function:
+        """Return `general`, or a shortcut to what it does for most arrays."""
 
-    def log_softmax(
-        self, x: Array, out: Array, k: int, where: Array | None, temperature: float, threads: int
-    ) -> None:
-        """Write the logarithm of the softmax."""
+    def run(self, plan: Plan) -> Any:
+        """Return the result of a plan that has elements, in its `out` if that is given."""
 
-    def logsumexp(self, x: Array, out: Array, k: int, where: Array | None, threads: int) -> None:
-        """Write log(sum(exp(x))) to `out`, which has only the axes before the last `k`."""
 
-    def softmax_backward(
-        self, grad_output: Array, output: Array, out: Array, k: int, threads: int
-    ) -> None:
-        """Write the gradient with respect to the input of softmax."""
+def runner(backend: Backend) -> Callable[[Plan], Any]:
+    """Return what computes a plan and returns what the caller is to have."""
 
-    def log_softmax_backward(
-        self, grad_output: Array, output: Array, out: Array, k: int, threads: int
-    ) -> None:
-        """Write the gradient with respect to the input of log_softmax."""
+    def run(plan: Plan) -> Any:
+        if plan.x.size == 0:
+            return _rules.of_nothing(plan)
+        result = (backend if _is_for_kernels(plan) else load("numpy")).run(plan)
+        if plan.into is None:
+            return result
+        if plan.out is None:
+            plan.into[...] = result
+        return plan.into
 
-    def softmax_cross_entropy(
-        self,
-        logits: Array,
-        labels: Array,
-        loss: Array,
-        grad: Array | None,
-        label_smoothing: float,
-        threads: int,
-    ) -> None:
-        """Write losses and gradients; `labels`: intp, one a row and in range, or as `logits`."""
+    return run
 
-    def segment_softmax(self, data: Array, indptr: Array, out: Array, threads: int) -> None:
-        """Write the softmax of each segment; all are contiguous, `indptr` is int64 and checked."""
 
-    def fast_lane(
-        self, name: str, general: Callable[..., Any], threads_for: Callable[[int | None, int], int]
-    ) -> Callable[..., Any]:
-        """Return `general`, or a shortcut to what it does for the plainest arrays."""
+def _is_for_kernels(plan: Plan) -> bool:
+    """Whether no longdouble is in it."""
+    return (
+        plan.result.char != "g"
+        and plan.x.dtype.char != "g"
+        and (plan.y is None or plan.y.dtype.char != "g")
+    )
 
 
 def available() -> tuple[str, ...]:

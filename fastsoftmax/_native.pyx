@@ -1,213 +1,45 @@
 # cython: language_level=3, freethreading_compatible=True, boundscheck=False, wraparound=False
-# cython: auto_pickle=False
-"""Bindings of the C kernels, and the fast lane.
+# cython: auto_pickle=False, cdivision=True
+"""Bindings of the C kernels: a call's arguments to a plan, the result's memory, the call.
 
-Knows arrays and calls; what is valid, what is converted and which kernels are the default is
-decided elsewhere.
+Design
+------
+(a) Each public function is a C function of the vectorcall protocol. What it is given it takes, or
+    not: then the Python function of `fastsoftmax._api` gets the same arguments, whose rules raise
+    or convert, and hand back what is taken here (`NativeBackend.run`). Nothing is said twice: what
+    is taken here is a part of what the rules accept, and any doubt is theirs.
+(b) Taken are base arrays of the formats that the kernels read, and options of exact types: no code
+    of the caller's runs between a check and its use.
+(c) Nothing is converted or copied here, and no error is about a value.
 """
 
-from cpython.mem cimport PyMem_Malloc, PyMem_RawFree, PyMem_RawMalloc
+from cpython.mem cimport PyMem_Malloc
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t, intptr_t, uint64_t
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
 
 cimport cython
 cimport numpy as cnp
+from numpy cimport npy_intp
 
-import importlib
+from fastsoftmax._c cimport *
+
 import inspect
 import os
-
-import numpy as np
+import sys
 
 from fastsoftmax import _workers
 
 cnp.import_array()
-
-cdef extern from "Python.h":
-    ctypedef struct PyMethodDef:
-        const char *ml_name
-        void *ml_meth
-        int ml_flags
-        const char *ml_doc
-    int METH_FASTCALL
-    int METH_KEYWORDS
-    object PyCFunction_NewEx(PyMethodDef *definition, PyObject *self, PyObject *module)
-    object PyObject_Vectorcall(
-        PyObject *callable, PyObject *const *arguments, size_t count, PyObject *keywords
-    )
-    int PyLong_CheckExact(PyObject *o)
-    int PyFloat_CheckExact(PyObject *o)
-    double PyFloat_AS_DOUBLE(PyObject *o)
-    long PyLong_AsLong(PyObject *o) except? -1
-    int PyUnicode_Compare(PyObject *left, PyObject *right) except? -1
-    PyObject *PyTuple_GET_ITEM(PyObject *o, Py_ssize_t i)
-    Py_ssize_t PyTuple_GET_SIZE(PyObject *o)
-
-cdef extern from "numpy/arrayobject.h":
-    ctypedef struct PyArrayObject:
-        pass
-    ctypedef struct PyArray_Descr:
-        pass
-    ctypedef struct PyTypeObject:
-        pass
-    PyTypeObject PyArray_Type
-    int PyArray_CheckExact(PyObject *o)
-    int PyArray_FLAGS(PyArrayObject *o)
-    int PyArray_NDIM(PyArrayObject *o)
-    cnp.npy_intp *PyArray_DIMS(PyArrayObject *o)
-    void *PyArray_DATA(PyArrayObject *o)
-    cnp.npy_intp PyArray_SIZE(PyArrayObject *o)
-    int PyArray_TYPE(PyArrayObject *o)
-    bint PyArray_ISNOTSWAPPED(PyArrayObject *o)
-    PyArray_Descr *PyArray_DescrFromType(int number)
-    object PyArray_NewFromDescr(
-        PyTypeObject *subtype, PyArray_Descr *descr, int nd, const cnp.npy_intp *dims,
-        const cnp.npy_intp *strides, void *data, int flags, PyObject *obj
-    )
-
-cdef extern from "kernels.h" nogil:
-    ctypedef struct fsm_temperature:
-        int tempered
-    ctypedef struct fsm_rows:
-        size_t rows
-        size_t n
-        const void *x
-        const void *y
-        void *out
-        ptrdiff_t x_stride
-        ptrdiff_t y_stride
-        ptrdiff_t out_stride
-        fsm_temperature temperature
-        int far
-        void *scratch
-    ctypedef struct fsm_cross_entropy:
-        size_t rows
-        size_t n
-        const void *x
-        ptrdiff_t x_stride
-        const intptr_t *label
-        const void *target
-        ptrdiff_t target_stride
-        double smoothing
-        void *loss
-        void *grad
-        ptrdiff_t grad_stride
-    ctypedef void fsm_rows_function(const fsm_rows *batch)
-    ctypedef void fsm_cross_entropy_function(const fsm_cross_entropy *batch)
-    enum fsm_function:
-        FSM_SOFTMAX
-        FSM_LOG_SOFTMAX
-        FSM_LOGSUMEXP
-        FSM_SOFTMAX_BACKWARD
-        FSM_LOG_SOFTMAX_BACKWARD
-    enum fsm_dtype:
-        FSM_F32
-        FSM_F64
-        FSM_F16
-        FSM_BF16
-    ctypedef struct fsm_kernels:
-        const char *name
-        fsm_rows_function *rows[5][2]
-        fsm_cross_entropy_function *cross_entropy[2]
-    size_t fsm_compiled(const fsm_kernels *const **tables)
-    int fsm_supported(const fsm_kernels *kernels)
-    void fsm_detect()
-    uint64_t fsm_enter()
-    void fsm_leave(uint64_t saved)
-
-cdef extern from "arrays.h" nogil:
-    ctypedef struct fsm_operand:
-        char *base
-        ptrdiff_t outer[64]
-        ptrdiff_t inner[64]
-    ctypedef struct fsm_job:
-        const fsm_kernels *kernels
-        fsm_function function
-        fsm_dtype dtype
-        int outer_dimensions
-        int inner_dimensions
-        size_t outer_shape[64]
-        size_t inner_shape[64]
-        fsm_operand x
-        fsm_operand y
-        fsm_operand mask
-        fsm_operand out
-        fsm_temperature temperature
-        size_t least
-    size_t fsm_prepare(fsm_job *job)
-    int fsm_run_job(const void *job, size_t first, size_t last)
-    ctypedef struct fsm_batch:
-        const fsm_kernels *kernels
-        fsm_function function
-        fsm_dtype dtype
-        int fresh
-        fsm_rows rows
-    int fsm_run_batch(const void *batch, size_t first, size_t last)
-    ctypedef struct fsm_entropies:
-        const fsm_kernels *kernels
-        fsm_dtype dtype
-        fsm_cross_entropy batch
-    int fsm_run_entropies(const void *entropies, size_t first, size_t last)
-    ctypedef struct fsm_segments:
-        const fsm_kernels *kernels
-        fsm_dtype dtype
-        const int64_t *pointers
-        const void *x
-        void *out
-    int fsm_run_segments(const void *segments, size_t first, size_t last)
-    fsm_temperature fsm_make_temperature(double temperature, fsm_dtype dtype)
-
-cdef extern from "shared.h" nogil:
-    ctypedef int fsm_part_function(const void *work, size_t first, size_t last)
-    ctypedef struct fsm_shared:
-        size_t failed
-    void fsm_share(
-        fsm_shared *shared, fsm_part_function *run, const void *work, size_t items,
-        size_t least, size_t elements, size_t threads
-    )
-    void fsm_work(fsm_shared *shared, size_t thread)
-
-cdef extern from "portable.h" nogil:
-    size_t FSM_EXCHANGE(size_t *at, size_t value)
-    int FSM_COMPARE_EXCHANGE(size_t *at, size_t old, size_t new)
-    void FSM_PAUSE()
-
-cdef extern from "pythread.h" nogil:
-    ctypedef void *PyThread_type_lock
-    PyThread_type_lock PyThread_allocate_lock()
-    int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
-    void PyThread_release_lock(PyThread_type_lock lock)
-    void PyThread_free_lock(PyThread_type_lock lock)
-
-cdef extern from *:
-    """
-    #if defined(__clang__)
-    #define FSM_COMPILER "clang " __clang_version__
-    #elif defined(__GNUC__)
-    #define FSM_COMPILER "gcc " __VERSION__
-    #elif defined(_MSC_VER)
-    #define FSM_STRING_(a) #a
-    #define FSM_STRING(a) FSM_STRING_(a)
-    #define FSM_COMPILER "msvc " FSM_STRING(_MSC_VER)
-    #else
-    #define FSM_COMPILER "unknown"
-    #endif
-    """
-    const char *FSM_COMPILER
-
-# Releasing and taking the GIL costs some 50 ns; from this many elements on (about 1 us of work)
-# others gain more.
-cdef enum:
-    RELEASE_GIL_FROM = 8192
-
-
-# Smaller work is not worth asking how many workers there may be.
-cdef size_t MIN_TO_SHARE = 2 * _workers.MIN_ELEMENTS
-
 fsm_detect()
+fsm_limit_helpers(os.cpu_count() or 1)
+if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+    os.register_at_fork(after_in_child=lambda: fsm_forget_helpers())
 
+
+# ---- which kernels there are ----
 
 def compiled():
     """Names of the instruction sets this extension holds kernels for, best first."""
@@ -237,170 +69,704 @@ cdef const fsm_kernels *find_kernels(str name) except NULL:
     raise ValueError(f"no kernels for {name!r} on this CPU; available: {', '.join(available())}")
 
 
-cdef fsm_dtype dtype_of(cnp.ndarray a) except *:
-    cdef int number = a.descr.type_num
-    if number == cnp.NPY_FLOAT32:
-        return FSM_F32
-    if number == cnp.NPY_FLOAT64:
-        return FSM_F64
-    if number == cnp.NPY_FLOAT16:
-        return FSM_F16
-    if a.dtype.name == "bfloat16":
-        return FSM_BF16
-    raise TypeError(f"no kernels for dtype {a.dtype}")
+# ---- arguments ----
 
-
-cdef void set_operand(fsm_operand *operand, cnp.ndarray a, int outer, int inner) noexcept:
-    cdef int d
-    operand.base = cnp.PyArray_BYTES(a)
-    for d in range(outer):
-        operand.outer[d] = a.strides[d]
-    for d in range(inner):
-        operand.inner[d] = a.strides[outer + d]
-
-
-# ---- threads ----
-
-# What a helper does: waits; is called; takes parts; and so, while the caller waits for its end.
+# What arguments are, whatever their names. The fields of `_rules.Plan` have the same order.
 cdef enum:
-    IDLE
-    CALLED
-    WORKING
-    AWAITED
-    # The caller first waits awake, for some 50 us: to be woken takes as long.
-    PAUSES = 2000
+    X
+    Y
+    AXIS
+    WHERE
+    OUT
+    DTYPE
+    TEMPERATURE
+    WORKERS
+    KEEPDIMS
+    SMOOTHING
+    RETURN_GRAD
+    ARGUMENTS
 
-cdef struct helper:
-    size_t state
-    fsm_shared *shared  # what it is called for
-    size_t thread  # and as which of its threads
-    PyThread_type_lock called  # released at each call
-    PyThread_type_lock ended  # released at the end of work that is awaited
-    helper *next  # of those called together
+SLOTS = {
+    "x": X, "logits": X, "grad_output": X, "data": X,
+    "output": Y, "labels": Y, "indptr": Y,
+    "axis": AXIS, "where": WHERE, "out": OUT, "dtype": DTYPE, "temperature": TEMPERATURE,
+    "workers": WORKERS, "keepdims": KEEPDIMS, "label_smoothing": SMOOTHING,
+    "return_grad": RETURN_GRAD,
+}  # fmt: skip
 
+FUNCTIONS = {
+    "softmax": FSM_SOFTMAX,
+    "log_softmax": FSM_LOG_SOFTMAX,
+    "logsumexp": FSM_LOGSUMEXP,
+    "softmax_backward": FSM_SOFTMAX_BACKWARD,
+    "log_softmax_backward": FSM_LOG_SOFTMAX_BACKWARD,
+    "softmax_cross_entropy": FSM_CROSS_ENTROPY,
+    "segment_softmax": FSM_SEGMENT_SOFTMAX,
+}
 
-@cython.final
-cdef class _Helper:
-    """A thread that waits, without the GIL, to be called to work that is shared.
+# One public function over one instruction set. References are held for good, as a C function's
+# definition must be.
+cdef struct signature:
+    const fsm_kernels *kernels
+    fsm_function function
+    PyObject *general  # the Python function of the same name
+    int positional  # how many arguments may be positional
+    int parameters
+    PyObject *name[ARGUMENTS]  # interned, in the order of the parameters
+    int slot[ARGUMENTS]
+    unsigned required  # the set of slots without a default
+    bint takes_y
 
-    It never takes the GIL again, so that a call costs no more than waking it, and it needs no end:
-    it is a daemon.
+cdef extern from *:
     """
-
-    cdef helper *helper  # not freed once there is a thread, which outlives all that could do it
-
-    def __init__(self):
-        import threading  # not at the package's import, which it would make half as long again
-
-        self.helper = <helper *>PyMem_RawMalloc(sizeof(helper))
-        if self.helper is NULL:
-            raise MemoryError
-        self.helper.state = IDLE
-        self.helper.called = PyThread_allocate_lock()
-        self.helper.ended = PyThread_allocate_lock()
-        if self.helper.called is NULL or self.helper.ended is NULL:
-            raise MemoryError
-        PyThread_acquire_lock(self.helper.called, 1)
-        PyThread_acquire_lock(self.helper.ended, 1)
-        try:
-            threading.Thread(target=self.serve, name="fastsoftmax", daemon=True).start()
-        except RuntimeError:  # no thread was to be had
-            PyThread_release_lock(self.helper.called)
-            PyThread_release_lock(self.helper.ended)
-            PyThread_free_lock(self.helper.called)
-            PyThread_free_lock(self.helper.ended)
-            PyMem_RawFree(self.helper)
-            raise
-
-    def serve(self):
-        cdef helper *h = self.helper
-        with nogil:
-            while True:
-                PyThread_acquire_lock(h.called, 1)
-                if FSM_COMPARE_EXCHANGE(&h.state, CALLED, WORKING):  # else dismissed meanwhile
-                    fsm_work(h.shared, h.thread)
-                    if FSM_EXCHANGE(&h.state, IDLE) == AWAITED:
-                        PyThread_release_lock(h.ended)
+    /* A C function whose self is a module is a plain function to repr, help and pickle. */
+    static PyModuleDef fsm_self = {PyModuleDef_HEAD_INIT, "fastsoftmax", NULL, 1024, NULL};
+    """
+    PyModuleDef fsm_self
 
 
-cdef void call(helper *h, fsm_shared *shared) noexcept nogil:
-    h.shared = shared
-    FSM_EXCHANGE(&h.state, CALLED)
-    PyThread_release_lock(h.called)
+cdef inline bint parse(
+    const signature *s, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords,
+    PyObject **given, unsigned *present
+) noexcept:
+    """Sort arguments into slots, of which `present` is the set of bits; others stay NULL."""
+    cdef Py_ssize_t i, named = 0 if keywords is NULL else PyTuple_GET_SIZE(keywords)
+    cdef PyObject *keyword
+    cdef int p
+    if count > s.positional:
+        return False
+    present[0] = 0
+    for i in range(count):
+        given[s.slot[i]] = arguments[i]
+        present[0] |= 1 << s.slot[i]
+    for i in range(named):
+        # Keywords of a call are interned, and so are the names: others are Python's to compare.
+        keyword = PyTuple_GET_ITEM(keywords, i)
+        p = s.positional - 1
+        while p < s.parameters and s.name[p] != keyword:
+            p += 1
+        if p == s.parameters or given[s.slot[p]] != NULL:
+            return False
+        given[s.slot[p]] = arguments[count + i]
+        present[0] |= 1 << s.slot[p]
+    return present[0] & s.required == s.required
 
 
-cdef void dismiss(helper *h) noexcept nogil:
-    """Return once the helper neither does nor will do anything for this call."""
-    if FSM_COMPARE_EXCHANGE(&h.state, CALLED, IDLE):
-        return
-    for _ in range(PAUSES):
-        if FSM_COMPARE_EXCHANGE(&h.state, IDLE, IDLE):
-            return
-        FSM_PAUSE()
-    if FSM_COMPARE_EXCHANGE(&h.state, WORKING, AWAITED):
-        PyThread_acquire_lock(h.ended, 1)
+cdef inline bint is_default(PyObject *o) noexcept:
+    return o is NULL or o == Py_None
 
 
-cdef list idle_helpers = []
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
-    os.register_at_fork(after_in_child=idle_helpers.clear)  # threads do not survive it
-
-
-cdef list engage(int count):
-    """So many helpers, or as many as there are threads to be had."""
-    cdef list engaged = []
-    try:
-        while len(engaged) < count:
-            try:
-                engaged.append(idle_helpers.pop())
-            except IndexError:
-                engaged.append(_Helper())
-    except RuntimeError:
-        pass
-    return engaged
-
-
-cdef run_parts(
-    fsm_part_function *run, const void *work, size_t items, size_t least, size_t elements,
-    int threads
-):
-    """Run all of some work, in this thread and `threads` - 1 others."""
-    cdef int status
-    cdef fsm_shared shared
-    cdef list engaged
-    cdef helper *first = NULL
-    cdef helper *h
-    if threads > 1 and items > 1:
-        fsm_share(&shared, run, work, items, least, elements, threads)
-        engaged = engage(threads - 1)
-        for i, each in enumerate(engaged):
-            h = (<_Helper>each).helper
-            h.thread = i + 1
-            h.next = first
-            first = h
-        with nogil:
-            h = first
-            while h is not NULL:
-                call(h, &shared)
-                h = h.next
-            fsm_work(&shared, 0)
-            h = first
-            while h is not NULL:
-                dismiss(h)
-                h = h.next
-        idle_helpers.extend(reversed(engaged))  # to be what they were at the next call
-        status = -<int>(shared.failed > 0)
-    elif elements >= RELEASE_GIL_FROM:
-        with nogil:
-            status = run(work, 0, items)
+cdef inline bint as_integer(PyObject *o, long long *value) noexcept:
+    cdef int overflow = 0
+    cdef PyTypeObject *kind = Py_TYPE(o)
+    if PyLong_CheckExact(o):
+        value[0] = PyLong_AsLongAndOverflow(o, &overflow)
+        return overflow == 0
+    if kind == &PyLongArrType_Type:
+        value[0] = (<PyLongScalarObject *>o).obval
+    elif kind == &PyIntArrType_Type:
+        value[0] = (<PyIntScalarObject *>o).obval
+    elif kind == &PyLongLongArrType_Type:
+        value[0] = (<PyLongLongScalarObject *>o).obval
     else:
-        status = run(work, 0, items)
-    if status:
+        return False
+    return True
+
+
+cdef inline bint as_number(PyObject *o, double *value) noexcept:
+    cdef long long integer
+    cdef PyTypeObject *kind = Py_TYPE(o)
+    if PyFloat_CheckExact(o):
+        value[0] = PyFloat_AS_DOUBLE(o)
+    elif kind == &PyDoubleArrType_Type:
+        value[0] = (<PyDoubleScalarObject *>o).obval
+    elif kind == &PyFloatArrType_Type:
+        value[0] = (<PyFloatScalarObject *>o).obval
+    elif as_integer(o, &integer):
+        value[0] = <double>integer
+    else:
+        return False
+    return True
+
+
+cdef inline bint as_flag(PyObject *o, bint *value) noexcept:
+    value[0] = o == Py_True or o == PyArrayScalar_True
+    return value[0] or o == Py_False or o == PyArrayScalar_False
+
+
+cdef inline bint add_axis(PyObject *o, int ndim, uint64_t *axes) noexcept:
+    cdef long long axis
+    if not as_integer(o, &axis) or not -ndim <= axis < ndim:
+        return False
+    axis += ndim if axis < 0 else 0
+    if axes[0] >> axis & 1:
+        return False
+    axes[0] |= <uint64_t>1 << axis
+    return True
+
+
+cdef inline bint as_axes(PyObject *o, int ndim, uint64_t *axes) noexcept:
+    """Axes as a set of bits."""
+    cdef Py_ssize_t i
+    axes[0] = 0
+    if o is NULL:
+        axes[0] = <uint64_t>1 << (ndim - 1) if ndim else 0
+        return True
+    if o == Py_None:
+        axes[0] = ~<uint64_t>0 >> (64 - ndim) if ndim else 0
+        return True
+    if PyTuple_CheckExact(o):
+        for i in range(PyTuple_GET_SIZE(o)):
+            if not add_axis(PyTuple_GET_ITEM(o, i), ndim, axes):
+                return False
+        return True
+    return add_axis(o, ndim, axes)
+
+
+# ---- formats ----
+
+# By NumPy's type number; -1 is not taken. The type number of ml_dtypes.bfloat16 is given when it is
+# registered, and known here once the rules have handed back an array of it.
+cdef signed char FORMAT[24]
+cdef int bfloat16 = -1
+
+memset(FORMAT, -1, sizeof(FORMAT))
+FORMAT[<int>cnp.NPY_BOOL] = FSM_BOOL
+FORMAT[<int>cnp.NPY_FLOAT16] = FSM_F16
+FORMAT[<int>cnp.NPY_FLOAT] = FSM_F32
+FORMAT[<int>cnp.NPY_DOUBLE] = FSM_F64
+for number, size, is_signed in (
+    (<int>cnp.NPY_BYTE, 1, True), (<int>cnp.NPY_UBYTE, 1, False),
+    (<int>cnp.NPY_SHORT, 2, True), (<int>cnp.NPY_USHORT, 2, False),
+    (<int>cnp.NPY_INT, 4, True), (<int>cnp.NPY_UINT, 4, False),
+    (<int>cnp.NPY_LONG, sizeof(long), True), (<int>cnp.NPY_ULONG, sizeof(long), False),
+    (<int>cnp.NPY_LONGLONG, 8, True), (<int>cnp.NPY_ULONGLONG, 8, False),
+):  # fmt: skip
+    FORMAT[<int>number] = {
+        (1, True): FSM_I8, (1, False): FSM_U8, (2, True): FSM_I16, (2, False): FSM_U16,
+        (4, True): FSM_I32, (4, False): FSM_U32, (8, True): FSM_I64, (8, False): FSM_U64,
+    }[size, is_signed]  # fmt: skip
+
+
+cdef inline int format_of(int number) noexcept:
+    if number < 24:
+        return FORMAT[number]
+    return FSM_BF16 if number == bfloat16 else -1
+
+
+cdef inline bint is_float(int f) noexcept:
+    return 0 <= f <= FSM_BF16
+
+
+cdef inline int as_float(int f) noexcept:
+    return f if is_float(f) else FSM_F64
+
+
+cdef inline int common_float(int a, int b) noexcept:
+    """The format that holds both; -1 for float16 with bfloat16."""
+    a, b = as_float(a), as_float(b)
+    if a == b:
+        return a
+    if a == FSM_F64 or b == FSM_F64:
+        return FSM_F64
+    return FSM_F32 if a == FSM_F32 or b == FSM_F32 else -1
+
+
+cdef int as_dtype(PyObject *o) noexcept:
+    """The format of an argument `dtype`; -1 is not taken."""
+    cdef PyArray_Descr *descr = NULL
+    cdef PyTypeObject *kind = <PyTypeObject *>o
+    cdef int found = -1
+    if kind == &PyFloatArrType_Type:
+        return FSM_F32
+    if kind == &PyDoubleArrType_Type or kind == &PyFloat_Type:
+        return FSM_F64
+    if kind == &PyHalfArrType_Type:
+        return FSM_F16
+    if PyArray_DescrCheck(o):
+        descr = <PyArray_Descr *>o
+        found = format_of(descr.type_num) if PyDataType_ISNOTSWAPPED(descr) else -1
+    elif PyUnicode_CheckExact(o):
+        if not PyArray_DescrConverter(o, &descr):
+            PyErr_Clear()
+            return -1
+        found = format_of(descr.type_num) if PyDataType_ISNOTSWAPPED(descr) else -1
+        Py_DECREF(<object>descr)
+    return found if is_float(found) else -1
+
+
+# ---- operands ----
+
+# What an attempt has found out about a call.
+cdef struct call:
+    PyArrayObject *array[FSM_OPERANDS]  # borrowed from the arguments; the results' are new
+    int flags  # NumPy's, that all of them have
+    int ndim
+    uint64_t axes
+    int result  # the results' format
+    bint single  # one result a row
+    bint keepdims
+    bint return_grad
+
+
+cdef inline bint take(fsm_plan *plan, call *c, int operand, PyObject *o) noexcept:
+    """Take a base array of a format that the kernels read, in any layout."""
+    cdef PyArrayObject *a = <PyArrayObject *>o
+    cdef int found
+    if not PyArray_CheckExact(o):
+        return False
+    found = format_of(PyArray_TYPE(a))
+    if found < 0:
+        return False
+    c.array[operand] = a
+    c.flags &= PyArray_FLAGS(a)
+    plan.base[operand] = PyArray_BYTES(a)
+    plan.dtype[operand] = <fsm_dtype>found
+    plan.foreign[operand] = 0
+    if not PyArray_FLAGS(a) & NPY_ARRAY_ALIGNED:
+        plan.foreign[operand] |= FSM_UNALIGNED
+    if not PyArray_ISNOTSWAPPED(a):
+        plan.foreign[operand] |= FSM_SWAPPED
+    return True
+
+
+cdef inline npy_intp elements_of(PyArrayObject *a) noexcept:
+    cdef int d
+    cdef npy_intp count = 1
+    for d in range(PyArray_NDIM(a)):
+        count *= PyArray_DIMS(a)[d]
+    return count
+
+
+cdef inline bint same_shape(PyArrayObject *a, PyArrayObject *b) noexcept:
+    cdef int d, ndim = PyArray_NDIM(a)
+    if PyArray_NDIM(b) != ndim:
+        return False
+    for d in range(ndim):
+        if PyArray_DIMS(a)[d] != PyArray_DIMS(b)[d]:
+            return False
+    return True
+
+
+cdef int rows_shape(call *c, npy_intp *shape) noexcept:
+    """The shape of one number a row."""
+    cdef int d, count = 0
+    for d in range(c.ndim):
+        if not c.axes >> d & 1:
+            shape[count] = PyArray_DIMS(c.array[FSM_X])[d]
+            count += 1
+        elif c.keepdims:
+            shape[count] = 1
+            count += 1
+    return count
+
+
+cdef bint has_rows_shape(call *c, PyArrayObject *a) noexcept:
+    cdef npy_intp shape[64]
+    cdef int d, ndim = rows_shape(c, shape)
+    if PyArray_NDIM(a) != ndim:
+        return False
+    for d in range(ndim):
+        if PyArray_DIMS(a)[d] != shape[d]:
+            return False
+    return True
+
+
+cdef bint broadcasts(PyArrayObject *mask, PyArrayObject *x) noexcept:
+    cdef int d, shift = PyArray_NDIM(x) - PyArray_NDIM(mask)
+    cdef npy_intp extent
+    if shift < 0:
+        return False
+    for d in range(PyArray_NDIM(mask)):
+        extent = PyArray_DIMS(mask)[d]
+        if extent != 1 and extent != PyArray_DIMS(x)[d + shift]:
+            return False
+    return True
+
+
+cdef void bounds(PyArrayObject *a, char **low, char **high) noexcept:
+    """Where its memory begins and ends."""
+    cdef int d
+    cdef npy_intp reach
+    low[0] = high[0] = PyArray_BYTES(a)
+    for d in range(PyArray_NDIM(a)):
+        reach = (PyArray_DIMS(a)[d] - 1) * PyArray_STRIDES(a)[d]
+        if reach < 0:
+            low[0] += reach
+        else:
+            high[0] += reach
+    high[0] += PyArray_ITEMSIZE(a)
+
+
+cdef bint is_same_memory(PyArrayObject *a, PyArrayObject *b) noexcept:
+    """Whether two arrays of one shape are the same elements."""
+    cdef int d
+    if PyArray_BYTES(a) != PyArray_BYTES(b) or PyArray_TYPE(a) != PyArray_TYPE(b):
+        return False
+    for d in range(PyArray_NDIM(a)):
+        if PyArray_STRIDES(a)[d] != PyArray_STRIDES(b)[d] and PyArray_DIMS(a)[d] != 1:
+            return False
+    return PyArray_ISNOTSWAPPED(a)
+
+
+cdef bint may_be_written(call *c, fsm_function function) noexcept:
+    """Whether `out` is an input, element for element, or apart from all of them."""
+    cdef PyArrayObject *out = c.array[FSM_OUT]
+    cdef char *low
+    cdef char *high
+    cdef char *other_low
+    cdef char *other_high
+    cdef int o
+    if c.flags & NPY_ARRAY_OWNDATA and out != c.array[FSM_X] and out != c.array[FSM_Y]:
+        return True  # memory of its own, which no other array owns
+    bounds(out, &low, &high)
+    for o in range(FSM_OUT):
+        if c.array[o] is NULL:
+            continue
+        bounds(c.array[o], &other_low, &other_high)
+        if high <= other_low or other_high <= low:
+            continue
+        if o == FSM_MASK or c.single or (o == FSM_Y and function == FSM_SEGMENT_SOFTMAX):
+            return False
+        if not is_same_memory(c.array[o], out):
+            return False
+    return True
+
+
+cdef inline bint take_operands(
+    const signature *s, PyObject *const *given, fsm_plan *plan, call *c
+) noexcept:
+    """Take every array but a new result: formats, shapes, and what may overlap."""
+    cdef int asked = -1
+    cdef int other
+    cdef PyArrayObject *x
+    cdef PyArrayObject *out
+    memset(c.array, 0, sizeof(c.array))
+    memset(plan.base, 0, sizeof(plan.base))
+    c.flags = -1
+    if not take(plan, c, FSM_X, given[X]):
+        return False
+    x = c.array[FSM_X]
+    c.ndim = PyArray_NDIM(x)
+    if not as_axes(given[AXIS], c.ndim, &c.axes):
+        return False
+    c.result = as_float(plan.dtype[FSM_X])
+    if not is_default(given[DTYPE]):
+        asked = as_dtype(given[DTYPE])
+        if asked < 0 or (asked > FSM_F64 and asked != plan.dtype[FSM_X]):
+            return False
+        c.result = asked
+    plan.computing = FSM_F64 if c.result == FSM_F64 else FSM_F32
+    c.single = s.function == FSM_LOGSUMEXP or s.function == FSM_CROSS_ENTROPY
+    if s.takes_y:
+        if not take(plan, c, FSM_Y, given[Y]):
+            return False
+        other = plan.dtype[FSM_Y]
+        if s.function == FSM_SEGMENT_SOFTMAX:
+            if (
+                c.ndim != 1 or not fsm_is_integer(<fsm_dtype>other)
+                or PyArray_NDIM(c.array[FSM_Y]) != 1 or PyArray_DIMS(c.array[FSM_Y])[0] < 2
+            ):
+                return False
+        elif s.function == FSM_CROSS_ENTROPY and fsm_is_integer(<fsm_dtype>other):
+            if not has_rows_shape(c, c.array[FSM_Y]):
+                return False
+        elif not same_shape(x, c.array[FSM_Y]):
+            return False
+        elif s.function == FSM_CROSS_ENTROPY:
+            if not is_float(other):
+                return False
+            if other == FSM_F64:
+                plan.computing = FSM_F64
+        else:
+            c.result = common_float(plan.dtype[FSM_X], other)
+            if c.result < 0:
+                return False
+            plan.computing = FSM_F64 if c.result == FSM_F64 else FSM_F32
+    if s.function == FSM_CROSS_ENTROPY and (
+        c.ndim == 0 or given[AXIS] == Py_None
+        or (given[AXIS] is not NULL and PyTuple_CheckExact(given[AXIS]))
+    ):
+        return False
+    if not is_default(given[WHERE]) and given[WHERE] != Py_True:
+        if (
+            not take(plan, c, FSM_MASK, given[WHERE])
+            or plan.dtype[FSM_MASK] != FSM_BOOL
+            or not broadcasts(c.array[FSM_MASK], x)
+        ):
+            return False
+    if not is_default(given[OUT]):
+        if not take(plan, c, FSM_OUT, given[OUT]):
+            return False
+        out = c.array[FSM_OUT]
+        if (
+            plan.dtype[FSM_OUT] != c.result
+            or plan.foreign[FSM_OUT]
+            or not PyArray_FLAGS(out) & NPY_ARRAY_WRITEABLE
+            or not (has_rows_shape(c, out) if c.single else same_shape(x, out))
+            or not may_be_written(c, s.function)
+        ):
+            return False
+    return True
+
+
+# ---- layout ----
+
+cdef ptrdiff_t step_of(call *c, int operand, int d, int row_d) noexcept:
+    """An operand's step along dimension d of x, of the rows' shape its dimension `row_d`."""
+    cdef PyArrayObject *a = c.array[operand]
+    cdef bint reduced = c.axes >> d & 1
+    if operand == FSM_MASK:
+        d -= c.ndim - PyArray_NDIM(a)
+        return 0 if d < 0 or PyArray_DIMS(a)[d] == 1 else PyArray_STRIDES(a)[d]
+    if PyArray_NDIM(a) == c.ndim and not (operand == FSM_OUT and c.single):
+        return PyArray_STRIDES(a)[d]
+    return 0 if reduced else PyArray_STRIDES(a)[d if c.keepdims else row_d]
+
+
+cdef void lay_out(fsm_plan *plan, call *c) noexcept:
+    """Dimensions and steps of all operands."""
+    cdef npy_intp *shape = PyArray_DIMS(c.array[FSM_X])
+    cdef fsm_dimension added
+    cdef int o, d, row_d, first, count = 0
+    for reduced in range(2):
+        first = count
+        row_d = 0
+        for d in range(c.ndim):
+            if c.axes >> d & 1 == reduced:
+                added.extent = shape[d]
+                for o in range(FSM_OPERANDS):
+                    added.step[o] = 0 if c.array[o] is NULL else step_of(c, o, d, row_d)
+                fsm_append(plan, first, &count, &added)
+            row_d += not c.axes >> d & 1
+        if not reduced:
+            plan.outer = count
+    if count == plan.outer:  # no axis is reduced, or of length 1
+        memset(&plan.dimension[count], 0, sizeof(fsm_dimension))
+        plan.dimension[count].extent = 1
+        count += 1
+    plan.inner = count - plan.outer
+
+
+cdef void lay_out_segments(fsm_plan *plan, call *c) noexcept:
+    """One dimension of the segments and one of the data."""
+    cdef int o
+    memset(plan.dimension, 0, 2 * sizeof(fsm_dimension))
+    plan.outer = plan.inner = 1
+    plan.dimension[0].extent = PyArray_DIMS(c.array[FSM_Y])[0] - 1
+    plan.dimension[0].step[<int>FSM_Y] = PyArray_STRIDES(c.array[FSM_Y])[0]
+    plan.dimension[1].extent = PyArray_DIMS(c.array[FSM_X])[0]
+    for o in (<int>FSM_X, <int>FSM_OUT):
+        plan.dimension[1].step[o] = PyArray_STRIDES(c.array[o])[0]
+
+
+cdef enum:
+    OPTIONS = 1 << TEMPERATURE | 1 << SMOOTHING | 1 << WORKERS | 1 << KEEPDIMS | 1 << RETURN_GRAD
+
+
+cdef bint take_options(
+    PyObject *const *given, fsm_plan *plan, call *c, double *temperature
+) noexcept:
+    """Take every option that is not about an array."""
+    cdef long long workers
+    if given[TEMPERATURE] is not NULL and not (
+        as_number(given[TEMPERATURE], temperature) and 0 < temperature[0] < INFINITY
+    ):
+        return False
+    if given[SMOOTHING] is not NULL and not (
+        as_number(given[SMOOTHING], &plan.smoothing) and 0 <= plan.smoothing <= 1
+    ):
+        return False
+    if not is_default(given[WORKERS]) and not (as_integer(given[WORKERS], &workers) and workers > 0):
+        return False
+    if given[KEEPDIMS] is not NULL and not as_flag(given[KEEPDIMS], &c.keepdims):
+        return False
+    return given[RETURN_GRAD] is NULL or as_flag(given[RETURN_GRAD], &c.return_grad)
+
+
+# ---- the call ----
+
+# Releasing and taking the GIL costs some 50 ns; from this many elements on (about 1 us of work)
+# others gain more.
+cdef enum:
+    RELEASE_GIL_FROM = 8192
+
+# Smaller work is not worth asking how many workers there may be.
+cdef npy_intp MIN_TO_SHARE = 2 * _workers.MIN_ELEMENTS
+
+
+cdef fsm_temperature UNTEMPERED = fsm_make_temperature(1.0, FSM_F32)
+
+
+cdef PyArray_Descr *FLOATS[3]
+FLOATS[<int>FSM_F32] = PyArray_DescrFromType(cnp.NPY_FLOAT)
+FLOATS[<int>FSM_F64] = PyArray_DescrFromType(cnp.NPY_DOUBLE)
+FLOATS[<int>FSM_F16] = PyArray_DescrFromType(cnp.NPY_FLOAT16)
+
+
+cdef object new_array(call *c, int ndim, npy_intp *shape):
+    """A new array of the results' format, in C order; of the layout of x where `shape` is NULL."""
+    cdef PyArray_Descr *descr = (
+        FLOATS[c.result] if c.result < 3 else PyArray_DescrFromType(bfloat16)
+    )
+    if c.result < 3:
+        Py_INCREF(<object>descr)  # each call below steals a reference
+    if shape is NULL:
+        return PyArray_NewLikeArray(c.array[FSM_X], cnp.NPY_KEEPORDER, descr, 0)
+    return PyArray_NewFromDescr(&PyArray_Type, descr, ndim, shape, NULL, NULL, 0, NULL)
+
+
+cdef object new_rows(call *c):
+    """Memory for one result a row."""
+    cdef npy_intp shape[64]
+    cdef int ndim = rows_shape(c, shape)
+    return new_array(c, ndim, shape)
+
+
+cdef inline object new_result(fsm_plan *plan, call *c, int operand):
+    """Memory for a result."""
+    cdef object result
+    if operand == FSM_OUT and c.single:
+        result = new_rows(c)
+    elif PyArray_FLAGS(c.array[FSM_X]) & NPY_ARRAY_C_CONTIGUOUS:
+        result = new_array(c, c.ndim, PyArray_DIMS(c.array[FSM_X]))
+    else:
+        result = new_array(c, 0, NULL)
+    c.array[operand] = <PyArrayObject *>result
+    c.flags &= PyArray_FLAGS(c.array[operand])
+    plan.base[operand] = PyArray_BYTES(c.array[operand])
+    plan.dtype[operand] = <fsm_dtype>c.result
+    plan.foreign[operand] = 0
+    return result
+
+
+cdef inline bint is_packed(call *c) noexcept:
+    """Whether rows lie one after the other in every operand, all of which take part."""
+    return (
+        c.flags & NPY_ARRAY_C_CONTIGUOUS
+        and c.ndim > 0
+        and c.axes == <uint64_t>1 << (c.ndim - 1)
+        and c.array[FSM_MASK] is NULL
+    )
+
+
+cdef int run_any(fsm_plan *plan, call *c, size_t elements, int threads) noexcept:
+    """Run a call of any layout."""
+    cdef int status
+    if plan.function == FSM_SEGMENT_SOFTMAX:
+        lay_out_segments(plan, c)
+    else:
+        lay_out(plan, c)
+    if elements < RELEASE_GIL_FROM:
+        return fsm_execute(plan, elements, 1)
+    with nogil:
+        status = fsm_execute(plan, elements, threads)
+    return status
+
+
+cdef object attempt(const signature *s, PyObject *const *given, unsigned present):
+    """Return the result of a call; None where it is not to be taken here."""
+    cdef fsm_plan plan
+    cdef call c
+    cdef double temperature = 1.0
+    cdef size_t elements
+    cdef int status, threads = 1
+    cdef object result, grad = None
+    plan.smoothing = 0.0
+    c.keepdims = c.return_grad = False
+    # All options before any array: to ask for the number of threads runs Python.
+    if present & OPTIONS and not take_options(given, &plan, &c, &temperature):
+        return None
+    if not PyArray_CheckExact(given[X]):
+        return None
+    elements = elements_of(<PyArrayObject *>given[X])
+    if elements == 0:
+        return None
+    if elements >= <size_t>MIN_TO_SHARE:
+        threads = _workers.threads_for(
+            None if given[WORKERS] is NULL else <object>given[WORKERS], elements)
+    if not take_operands(s, given, &plan, &c):
+        return None
+    plan.kernels = s.kernels
+    plan.function = s.function
+    plan.fresh = c.array[FSM_OUT] is NULL
+    result = new_result(&plan, &c, FSM_OUT) if plan.fresh else <object>c.array[FSM_OUT]
+    if c.return_grad:
+        grad = new_result(&plan, &c, FSM_GRAD)
+    plan.temperature = UNTEMPERED
+    if temperature != 1.0:
+        plan.temperature = fsm_make_temperature(temperature, plan.computing)
+    if elements < RELEASE_GIL_FROM and is_packed(&c) and fsm_run_packed(
+        &plan, elements, PyArray_DIMS(c.array[FSM_X])[c.ndim - 1]
+    ):
+        status = 0
+    else:
+        status = run_any(&plan, &c, elements, threads)
+    if status == FSM_NO_MEMORY:
         raise MemoryError("no memory for the scratch rows")
+    if status == FSM_BAD_INDEX:
+        return None
+    if plan.fresh and PyArray_NDIM(c.array[FSM_OUT]) == 0:
+        Py_INCREF(result)  # stolen by the call
+        result = PyArray_Return(c.array[FSM_OUT])
+    return result if grad is None else (result, grad)
 
 
-# ---- the backend ----
+cdef inline bint is_plain_sequence(PyObject *o) noexcept:
+    return o is not NULL and (
+        PyList_CheckExact(o) or PyTuple_CheckExact(o) or PyFloat_CheckExact(o) or PyLong_CheckExact(o)
+    )
+
+
+cdef object attempt_sequences(const signature *s, PyObject **given, unsigned present):
+    """Try again with arrays in place of lists, tuples and numbers, whose code runs here."""
+    cdef list held = []
+    cdef int slot
+    for slot in (X, Y, WHERE):
+        if is_plain_sequence(given[slot]):
+            try:
+                held.append(PyArray_FromAny(given[slot], NULL, 0, 0, 0, NULL))
+            except Exception:  # for the rules to explain
+                return None
+            given[slot] = PyList_GET_ITEM(<PyObject *>held, len(held) - 1)
+    return attempt(s, given, present) if held else None
+
+
+cdef object called(
+    PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords
+):
+    cdef const signature *s = <const signature *>PyModule_GetState(self)
+    cdef PyObject *given[ARGUMENTS]
+    cdef object result
+    cdef unsigned present
+    # In two parts: of more than 48 bytes gcc makes a "rep stos", which takes 10 ns to start.
+    memset(given, 0, 6 * sizeof(given[0]))
+    memset(given + 6, 0, (ARGUMENTS - 6) * sizeof(given[0]))
+    if parse(s, arguments, count, keywords, given, &present):
+        result = attempt(s, given, present)
+        if result is None:
+            result = attempt_sequences(s, given, present)
+        if result is not None:
+            return result
+    return PyObject_Vectorcall(s.general, arguments, count, keywords)
+
+
+cdef void describe(signature *s, name, general):
+    """Read what a function takes from its signature in Python."""
+    parameters = inspect.signature(general).parameters.values()
+    s.function = FUNCTIONS[name]
+    s.positional = sum(p.kind == p.POSITIONAL_OR_KEYWORD for p in parameters)
+    s.parameters = len(parameters)
+    s.required = 0
+    for i, parameter in enumerate(parameters):
+        interned = sys.intern(parameter.name)
+        Py_INCREF(interned)
+        s.name[<int>i] = <PyObject *>interned
+        s.slot[<int>i] = SLOTS[interned]
+        if parameter.default is parameter.empty:
+            s.required |= 1 << s.slot[<int>i]
+    s.takes_y = s.required >> Y & 1
+
 
 @cython.final
 cdef class NativeBackend:
@@ -416,306 +782,53 @@ cdef class NativeBackend:
     def __repr__(self):
         return f"NativeBackend({self.name!r})"
 
-    cdef run(self, fsm_function function, cnp.ndarray x, cnp.ndarray y, cnp.ndarray out, int k,
-             cnp.ndarray where, double temperature, int threads):
-        cdef fsm_job job
-        cdef int d, outer = x.ndim - k
-        cdef size_t items
-        job.kernels = self.kernels
-        job.function = function
-        job.dtype = dtype_of(x)
-        job.outer_dimensions = outer
-        job.inner_dimensions = k
-        for d in range(outer):
-            job.outer_shape[d] = x.shape[d]
-        for d in range(k):
-            job.inner_shape[d] = x.shape[outer + d]
-        set_operand(&job.x, x, outer, k)
-        set_operand(&job.out, out, outer, 0 if function == FSM_LOGSUMEXP else k)
-        job.y.base = NULL
-        job.mask.base = NULL
-        if y is not None:
-            set_operand(&job.y, y, outer, k)
-        if where is not None:
-            set_operand(&job.mask, where, outer, k)
-        job.temperature = fsm_make_temperature(temperature, job.dtype)
-        items = fsm_prepare(&job)
-        run_parts(fsm_run_job, &job, items, job.least, cnp.PyArray_SIZE(x), threads)
-
-    def softmax(self, x, out, int k, where, double temperature, int threads):
-        self.run(FSM_SOFTMAX, x, None, out, k, where, temperature, threads)
-
-    def log_softmax(self, x, out, int k, where, double temperature, int threads):
-        self.run(FSM_LOG_SOFTMAX, x, None, out, k, where, temperature, threads)
-
-    def logsumexp(self, x, out, int k, where, int threads):
-        self.run(FSM_LOGSUMEXP, x, None, out, k, where, 1.0, threads)
-
-    def softmax_backward(self, grad_output, output, out, int k, int threads):
-        self.run(FSM_SOFTMAX_BACKWARD, grad_output, output, out, k, None, 1.0, threads)
-
-    def log_softmax_backward(self, grad_output, output, out, int k, int threads):
-        self.run(FSM_LOG_SOFTMAX_BACKWARD, grad_output, output, out, k, None, 1.0, threads)
-
-    def softmax_cross_entropy(
-        self, logits, labels, loss, grad, double label_smoothing, int threads
-    ):
-        computing = np.float64 if logits.dtype == np.float64 else np.float32
-        cdef cnp.ndarray x = np.ascontiguousarray(logits, dtype=computing)
-        cdef cnp.ndarray given, losses, gradient = None
-        cdef bint indices = labels.dtype.kind in "iu"
-        given = np.ascontiguousarray(labels, dtype=np.intp if indices else computing)
-        losses = loss if loss.dtype == computing and loss.flags.c_contiguous else (
-            np.empty(loss.shape, computing))
-        if grad is not None:
-            gradient = grad if grad.dtype == computing and grad.flags.c_contiguous else (
-                np.empty(grad.shape, computing))
-        cdef fsm_entropies entropies
-        cdef fsm_cross_entropy *batch = &entropies.batch
-        entropies.kernels = self.kernels
-        entropies.dtype = dtype_of(x)
-        cdef ptrdiff_t row = x.shape[x.ndim - 1] * (8 if entropies.dtype == FSM_F64 else 4)
-        batch.n = x.shape[x.ndim - 1]
-        batch.rows = cnp.PyArray_SIZE(x) // batch.n
-        batch.x = cnp.PyArray_DATA(x)
-        batch.x_stride = batch.target_stride = batch.grad_stride = row
-        batch.label = <const intptr_t *>cnp.PyArray_DATA(given) if indices else NULL
-        batch.target = NULL if indices else cnp.PyArray_DATA(given)
-        batch.smoothing = label_smoothing
-        batch.loss = cnp.PyArray_DATA(losses)
-        batch.grad = cnp.PyArray_DATA(gradient) if gradient is not None else NULL
-        run_parts(
-            fsm_run_entropies, &entropies, batch.rows, 1, cnp.PyArray_SIZE(x), threads)
-        with np.errstate(all="ignore"):
-            if losses is not loss:
-                loss[...] = losses
-            if gradient is not grad:
-                grad[...] = gradient
-
-    def segment_softmax(self, data, indptr, out, int threads):
-        computing = np.float64 if data.dtype == np.float64 else np.float32
-        cdef cnp.ndarray x = np.ascontiguousarray(data, dtype=computing)
-        cdef cnp.ndarray pointers = np.ascontiguousarray(indptr, dtype=np.int64)
-        cdef cnp.ndarray result = out if out.dtype == computing and out.flags.c_contiguous else (
-            np.empty(out.shape, computing))
-        cdef fsm_segments segments
-        segments.kernels = self.kernels
-        segments.dtype = dtype_of(x)
-        segments.pointers = <const int64_t *>cnp.PyArray_DATA(pointers)
-        segments.x = cnp.PyArray_DATA(x)
-        segments.out = cnp.PyArray_DATA(result)
-        run_parts(
-            fsm_run_segments, &segments, pointers.shape[0] - 1, 1, cnp.PyArray_SIZE(x), threads)
-        if result is not out:
-            with np.errstate(all="ignore"):
-                out[...] = result
-
-    def fast_lane(self, str name, general, threads_for):
-        """Return a C function that runs the plain call by itself; `general` gets every other."""
-        return _Lane(self, name, general, threads_for).function()
-
-
-@cython.final
-cdef class _Lane:
-    """What one fast lane needs: bound as the ``self`` of a C function."""
-
-    cdef NativeBackend backend
-    cdef fsm_function operation
-    cdef object general, threads_for
-    cdef str name
-
-    def __init__(self, NativeBackend backend, str name, general, threads_for):
-        self.backend = backend
-        self.operation = {
-            "softmax": FSM_SOFTMAX, "log_softmax": FSM_LOG_SOFTMAX, "logsumexp": FSM_LOGSUMEXP
-        }[name]
-        self.name = name
-        self.general = general
-        self.threads_for = threads_for
-
-    def __reduce__(self):
-        # Pickle looks a C function up by name on its self: let that be the package.
-        return importlib.import_module, ("fastsoftmax",)
-
-    cdef function(self):
-        # Never freed: a C function refers to its definition for as long as it lives.
-        cdef PyMethodDef *definition = <PyMethodDef *>PyMem_Malloc(sizeof(PyMethodDef))
+    def function(self, general):
+        """Return the C function of a public function; `general` gets the calls that it leaves."""
+        cdef signature *s
+        cdef PyMethodDef *definition
+        # Never freed: the function refers to them for as long as it lives.
+        definition = <PyMethodDef *>PyMem_Malloc(sizeof(PyMethodDef))
         if definition is NULL:
             raise MemoryError
+        module = PyModule_Create(&fsm_self)
+        s = <signature *>PyModule_GetState(<PyObject *>module)
+        describe(s, general.__name__, general)
+        s.kernels = self.kernels
+        s.general = <PyObject *>general
         parameters = [
             p.replace(annotation=inspect.Parameter.empty)
-            for p in inspect.signature(self.general).parameters.values()
+            for p in inspect.signature(general).parameters.values()
         ]
         # The form that inspect reads the signature of a C function from.
-        text = f"{self.name}{inspect.Signature(parameters)}\n--\n\n{inspect.getdoc(self.general)}"
-        name_bytes = self.name.encode()
-        text_bytes = text.encode()
-        Py_INCREF(name_bytes)
-        Py_INCREF(text_bytes)
+        text = f"{general.__name__}{inspect.Signature(parameters)}\n--\n\n"
+        text_bytes = (text + (inspect.getdoc(general) or "")).encode()
+        name_bytes = general.__name__.encode()
+        for held in (general, name_bytes, text_bytes):
+            Py_INCREF(held)
         definition.ml_name = <const char *>name_bytes
         definition.ml_doc = <const char *>text_bytes
-        definition.ml_meth = <void *>lane_call
+        definition.ml_meth = <void *>called
         definition.ml_flags = METH_FASTCALL | METH_KEYWORDS
-        module = "fastsoftmax"
-        return PyCFunction_NewEx(definition, <PyObject *>self, <PyObject *>module)
+        module_name = "fastsoftmax"
+        return PyCFunction_NewEx(definition, <PyObject *>module, <PyObject *>module_name)
 
-
-cdef object OUT = "out"
-cdef object AXIS = "axis"
-cdef object TEMPERATURE = "temperature"
-cdef object WORKERS = "workers"
-cdef PyArray_Descr *FLOAT32 = PyArray_DescrFromType(cnp.NPY_FLOAT32)
-cdef PyArray_Descr *FLOAT64 = PyArray_DescrFromType(cnp.NPY_FLOAT64)
-cdef fsm_temperature UNTEMPERED = fsm_make_temperature(1.0, FSM_F32)
-
-
-cdef inline bint plain(PyObject *o) noexcept:
-    """A base ndarray of native float32 or float64, aligned and C-contiguous."""
-    cdef int wanted = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_ALIGNED
-    cdef PyArrayObject *a = <PyArrayObject *>o
-    return (
-        PyArray_CheckExact(o)
-        and (PyArray_TYPE(a) == cnp.NPY_FLOAT32 or PyArray_TYPE(a) == cnp.NPY_FLOAT64)
-        and PyArray_FLAGS(a) & wanted == wanted
-        and PyArray_ISNOTSWAPPED(a)
-        and PyArray_NDIM(a) > 0
-    )
-
-
-cdef inline bint is_keyword(PyObject *keyword, PyObject *name) except -1:
-    # Keywords in a call are interned, so that identity settles nearly every comparison.
-    return keyword is name or PyUnicode_Compare(keyword, name) == 0
-
-
-cdef inline bint last_axis(PyObject *axis, int ndim) except -1:
-    cdef long value
-    if not PyLong_CheckExact(axis):
-        return False
-    try:
-        value = PyLong_AsLong(axis)
-    except OverflowError:
-        return False
-    return value == -1 or value == ndim - 1
-
-
-cdef inline bint usable_temperature(PyObject *o) noexcept:
-    return PyFloat_CheckExact(o) and 0 < PyFloat_AS_DOUBLE(o) < INFINITY
-
-
-cdef inline bint usable_workers(PyObject *o) except -1:
-    return o == <PyObject *>None or (PyLong_CheckExact(o) and <object>o > 0)
-
-
-cdef inline bint usable_out(PyObject *o, PyArrayObject *x) noexcept:
-    """Of x's shape and dtype, writeable, and x itself or apart from it."""
-    cdef PyArrayObject *out = <PyArrayObject *>o
-    cdef int d, ndim = PyArray_NDIM(x)
-    if not plain(o) or PyArray_TYPE(out) != PyArray_TYPE(x) or PyArray_NDIM(out) != ndim:
-        return False
-    if not PyArray_FLAGS(out) & cnp.NPY_ARRAY_WRITEABLE:
-        return False
-    for d in range(ndim):
-        if PyArray_DIMS(out)[d] != PyArray_DIMS(x)[d]:
-            return False
-    cdef char *a = <char *>PyArray_DATA(x)
-    cdef char *b = <char *>PyArray_DATA(out)
-    cdef cnp.npy_intp size = PyArray_SIZE(x) * (8 if PyArray_TYPE(x) == cnp.NPY_FLOAT64 else 4)
-    return a == b or a + size <= b or b + size <= a
-
-
-cdef object lane_call(
-    PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords
-):
-    cdef _Lane lane = <_Lane>self
-    cdef PyArrayObject *x = NULL
-    cdef PyObject *out = NULL
-    cdef PyObject *keyword
-    cdef double temperature = 1.0
-    cdef PyObject *workers = <PyObject *>None
-    cdef Py_ssize_t i, named = 0 if keywords is NULL else PyTuple_GET_SIZE(keywords)
-    cdef bint fits = count == 1 or count == 2
-    cdef cnp.npy_intp rows = 1
-    if fits:
-        x = <PyArrayObject *>arguments[0]
-        fits = plain(arguments[0]) and (count == 1 or last_axis(arguments[1], PyArray_NDIM(x)))
-    for i in range(named):
-        if not fits:
-            break
-        keyword = PyTuple_GET_ITEM(keywords, i)
-        if lane.operation != FSM_LOGSUMEXP and is_keyword(keyword, <PyObject *>OUT):
-            out = arguments[count + i]
-            fits = out == <PyObject *>None or usable_out(out, x)
-        elif is_keyword(keyword, <PyObject *>AXIS):
-            fits = count == 1 and last_axis(arguments[count + i], PyArray_NDIM(x))
-        elif lane.operation != FSM_LOGSUMEXP and is_keyword(keyword, <PyObject *>TEMPERATURE):
-            fits = usable_temperature(arguments[count + i])
-            temperature = PyFloat_AS_DOUBLE(arguments[count + i]) if fits else 1.0
-        elif is_keyword(keyword, <PyObject *>WORKERS):
-            workers = arguments[count + i]
-            fits = usable_workers(workers)
-        else:
-            fits = False
-    if fits:
-        for i in range(PyArray_NDIM(x) - 1):
-            rows *= PyArray_DIMS(x)[i]
-        fits = rows > 0 and PyArray_DIMS(x)[PyArray_NDIM(x) - 1] > 0
-    if not fits:
-        return PyObject_Vectorcall(<PyObject *>lane.general, arguments, count, keywords)
-    return lane_run(lane, x, NULL if out == <PyObject *>None else out, rows, temperature, workers)
-
-
-cdef object lane_run(
-    _Lane lane, PyArrayObject *x, PyObject *out, cnp.npy_intp rows, double temperature,
-    PyObject *workers
-):
-    cdef bint double_precision = PyArray_TYPE(x) == cnp.NPY_FLOAT64
-    cdef bint single = lane.operation == FSM_LOGSUMEXP
-    cdef int ndim = PyArray_NDIM(x)
-    cdef ptrdiff_t item = 8 if double_precision else 4
-    cdef PyArray_Descr *descr = FLOAT64 if double_precision else FLOAT32
-    cdef fsm_dtype dtype = FSM_F64 if double_precision else FSM_F32
-    cdef fsm_rows batch
-    cdef uint64_t saved
-    cdef object result
-    if out is NULL:
-        Py_INCREF(<object>descr)  # stolen by the call
-        result = PyArray_NewFromDescr(
-            &PyArray_Type, descr, ndim - single, PyArray_DIMS(x), NULL, NULL, 0, NULL)
-    else:
-        result = <object>out
-    batch.n = PyArray_DIMS(x)[ndim - 1]
-    batch.rows = rows
-    batch.x = PyArray_DATA(x)
-    batch.y = NULL
-    batch.out = PyArray_DATA(<PyArrayObject *>result)
-    batch.x_stride = batch.n * item
-    batch.y_stride = 0
-    batch.out_stride = item if single else batch.x_stride
-    batch.temperature = UNTEMPERED
-    if temperature != 1.0:
-        batch.temperature = fsm_make_temperature(temperature, dtype)
-    batch.far = 0
-    batch.scratch = NULL
-    if rows * batch.n >= RELEASE_GIL_FROM:
-        run_large(lane, &batch, dtype, out is NULL, workers)
-    else:
-        saved = fsm_enter()
-        lane.backend.kernels.rows[<int>lane.operation][<int>dtype](&batch)
-        fsm_leave(saved)
-    if single and ndim == 1:
-        return result[()]
-    return result
-
-
-cdef run_large(
-    _Lane lane, const fsm_rows *rows, fsm_dtype dtype, bint fresh, PyObject *workers
-):
-    cdef size_t size = rows.rows * rows.n
-    cdef fsm_batch batch
-    batch.kernels = lane.backend.kernels
-    batch.function = lane.operation
-    batch.dtype = dtype
-    batch.fresh = fresh
-    batch.rows = rows[0]
-    cdef int threads = lane.threads_for(<object>workers, size) if size >= MIN_TO_SHARE else 1
-    run_parts(fsm_run_batch, &batch, rows.rows, 1, size, threads)
+    def run(self, plan):
+        """Compute what the rules have made of a call: all that they accept but longdouble."""
+        global bfloat16
+        cdef signature s
+        cdef PyObject *given[ARGUMENTS]
+        for array in (plan.x, plan.y):
+            if array is not None and array.dtype.name == "bfloat16":
+                bfloat16 = (<cnp.ndarray>array).descr.type_num
+        s.kernels = self.kernels
+        s.function = FUNCTIONS[plan.function]
+        s.takes_y = plan.y is not None
+        for i in range(ARGUMENTS):
+            given[i] = PyTuple_GET_ITEM(<PyObject *>plan, i)
+        result = attempt(&s, given, ~0)
+        if result is None:
+            raise ValueError(
+                f"{plan.function}() found labels or row pointers out of range that were within "
+                "it a moment ago: another thread changes them"
+            )
+        return result

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastsoftmax import _workers
+from fastsoftmax import _rules, _workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,10 +33,27 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from fastsoftmax._rules import Plan
+
     Array: TypeAlias = NDArray[Any]
     Index: TypeAlias = tuple[slice, ...]
 
 BLOCK = 1 << 14  # elements: the dozen float64 temporaries of a block then fit a 2 MiB L2
+
+
+class _Call(NamedTuple):
+    """The operands of a plan, the reduced axes last; results for each row have these of length 1."""
+
+    x: Array
+    y: Array | None
+    where: Array | None
+    out: Array
+    grad: Array | None
+    k: int
+    """How many axes are reduced."""
+    temperature: float
+    smoothing: float
+    threads: int
 
 
 class NumpyBackend:
@@ -44,100 +61,128 @@ class NumpyBackend:
 
     name = "numpy"
 
-    def fast_lane(
-        self,
-        name: str,  # noqa: ARG002 - the protocol's
-        general: Callable[..., Any],
-        threads_for: Callable[[int | None, int], int],  # noqa: ARG002 - the protocol's
-    ) -> Callable[..., Any]:
-        """Return the general path: there is no faster one."""
+    def function(self, general: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the general function: there is no shortcut."""
         return general
 
-    def softmax(
-        self, x: Array, out: Array, k: int, where: Array | None, temperature: float, threads: int
-    ) -> None:
-        """Write exp(x / T) / sum(exp(x / T)) over the last `k` axes."""
+    def run(self, plan: Plan) -> Any:
+        """Compute a plan."""
+        if plan.axis == ():
+            return self._run_elements(plan)
+        single = plan.function in ("logsumexp", "softmax_cross_entropy")
+        x = _rules.cast(plan.x, plan.result)
+        out, grad = plan.out, None
+        if out is None:
+            out = np.empty(plan.shape, plan.result) if single else np.empty_like(x)
+        if plan.return_grad:
+            grad = np.empty_like(x)
+        kept = [d for d in range(x.ndim) if d not in plan.axes]
+
+        def rows(array: Array) -> Array:
+            """Return a view with the reduced axes last."""
+            return array if array.ndim < x.ndim else array.transpose(*kept, *plan.axes)
+
+        k = len(plan.axes)
+        call = _Call(
+            x=rows(x),
+            y=None if plan.y is None else rows(plan.y),
+            where=None if plan.where is None else rows(np.broadcast_to(plan.where, x.shape)),
+            out=out.reshape([x.shape[d] for d in kept] + [1] * k) if single else rows(out),
+            grad=None if grad is None else rows(grad),
+            k=k,
+            temperature=plan.temperature,
+            smoothing=plan.label_smoothing,
+            threads=_workers.threads_for(plan.workers, x.size),
+        )
+        assert np.may_share_memory(call.out, out)
+        getattr(self, plan.function)(call)
+        result = out if plan.out is not None else out[()]
+        return result if grad is None else (result, grad)
+
+    def _run_elements(self, plan: Plan) -> Any:
+        """Compute a plan that reduces no axis: every element is a row."""
+        where = None if plan.where is None else np.broadcast_to(plan.where, plan.x.shape)
+        columns = [None if a is None else a.reshape(-1, 1) for a in (plan.x, plan.y, where)]
+        x, y, where = columns
+        assert x is not None
+        result = self.run(plan._replace(x=x, y=y, where=where, axis=1, out=None, keepdims=False))
+        result = result.reshape(plan.x.shape)
+        if plan.out is None:
+            return result[()]
+        plan.out[...] = result
+        return plan.out
+
+    def softmax(self, c: _Call) -> None:
+        """Write exp(x / T) / sum(exp(x / T))."""
 
         def block(x: Array, out: Array, where: Array | None) -> None:
-            rows = _Rows(x, k, where, temperature)
+            rows = _Rows(x, c.k, where, c.temperature)
             for tile, part in rows.parts():
                 _store(out, tile, part.softmax(rows.total), where, 0.0)
 
-        _for_blocks(block, threads, k, x, out, where)
+        _for_blocks(block, c, c.x, c.out, c.where)
 
-    def log_softmax(
-        self, x: Array, out: Array, k: int, where: Array | None, temperature: float, threads: int
-    ) -> None:
-        """Write x / T - log(sum(exp(x / T))) over the last `k` axes."""
+    def log_softmax(self, c: _Call) -> None:
+        """Write x / T - log(sum(exp(x / T)))."""
 
         def block(x: Array, out: Array, where: Array | None) -> None:
-            rows = _Rows(x, k, where, temperature)
+            rows = _Rows(x, c.k, where, c.temperature)
             for tile, part in rows.parts():
                 _store(out, tile, part.log_softmax(rows.total), where, -np.inf)
 
-        _for_blocks(block, threads, k, x, out, where)
+        _for_blocks(block, c, c.x, c.out, c.where)
 
-    def logsumexp(self, x: Array, out: Array, k: int, where: Array | None, threads: int) -> None:
-        """Write log(sum(exp(x))) over the last `k` axes."""
+    def logsumexp(self, c: _Call) -> None:
+        """Write log(sum(exp(x)))."""
 
         def block(x: Array, out: Array, where: Array | None) -> None:
-            rows = _Rows(x, k, where, 1.0)
+            rows = _Rows(x, c.k, where, 1.0)
             answer = rows.largest + np.log1p(rows.total.rest)
             # Of a row without an answer the largest element says which: -inf, inf or NaN.
             _store(out, (), np.where(np.isnan(rows.shift), rows.largest, answer))
 
-        _for_blocks(block, threads, k, x, out.reshape(x.shape[:-k] + (1,) * k), where)
+        _for_blocks(block, c, c.x, c.out, c.where)
 
-    def softmax_backward(
-        self, grad_output: Array, output: Array, out: Array, k: int, threads: int
-    ) -> None:
-        """Write y (g - sum(g y)) over the last `k` axes."""
+    def softmax_backward(self, c: _Call) -> None:
+        """Write y (g - sum(g y))."""
 
         def block(g: Array, y: Array, out: Array) -> None:
-            tiles = _tiles(g, k)
-            inner = sum(_add(_load(g, tile, k) * _load(y, tile, k)) for tile in tiles)
+            tiles = _tiles(g, c.k)
+            inner = sum(_add(_load(g, tile, c.k) * _load(y, tile, c.k)) for tile in tiles)
             for tile in tiles:
-                _store(out, tile, _load(y, tile, k) * (_load(g, tile, k) - inner))
+                _store(out, tile, _load(y, tile, c.k) * (_load(g, tile, c.k) - inner))
 
-        _for_blocks(block, threads, k, grad_output, output, out)
+        _for_blocks(block, c, c.x, c.y, c.out)
 
-    def log_softmax_backward(
-        self, grad_output: Array, output: Array, out: Array, k: int, threads: int
-    ) -> None:
-        """Write g - exp(y) sum(g) over the last `k` axes."""
+    def log_softmax_backward(self, c: _Call) -> None:
+        """Write g - exp(y) sum(g), over what is not masked."""
 
-        def block(g: Array, y: Array, out: Array) -> None:
-            tiles = _tiles(g, k)
-            total = sum(_add(_load(g, tile, k)) for tile in tiles)
+        def block(g: Array, y: Array, out: Array, where: Array | None) -> None:
+            tiles = _tiles(g, c.k)
+            total = sum(_add(_load(g, tile, c.k, where, 0.0)) for tile in tiles)
             for tile in tiles:
-                _store(out, tile, _load(g, tile, k) - np.exp(_load(y, tile, k)) * total)
+                p = np.exp(_load(y, tile, c.k, where))
+                _store(out, tile, _load(g, tile, c.k, where, 0.0) - p * total, where, 0.0)
 
-        _for_blocks(block, threads, k, grad_output, output, out)
+        _for_blocks(block, c, c.x, c.y, c.out, c.where)
 
-    def softmax_cross_entropy(
-        self,
-        logits: Array,
-        labels: Array,
-        loss: Array,
-        grad: Array | None,
-        label_smoothing: float,
-        threads: int,
-    ) -> None:
-        """Write -sum(t log_softmax(x)) and its gradient sum(t) softmax(x) - t; the classes last."""
-        by_index = labels.ndim < logits.ndim
-        n = logits.shape[-1]
-        labels = labels[..., np.newaxis] if by_index else labels
+    def softmax_cross_entropy(self, c: _Call) -> None:
+        """Write -sum(t log_softmax(x)) and its gradient sum(t) softmax(x) - t."""
+        assert c.y is not None
+        by_index = c.y.dtype.kind in "iu"
+        n = c.x.shape[-1]
+        labels = c.y.astype(np.intp)[..., np.newaxis] if by_index else c.y
 
         def shares(labels: Array, tile: Index) -> Array:
             if not by_index:
                 return _load(labels, tile, 1)
             hot = labels.reshape(-1, 1) == np.arange(n)[tile[-1] if tile else slice(None)]
-            return hot.astype(_wide(logits))
+            return hot.astype(_wide(c.x))
 
         def smoothed(share: Array, uniform: float) -> Array:
-            if label_smoothing == 0:
+            if c.smoothing == 0:
                 return share
-            return share * (1 - label_smoothing) + label_smoothing * uniform
+            return share * (1 - c.smoothing) + c.smoothing * uniform
 
         def block(x: Array, t: Array, loss: Array, grad: Array | None) -> None:
             rows = _Rows(x, 1, None, 1.0)
@@ -157,14 +202,16 @@ class NumpyBackend:
             for tile, part in rows.parts():
                 target = smoothed(shares(t, tile), 1 / n)
                 gradient = part.softmax(rows.total) * mass - target
-                if by_index and label_smoothing == 0:  # 1 - p without its cancellation
+                if by_index and c.smoothing == 0:  # 1 - p without its cancellation
                     gradient = np.where(target == 1, -part.complement(rows.total), gradient)
                 _store(grad, tile, gradient)
 
-        _for_blocks(block, threads, 1, logits, labels, loss[..., np.newaxis], grad)
+        _for_blocks(block, c, c.x, labels, c.out, c.grad)
 
-    def segment_softmax(self, data: Array, indptr: Array, out: Array, threads: int) -> None:
-        """Write the softmax of each ``data[indptr[i]:indptr[i + 1]]``."""
+    def segment_softmax(self, c: _Call) -> None:
+        """Write the softmax of each ``x[y[i]:y[i + 1]]``."""
+        assert c.y is not None
+        data, out, indptr = c.x, c.out, c.y.astype(np.int64)
 
         def runs() -> Iterator[tuple[int, int]]:
             """As many segments as fit a block; one alone may be longer."""
@@ -179,7 +226,7 @@ class NumpyBackend:
         def run(first: int, last: int) -> None:
             start, stop = indptr[first], indptr[last]
             if last == first + 1:
-                self.softmax(data[start:stop], out[start:stop], 1, None, 1.0, 1)
+                self.softmax(c._replace(x=data[start:stop], out=out[start:stop], threads=1))
                 return
             bounds = np.unique(indptr[first : last + 1]) - start  # no empty segments
             segments = _Ragged(bounds)
@@ -188,7 +235,7 @@ class NumpyBackend:
             part = _Part(segments, x, shift, 1.0, is_narrow=_is_narrow(data))
             _store(out[start:stop], (), part.softmax(_Total.of(part.sum())))
 
-        _for_each(run, runs(), threads)
+        _for_each(run, runs(), c.threads)
 
 
 class _Even:
@@ -399,12 +446,14 @@ def _at(array: Array, tile: Index) -> Array:
     return array[index]
 
 
-def _load(x: Array, tile: Index, k: int, where: Array | None = None) -> Array:
-    """Return a (rows, n) copy in the dtype that is computed in, -inf where masked."""
+def _load(
+    x: Array, tile: Index, k: int, where: Array | None = None, masked: float = -np.inf
+) -> Array:
+    """Return a (rows, n) copy in the dtype that is computed in, `masked` where masked."""
     x = _at(x, tile)
     values = np.array(x, dtype=_wide(x), order="C")
     if where is not None:
-        np.copyto(values, -np.inf, where=~_at(where, tile))
+        np.copyto(values, masked, where=~_at(where, tile))
     return values.reshape(-1, math.prod(x.shape[-k:]))
 
 
@@ -444,16 +493,14 @@ def _for_each(call: Callable[..., None], arguments: Iterator[Any], threads: int)
     _workers.for_each(quietly, arguments, threads)
 
 
-def _for_blocks(call: Callable[..., None], threads: int, k: int, *arrays: Array | None) -> None:
+def _for_blocks(call: Callable[..., None], c: _Call, *arrays: Array | None) -> None:
     """Cut arrays of the same leading axes into blocks of whole rows; None stays None."""
-    first = arrays[0]
-    assert first is not None
-    shape = first.shape
-    lead = len(shape) - k
+    shape = c.x.shape
+    lead = len(shape) - c.k
     rows = max(1, BLOCK // math.prod(shape[lead:]))
     pieces = _pieces(shape[:lead], rows)
     blocks = ([None if a is None else a[piece] for a in arrays] for piece in pieces)
-    _for_each(call, blocks, threads)
+    _for_each(call, blocks, c.threads)
 
 
 def _tiles(x: Array, k: int) -> list[Index]:

@@ -13,6 +13,8 @@ import os
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -101,6 +103,8 @@ def threads_for(workers: int | None, elements: int) -> int:
 def count(name: str, n: int) -> int:
     """Return the number of workers that `n` stands for; `name` is the argument's."""
     try:
+        if isinstance(n, (bool, np.bool_)):
+            raise TypeError
         workers = operator.index(n)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {n!r}") from None

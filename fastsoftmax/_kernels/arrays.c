@@ -1,60 +1,77 @@
 /* Design
- * A. Dimensions that are one run in memory for every operand are merged first, so that what is left is what the layout is.
- * B. Rows that are contiguous in every operand go to the kernels where they lie. Where the array is larger than the caches,
- *    the results of long rows are streamed past them: a line that is written whole need not be read.
+ * A. Dimensions that are one run in memory for every operand are merged as the plan is filled in, so that what is left is what
+ *    the layout is.
+ * B. Rows that are contiguous in every operand, in the format that is computed in, go to the kernels where they lie. Where the
+ *    array is larger than the caches, the results of long rows are streamed past them: a line that is written whole need not
+ *    be read.
  * C. Rows that lie side by side are taken a vector of rows at a time, where they lie.
  * D. All else is staged: a strip of rows is gathered into scratch as contiguous rows (transposed, converted to the
- *    computing type, masked elements as -inf), computed there by the same kernels, and scattered. The scratch is a strip,
+ *    computing format, masked elements as -inf), computed there by the same kernels, and scattered. The scratch is a strip,
  *    never the array, and the bits are those of the contiguous row. An operand that needs none of this is used as it lies.
  * E. A strip runs along the outer dimension with the smallest step in x, so that gathering reads whole cache lines.
+ * F. Class indices and row pointers are copied, checked, and then used: another thread that changes them meanwhile gets a
+ *    status or wrong results, never a wild access.
+ * G. Nothing here allocates: fsm_prepare says how much scratch a thread needs, so that a call fails before its first store.
  */
 #include "arrays.h"
 #include "portable.h"
 
 #include <float.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* Bytes of a cache line. */
 #define LINE 64
-/* Operands of so many bytes each do not stay in the caches near by. */
+/* Operands of more bytes than this leave the caches that are a core's own. */
 #define FAR_FROM ((size_t)6 * 1024 * 1024)
-/* More memory than this comes fresh from the operating system (glibc's largest threshold; elsewhere it is lower): its pages are not there
- * before they are written to, and in the caches then. */
+/* More memory than this comes fresh from the operating system (glibc's largest threshold; elsewhere it is lower): its pages are
+ * zeroed, in the cache, when they are first written to. */
 #define FRESH_ABOVE ((size_t)32 * 1024 * 1024)
 /* A strip's rows take about half of a small L2. */
 #define STRIP_BYTES (256 * 1024)
 #define STRIP_ROWS 64
-/* Rows side by side, whose elements are copied in runs that share a page: as many as are in a strip anyway. */
+/* Rows side by side are copied in runs that share a page. */
 #define BESIDE_ROWS 256
-/* A thread's parts of such rows: half a page of float32. */
+/* Such rows in a thread's part at least: half a page of float32. */
 #define BESIDE_PART 512
 /* Of that many indices threads take parts of about the same size. */
 #define ENOUGH_PARTS 16
+/* Class indices copied and checked at a time. */
+#define LABELS 256
 
-static size_t storage_size(enum fsm_dtype dtype) {
-    static const size_t size[FSM_DTYPES] = {4, 8, 2, 2};
+/* Some items of a plan: where the operands begin, and how many indices there are of the dimension that is split. */
+typedef struct {
+    const fsm_plan *plan;
+    char *base[FSM_OPERANDS];
+    size_t split_extent;
+    size_t n; /* elements of a row: the plan's, or of the segment at hand */
+    char *scratch;
+} part;
+
+/* A row of one operand as the kernels are given it, and the step to the next. */
+typedef struct {
+    char *base;
+    ptrdiff_t step;
+} rows_at;
+
+static size_t size_of(enum fsm_dtype dtype) {
+    static const size_t size[FSM_DTYPES] = {4, 8, 2, 2, 1, 1, 1, 2, 2, 4, 4, 8, 8};
     return size[dtype];
 }
 
-static enum fsm_dtype computing(enum fsm_dtype dtype) {
-    return dtype == FSM_F64 ? FSM_F64 : FSM_F32;
-}
-
-fsm_temperature fsm_make_temperature(double temperature, enum fsm_dtype dtype) {
+fsm_temperature fsm_make_temperature(double temperature, enum fsm_dtype computing) {
     fsm_temperature t = {temperature != 1.0, 1.0, 1.0, 0.0};
     if (!t.tempered) {
         return t;
     }
     const uint64_t saved = fsm_enter(); /* the caller's rounding mode must not change a bit */
-    const int limit = computing(dtype) == FSM_F64 ? 1022 : 126;
+    const int limit = computing == FSM_F64 ? 1022 : 126;
     int exponent = ilogb(temperature);
     exponent = exponent > limit ? limit : exponent < -limit ? -limit : exponent;
     t.scale = ldexp(1.0, -exponent);
     const double scaled = temperature * t.scale;
     double inverse = 1.0 / scaled;
-    if (computing(dtype) == FSM_F64) {
+    if (computing == FSM_F64) {
         t.inv_hi = inverse;
         t.inv_lo = fma(-scaled, inverse, 1.0) * inverse;
     } else {
@@ -69,70 +86,223 @@ fsm_temperature fsm_make_temperature(double temperature, enum fsm_dtype dtype) {
     return t;
 }
 
-/* ---- merging ---- */
+/* ---- what an operand is ---- */
 
-static int merges(const fsm_operand *operand, size_t outer_extent_below, int at, int inner) {
-    const ptrdiff_t *stride = inner ? operand->inner : operand->outer;
-    return !operand->base || stride[at] == stride[at + 1] * (ptrdiff_t)outer_extent_below;
+/* Whether the operand has one number a row: its reduced dimensions are not there. */
+static int is_single(const fsm_plan *p, int operand) {
+    return operand == FSM_OUT && (p->function == FSM_LOGSUMEXP || p->function == FSM_CROSS_ENTROPY);
 }
 
-/* Merges dimensions `at` and `at + 1` where every operand allows. */
-static int merge_dimensions(fsm_job *job, size_t *shape, int dimensions, int inner) {
-    fsm_operand *const operands[4] = {&job->x, &job->y, &job->mask, &job->out};
-    const int used = inner && job->function == FSM_LOGSUMEXP ? 3 : 4;
-    for (int at = dimensions - 2; at >= 0; at--) {
-        int all = 1;
-        for (int o = 0; o < used; o++) {
-            all = all && merges(operands[o], shape[at + 1], at, inner);
-        }
-        if (!all && shape[at] != 1 && shape[at + 1] != 1) {
-            continue;
-        }
-        /* The step of the extent-1 side is never taken. */
-        const int keep = shape[at + 1] == 1 && !all ? at : at + 1;
-        shape[at] *= shape[at + 1];
-        for (int o = 0; o < used; o++) {
-            ptrdiff_t *stride = inner ? operands[o]->inner : operands[o]->outer;
-            stride[at] = stride[keep];
-            memmove(stride + at + 1, stride + at + 2,
-                    (size_t)(dimensions - at - 2) * sizeof stride[0]);
-        }
-        memmove(shape + at + 1, shape + at + 2, (size_t)(dimensions - at - 2) * sizeof shape[0]);
-        dimensions--;
-    }
-    return dimensions;
+/* What the kernels compute of its rows. */
+static enum fsm_function row_function(const fsm_plan *p) {
+    return p->function == FSM_SEGMENT_SOFTMAX ? FSM_SOFTMAX : p->function;
 }
 
-static ptrdiff_t magnitude(ptrdiff_t a) {
-    return a < 0 ? -a : a;
+/* Class indices or row pointers, which are read one by one. */
+static int is_index(const fsm_plan *p, int operand) {
+    return operand == FSM_Y &&
+           (p->function == FSM_SEGMENT_SOFTMAX ||
+            (p->function == FSM_CROSS_ENTROPY && fsm_is_integer(p->dtype[FSM_Y])));
 }
 
-/* Puts the dimension along which strips and batches run last. */
-static void order_outer(fsm_job *job) {
-    fsm_operand *const operands[4] = {&job->x, &job->y, &job->mask, &job->out};
-    const int last = job->outer_dimensions - 1;
-    int best = last;
-    for (int d = 0; d < last; d++) {
-        if (job->outer_shape[d] > 1 && magnitude(job->x.outer[d]) < magnitude(job->x.outer[best])) {
-            best = d;
+/* Absent, or for the kernels neither rows of numbers nor a number a row. */
+static int is_other(const fsm_plan *p, int operand) {
+    return !p->base[operand] || operand == FSM_MASK || is_index(p, operand);
+}
+
+static ptrdiff_t row_step(const fsm_plan *p, int operand) {
+    return p->outer ? p->dimension[p->outer - 1].step[operand] : 0;
+}
+
+/* Whether a row of the operand is one run of its elements. */
+static int is_run(const fsm_plan *p, int operand) {
+    return p->inner == 1 &&
+           (p->n == 1 ||
+            p->dimension[p->outer].step[operand] == (ptrdiff_t)size_of(p->dtype[operand]));
+}
+
+/* Whether its elements are numbers as the kernels compute with. */
+static int is_computable(const fsm_plan *p, int operand) {
+    return p->dtype[operand] == p->computing && !p->foreign[operand];
+}
+
+/* Whether the kernels take the operand as it lies. */
+static int is_direct(const fsm_plan *p, int operand) {
+    if (is_single(p, operand)) {
+        /* They write losses one after the other. */
+        return is_computable(p, operand) &&
+               (p->function == FSM_LOGSUMEXP || !p->outer ||
+                row_step(p, operand) == (ptrdiff_t)size_of(p->computing));
+    }
+    return is_computable(p, operand) && is_run(p, operand);
+}
+
+/* ---- elements from any format, and to it ---- */
+
+#define CONVERT_FROM(name, type)                                                                   \
+    case name:                                                                                     \
+        for (size_t i = 0; i < n; i++) {                                                           \
+            to[i] = (CONVERTED)((const type *)from)[i];                                            \
+        }                                                                                          \
+        return
+
+/* All formats but the 16-bit ones. */
+#define CONVERT_SWITCH(dtype)                                                                      \
+    switch (dtype) {                                                                               \
+    case FSM_BOOL:                                                                                 \
+        for (size_t i = 0; i < n; i++) {                                                           \
+            to[i] = ((const uint8_t *)from)[i] != 0;                                               \
+        }                                                                                          \
+        return;                                                                                    \
+        CONVERT_FROM(FSM_F32, float);                                                              \
+        CONVERT_FROM(FSM_F64, double);                                                             \
+        CONVERT_FROM(FSM_I8, int8_t);                                                              \
+        CONVERT_FROM(FSM_U8, uint8_t);                                                             \
+        CONVERT_FROM(FSM_I16, int16_t);                                                            \
+        CONVERT_FROM(FSM_U16, uint16_t);                                                           \
+        CONVERT_FROM(FSM_I32, int32_t);                                                            \
+        CONVERT_FROM(FSM_U32, uint32_t);                                                           \
+        CONVERT_FROM(FSM_I64, int64_t);                                                            \
+        CONVERT_FROM(FSM_U64, uint64_t);                                                           \
+    default:                                                                                       \
+        return;                                                                                    \
+    }
+
+static void to_f32(const fsm_plan *p, enum fsm_dtype dtype, float *to, const void *from, size_t n) {
+    if (dtype == FSM_F16) {
+        p->kernels->from_f16(to, from, n);
+        return;
+    }
+    if (dtype == FSM_BF16) {
+        p->kernels->from_bf16(to, from, n);
+        return;
+    }
+#define CONVERTED float
+    CONVERT_SWITCH(dtype)
+#undef CONVERTED
+}
+
+#define PIECE 64
+
+static void to_f64(const fsm_plan *p, enum fsm_dtype dtype, double *to, const void *from,
+                   size_t n) {
+    if (dtype == FSM_F16 || dtype == FSM_BF16) {
+        for (size_t done = 0; done < n; done += PIECE) {
+            float piece[PIECE];
+            const size_t count = n - done < PIECE ? n - done : PIECE;
+            to_f32(p, dtype, piece, (const uint16_t *)from + done, count);
+            for (size_t i = 0; i < count; i++) {
+                to[done + i] = piece[i];
+            }
+        }
+        return;
+    }
+#define CONVERTED double
+    CONVERT_SWITCH(dtype)
+#undef CONVERTED
+}
+
+/* n elements of a format, aligned and in the machine's byte order, to the computing one. */
+static void widen(const fsm_plan *p, enum fsm_dtype dtype, char *to, const char *from, size_t n) {
+    if (dtype == p->computing) {
+        memcpy(to, from, n * size_of(dtype));
+    } else if (p->computing == FSM_F32) {
+        to_f32(p, dtype, (float *)to, from, n);
+    } else {
+        to_f64(p, dtype, (double *)to, from, n);
+    }
+}
+
+/* float64 to float32 towards zero, with a last bit that says whether anything was cut off: to round that again, to fewer bits,
+ * is to round the float64 once (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008). */
+static float round_to_odd(double x) {
+    float nearest = (float)x;
+    if (x != x || (double)nearest == x) {
+        return nearest;
+    }
+    uint32_t bits;
+    memcpy(&bits, &nearest, sizeof bits);
+    bits -= fabs((double)nearest) > fabs(x);
+    bits |= 1;
+    memcpy(&nearest, &bits, sizeof bits);
+    return nearest;
+}
+
+/* n results to the format that they are returned in. */
+static void narrow(const fsm_plan *p, enum fsm_dtype dtype, char *to, const char *from, size_t n) {
+    void (*const to_half)(uint16_t *, const float *, size_t) =
+        dtype == FSM_F16 ? p->kernels->to_f16 : p->kernels->to_bf16;
+    if (dtype == p->computing) {
+        memcpy(to, from, n * size_of(dtype));
+    } else if (p->computing == FSM_F32) {
+        to_half((uint16_t *)to, (const float *)from, n);
+    } else if (dtype == FSM_F32) {
+        for (size_t i = 0; i < n; i++) {
+            ((float *)to)[i] = (float)((const double *)from)[i];
+        }
+    } else {
+        for (size_t done = 0; done < n; done += PIECE) {
+            float piece[PIECE];
+            const size_t count = n - done < PIECE ? n - done : PIECE;
+            for (size_t i = 0; i < count; i++) {
+                piece[i] = round_to_odd(((const double *)from)[done + i]);
+            }
+            to_half((uint16_t *)to + done, piece, count);
         }
     }
-    const size_t extent = job->outer_shape[best];
-    job->outer_shape[best] = job->outer_shape[last];
-    job->outer_shape[last] = extent;
-    for (int o = 0; o < 4; o++) {
-        const ptrdiff_t stride = operands[o]->outer[best];
-        operands[o]->outer[best] = operands[o]->outer[last];
-        operands[o]->outer[last] = stride;
+}
+
+static void swap_bytes(char *elements, size_t n, size_t size) {
+    for (char *end = elements + n * size; elements < end; elements += size) {
+        for (size_t i = 0; i < size / 2; i++) {
+            const char byte = elements[i];
+            elements[i] = elements[size - 1 - i];
+            elements[size - 1 - i] = byte;
+        }
     }
 }
 
-static size_t row_length(const fsm_job *job) {
-    size_t n = 1;
-    for (int d = 0; d < job->inner_dimensions; d++) {
-        n *= job->inner_shape[d];
+/* ---- indices ---- */
+
+#define READ_INDICES(name, type)                                                                   \
+    case name:                                                                                     \
+        for (size_t i = 0; i < n; i++, from += step) {                                             \
+            type value;                                                                            \
+            memcpy(&value, from, sizeof value);                                                    \
+            to[i] = (int64_t)value;                                                                \
+        }                                                                                          \
+        return
+
+static void read_native(enum fsm_dtype dtype, const char *from, ptrdiff_t step, size_t n,
+                        int64_t *to) {
+    switch (dtype) {
+        READ_INDICES(FSM_I8, int8_t);
+        READ_INDICES(FSM_U8, uint8_t);
+        READ_INDICES(FSM_I16, int16_t);
+        READ_INDICES(FSM_U16, uint16_t);
+        READ_INDICES(FSM_I32, int32_t);
+        READ_INDICES(FSM_U32, uint32_t);
+        READ_INDICES(FSM_U64, uint64_t);
+    default:
+        READ_INDICES(FSM_I64, int64_t);
     }
-    return n;
+}
+
+/* Copies n class indices or row pointers from the caller's memory, which another thread may write to. One beyond int64 becomes
+ * negative, and so out of range. */
+static void read_indices(const fsm_plan *p, const char *from, ptrdiff_t step, size_t n,
+                         int64_t *to) {
+    const enum fsm_dtype dtype = p->dtype[FSM_Y];
+    if (!(p->foreign[FSM_Y] & FSM_SWAPPED)) {
+        read_native(dtype, from, step, n, to);
+        return;
+    }
+    for (size_t i = 0; i < n; i++, from += step) {
+        char bytes[8];
+        memcpy(bytes, from, size_of(dtype));
+        swap_bytes(bytes, 1, size_of(dtype));
+        read_native(dtype, bytes, 0, 1, to + i);
+    }
 }
 
 /* ---- gathering and scattering one strip ---- */
@@ -140,19 +310,19 @@ static size_t row_length(const fsm_job *job) {
 #define TILE 16
 
 /* rows x n elements of `size` bytes between a strided array and contiguous rows, tile by tile. */
-#define TRANSFER(type, gather)                                                                     \
+#define TRANSFER(size, gather)                                                                     \
     for (size_t i0 = 0; i0 < n; i0 += TILE) {                                                      \
         const size_t i1 = i0 + TILE < n ? i0 + TILE : n;                                           \
         for (size_t r0 = 0; r0 < rows; r0 += TILE) {                                               \
             const size_t r1 = r0 + TILE < rows ? r0 + TILE : rows;                                 \
             for (size_t i = i0; i < i1; i++) {                                                     \
                 char *strided = base + (ptrdiff_t)i * step + (ptrdiff_t)r0 * row_step;             \
-                type *row = (type *)packed + r0 * pitch + i;                                       \
-                for (size_t r = r0; r < r1; r++, strided += row_step, row += pitch) {              \
+                char *row = packed + (r0 * pitch + i) * (size);                                    \
+                for (size_t r = r0; r < r1; r++, strided += row_step, row += pitch * (size)) {     \
                     if (gather) {                                                                  \
-                        *row = *(const type *)strided;                                             \
+                        memcpy(row, strided, size);                                                \
                     } else {                                                                       \
-                        *(type *)strided = *row;                                                   \
+                        memcpy(strided, row, size);                                                \
                     }                                                                              \
                 }                                                                                  \
             }                                                                                      \
@@ -160,143 +330,183 @@ static size_t row_length(const fsm_job *job) {
     }
 
 /* One run of the innermost dimension; `pitch` elements lie between packed rows. */
-static void transfer_run(const fsm_job *job, char *base, ptrdiff_t row_step, ptrdiff_t step,
-                         size_t rows, size_t n, void *packed, size_t pitch, size_t size,
+static void transfer_run(const fsm_plan *p, char *base, ptrdiff_t row_step, ptrdiff_t step,
+                         size_t rows, size_t n, char *packed, size_t pitch, size_t size,
                          int gather) {
-    if (row_step == (ptrdiff_t)size && size == storage_size(computing(job->dtype))) {
-        const enum fsm_dtype dtype = computing(job->dtype);
-        const size_t done = gather
-                                ? job->kernels->gather[dtype](packed, pitch, base, step, rows, n)
-                                : job->kernels->scatter[dtype](base, step, packed, pitch, rows, n);
+    if (row_step == (ptrdiff_t)size && size == size_of(p->computing) &&
+        ((uintptr_t)base | (uintptr_t)step) % size == 0) {
+        const size_t done =
+            gather ? p->kernels->gather[p->computing](packed, pitch, base, step, rows, n)
+                   : p->kernels->scatter[p->computing](base, step, packed, pitch, rows, n);
         base += done * size;
-        packed = (char *)packed + done * pitch * size;
+        packed += done * pitch * size;
         rows -= done;
     }
     if (size == 8) {
-        TRANSFER(uint64_t, gather)
+        TRANSFER(8, gather)
     } else if (size == 4) {
-        TRANSFER(uint32_t, gather)
+        TRANSFER(4, gather)
     } else if (size == 2) {
-        TRANSFER(uint16_t, gather)
+        TRANSFER(2, gather)
     } else {
-        TRANSFER(uint8_t, gather)
+        TRANSFER(1, gather)
     }
 }
 
 /* All inner dimensions, from `dimension` on. Returns the elements passed. */
-static size_t transfer(const fsm_job *job, const fsm_operand *operand, char *base, size_t rows,
-                       char *packed, size_t pitch, size_t size, int dimension, int gather) {
-    const ptrdiff_t step = job->outer_dimensions ? operand->outer[job->outer_dimensions - 1] : 0;
-    const size_t extent = job->inner_shape[dimension];
-    if (dimension == job->inner_dimensions - 1) {
-        transfer_run(job, base, step, operand->inner[dimension], rows, extent, packed, pitch, size,
+static size_t transfer(const part *at, int operand, char *base, size_t rows, char *packed,
+                       int dimension, int gather) {
+    const fsm_plan *p = at->plan;
+    const size_t size = size_of(p->dtype[operand]);
+    const size_t extent = p->inner == 1 ? at->n : p->dimension[dimension].extent;
+    const ptrdiff_t step = p->dimension[dimension].step[operand];
+    if (dimension == p->outer + p->inner - 1) {
+        transfer_run(p, base, row_step(p, operand), step, rows, extent, packed, p->pitch, size,
                      gather);
         return extent;
     }
     size_t passed = 0;
     for (size_t i = 0; i < extent; i++) {
-        passed += transfer(job, operand, base + (ptrdiff_t)i * operand->inner[dimension], rows,
-                           packed + passed * size, pitch, size, dimension + 1, gather);
+        passed += transfer(at, operand, base + (ptrdiff_t)i * step, rows, packed + passed * size,
+                           dimension + 1, gather);
     }
     return passed;
 }
 
-typedef struct {
-    size_t pitch;       /* elements from one row to the next, in each */
-    char *x, *y, *half; /* x becomes the result, in place */
-    uint8_t *mask;
-    int streamed; /* results of blocks side by side go past the caches */
-} scratch_rows;
-
-static ptrdiff_t row_step(const fsm_job *job, const fsm_operand *operand) {
-    return job->outer_dimensions ? operand->outer[job->outer_dimensions - 1] : 0;
-}
-
-/* Whether a row of the operand is one run of elements of this size. */
-static int is_packed(const fsm_job *job, const fsm_operand *operand, size_t size) {
-    return job->inner_dimensions == 1 &&
-           (job->inner_shape[0] == 1 || operand->inner[0] == (ptrdiff_t)size);
-}
-
-static void widen(const fsm_job *job, char *to, const char *from, size_t n) {
-    if (job->dtype == FSM_F16) {
-        job->kernels->from_f16((float *)to, (const uint16_t *)from, n);
-    } else if (job->dtype == FSM_BF16) {
-        job->kernels->from_bf16((float *)to, (const uint16_t *)from, n);
-    } else {
-        memcpy(to, from, n * storage_size(job->dtype));
-    }
-}
-
-static void narrow(const fsm_job *job, char *to, const char *from, size_t n) {
-    if (job->dtype == FSM_F16) {
-        job->kernels->to_f16((uint16_t *)to, (const float *)from, n);
-    } else if (job->dtype == FSM_BF16) {
-        job->kernels->to_bf16((uint16_t *)to, (const float *)from, n);
-    } else {
-        memcpy(to, from, n * storage_size(job->dtype));
-    }
-}
-
-/* Contiguous rows of the computing type in `packed`. */
-static void gather(const fsm_job *job, const fsm_operand *operand, char *base, size_t rows,
-                   size_t n, const scratch_rows *scratch, char *packed) {
-    const size_t size = storage_size(job->dtype), wide = storage_size(computing(job->dtype));
-    const size_t pitch = scratch->pitch;
-    if (is_packed(job, operand, size)) {
+/* Contiguous rows of the computing format in `packed`. */
+static void gather(const part *at, int operand, char *base, size_t rows, char *packed) {
+    const fsm_plan *p = at->plan;
+    const enum fsm_dtype dtype = p->dtype[operand];
+    const size_t size = size_of(dtype), wide = size_of(p->computing), pitch = p->pitch;
+    if (!p->foreign[operand] && is_run(p, operand)) {
         for (size_t r = 0; r < rows; r++) {
-            widen(job, packed + r * pitch * wide, base + (ptrdiff_t)r * row_step(job, operand), n);
-        }
-    } else if (size == wide) {
-        transfer(job, operand, base, rows, packed, pitch, size, 0, 1);
-    } else {
-        transfer(job, operand, base, rows, scratch->half, pitch, size, 0, 1);
-        for (size_t r = 0; r < rows; r++) {
-            widen(job, packed + r * pitch * wide, scratch->half + r * pitch * size, n);
-        }
-    }
-}
-
-static void scatter(const fsm_job *job, char *base, size_t rows, size_t n,
-                    const scratch_rows *scratch) {
-    const size_t size = storage_size(job->dtype), wide = storage_size(computing(job->dtype));
-    const int single = job->function == FSM_LOGSUMEXP;
-    const size_t pitch = single ? 1 : scratch->pitch;
-    if (!single && is_packed(job, &job->out, size)) {
-        for (size_t r = 0; r < rows; r++) {
-            narrow(job, base + (ptrdiff_t)r * row_step(job, &job->out),
-                   scratch->x + r * pitch * wide, n);
+            widen(p, dtype, packed + r * pitch * wide, base + (ptrdiff_t)r * row_step(p, operand),
+                  at->n);
         }
         return;
     }
-    char *raw = scratch->x;
-    if (size != wide) {
-        raw = scratch->half;
-        for (size_t r = 0; r < rows; r++) {
-            narrow(job, raw + r * pitch * size, scratch->x + r * pitch * wide, single ? 1 : n);
+    const int converts = dtype != p->computing;
+    char *raw = converts ? at->scratch + p->raw_at : packed;
+    transfer(at, operand, base, rows, raw, p->outer, 1);
+    for (size_t r = 0; r < rows; r++) {
+        if (p->foreign[operand] & FSM_SWAPPED) {
+            swap_bytes(raw + r * pitch * size, at->n, size);
         }
-    }
-    if (single) {
-        transfer_run(job, base, row_step(job, &job->out), 0, rows, 1, raw, 1, size, 0);
-    } else {
-        transfer(job, &job->out, base, rows, raw, pitch, size, 0, 0);
+        if (converts) {
+            widen(p, dtype, packed + r * pitch * wide, raw + r * pitch * size, at->n);
+        }
     }
 }
 
-/* What the kernels are given of one operand: a row and the step to the next. */
-typedef struct {
-    char *base;
-    ptrdiff_t step;
-} rows_at;
-
-static rows_at operand_rows(const fsm_job *job, const fsm_operand *operand, char *base, size_t rows,
-                            size_t n, const scratch_rows *scratch, char *packed) {
-    const size_t size = storage_size(computing(job->dtype));
-    if (job->dtype < FSM_COMPUTE_DTYPES && is_packed(job, operand, size)) {
-        return (rows_at){base, row_step(job, operand)};
+/* Results from scratch to where they belong. */
+static void scatter(const part *at, int operand, char *base, size_t rows, const char *packed) {
+    const fsm_plan *p = at->plan;
+    const enum fsm_dtype dtype = p->dtype[operand];
+    const size_t size = size_of(dtype), wide = size_of(p->computing);
+    const size_t n = is_single(p, operand) ? 1 : at->n, pitch = is_single(p, operand) ? 1 : p->pitch;
+    if (n == 1 || is_run(p, operand)) {
+        for (size_t r = 0; r < rows; r++) {
+            narrow(p, dtype, base + (ptrdiff_t)r * row_step(p, operand), packed + r * pitch * wide,
+                   n);
+        }
+        return;
     }
-    gather(job, operand, base, rows, n, scratch, packed);
-    return (rows_at){packed, (ptrdiff_t)(scratch->pitch * size)};
+    if (dtype != p->computing) {
+        char *raw = at->scratch + p->raw_at;
+        for (size_t r = 0; r < rows; r++) {
+            narrow(p, dtype, raw + r * pitch * size, packed + r * pitch * wide, n);
+        }
+        packed = raw;
+    }
+    transfer(at, operand, base, rows, (char *)packed, p->outer, 0);
+}
+
+/* ---- a batch of rows that the kernels can take ---- */
+
+static int compute_entropies(const fsm_plan *p, const rows_at *at, size_t rows) {
+    const size_t size = size_of(p->computing);
+    const int labelled = is_index(p, FSM_Y);
+    int64_t given[LABELS];
+    intptr_t label[LABELS];
+    for (size_t first = 0; first < rows; first += LABELS) {
+        const size_t count = rows - first < LABELS ? rows - first : LABELS;
+        const char *y = at[FSM_Y].base + (ptrdiff_t)first * at[FSM_Y].step;
+        if (labelled) {
+            int outside = 0;
+            read_indices(p, y, at[FSM_Y].step, count, given);
+            for (size_t r = 0; r < count; r++) {
+                outside |= (uint64_t)given[r] >= p->n;
+                label[r] = (intptr_t)given[r];
+            }
+            if (outside) {
+                return FSM_BAD_INDEX;
+            }
+        }
+        const fsm_cross_entropy batch = {
+            .rows = count,
+            .n = p->n,
+            .x = at[FSM_X].base + (ptrdiff_t)first * at[FSM_X].step,
+            .x_stride = at[FSM_X].step,
+            .label = labelled ? label : NULL,
+            .target = labelled ? NULL : y,
+            .target_stride = at[FSM_Y].step,
+            .smoothing = p->smoothing,
+            .loss = at[FSM_OUT].base + first * size,
+            .grad = at[FSM_GRAD].base
+                        ? at[FSM_GRAD].base + (ptrdiff_t)first * at[FSM_GRAD].step
+                        : NULL,
+            .grad_stride = at[FSM_GRAD].step,
+        };
+        p->kernels->cross_entropy[p->computing](&batch);
+    }
+    return 0;
+}
+
+static int compute(const part *part, const rows_at *at, size_t rows, void *stream) {
+    const fsm_plan *p = part->plan;
+    if (p->function == FSM_CROSS_ENTROPY) {
+        return compute_entropies(p, at, rows);
+    }
+    const fsm_rows batch = {
+        .rows = rows,
+        .n = part->n,
+        .x = at[FSM_X].base,
+        .y = at[FSM_Y].base,
+        .out = at[FSM_OUT].base,
+        .x_stride = at[FSM_X].step,
+        .y_stride = at[FSM_Y].step,
+        .out_stride = at[FSM_OUT].step,
+        .temperature = p->temperature,
+        .far = p->far,
+        .scratch = stream,
+    };
+    p->kernels->rows[row_function(p)][p->computing](&batch);
+    return 0;
+}
+
+static int run_direct(const part *at, size_t rows) {
+    const fsm_plan *p = at->plan;
+    rows_at operands[FSM_OPERANDS];
+    for (int o = 0; o < FSM_OPERANDS; o++) {
+        operands[o] = (rows_at){at->base[o], row_step(p, o)};
+    }
+    const int status = compute(at, operands, rows, p->scratch ? at->scratch : NULL);
+    if (p->scratch) {
+        FSM_STREAM_FENCE();
+    }
+    return status;
+}
+
+/* ---- strips ---- */
+
+static void select_rows(const part *at, rows_at to, rows_at from, rows_at mask, size_t rows,
+                        double other) {
+    const fsm_plan *p = at->plan;
+    for (size_t r = 0; r < rows; r++) {
+        p->kernels->select[p->computing](
+            to.base + (ptrdiff_t)r * to.step, from.base + (ptrdiff_t)r * from.step,
+            (const uint8_t *)mask.base + (ptrdiff_t)r * mask.step, at->n, other);
+    }
 }
 
 static int is_nan(const char *element, enum fsm_dtype dtype) {
@@ -308,421 +518,492 @@ static int is_nan(const char *element, enum fsm_dtype dtype) {
     return value != value;
 }
 
-static void run_strip(const fsm_job *job, char *const base[4], size_t rows, size_t n,
-                      const scratch_rows *scratch) {
-    const enum fsm_dtype dtype = computing(job->dtype);
-    const size_t size = storage_size(dtype);
-    const int single = job->function == FSM_LOGSUMEXP;
-    rows_at x = operand_rows(job, &job->x, base[0], rows, n, scratch, scratch->x);
-    rows_at y = {NULL, 0};
-    if (job->y.base) {
-        y = operand_rows(job, &job->y, base[1], rows, n, scratch, scratch->y);
+/* What masked elements are in the results of a row. */
+static void mask_results(const part *at, rows_at out, rows_at mask, size_t rows) {
+    const fsm_plan *p = at->plan;
+    if (p->function == FSM_LOG_SOFTMAX_BACKWARD) {
+        select_rows(at, out, out, mask, rows, 0.0);
+        return;
     }
-    rows_at mask = {NULL, 0};
-    if (job->mask.base) {
-        mask = (rows_at){base[2], row_step(job, &job->mask)};
-        if (!is_packed(job, &job->mask, 1)) {
-            transfer(job, &job->mask, base[2], rows, (char *)scratch->mask, scratch->pitch, 1, 0,
-                     1);
-            mask = (rows_at){(char *)scratch->mask, (ptrdiff_t)scratch->pitch};
+    /* They weigh nothing already, unless their row is NaN throughout. */
+    const double other = p->function == FSM_SOFTMAX ? 0.0 : -INFINITY;
+    for (size_t r = 0; r < rows; r++) {
+        if (is_nan(out.base, p->computing)) {
+            select_rows(at, out, out, mask, 1, other);
         }
-        for (size_t r = 0; r < rows; r++) {
-            job->kernels->select[dtype](
-                scratch->x + r * scratch->pitch * size, x.base + (ptrdiff_t)r * x.step,
-                (const uint8_t *)mask.base + (ptrdiff_t)r * mask.step, n, -INFINITY);
-        }
-        x = (rows_at){scratch->x, (ptrdiff_t)(scratch->pitch * size)};
-    }
-    const int direct =
-        job->dtype < FSM_COMPUTE_DTYPES && (single || is_packed(job, &job->out, size));
-    const rows_at out =
-        direct ? (rows_at){base[3], row_step(job, &job->out)}
-               : (rows_at){scratch->x, (ptrdiff_t)(single ? size : scratch->pitch * size)};
-    const fsm_rows batch = {
-        .rows = rows,
-        .n = n,
-        .x = x.base,
-        .y = y.base,
-        .out = out.base,
-        .x_stride = x.step,
-        .y_stride = y.step,
-        .out_stride = out.step,
-        .temperature = job->temperature,
-    };
-    job->kernels->rows[job->function][dtype](&batch);
-    if (mask.base && !single) {
-        /* A masked element weighs 0 already, unless its row is NaN throughout. */
-        const double value = job->function == FSM_SOFTMAX ? 0.0 : -INFINITY;
-        for (size_t r = 0; r < rows; r++) {
-            char *row = out.base + (ptrdiff_t)r * out.step;
-            if (is_nan(row, dtype)) {
-                job->kernels->select[dtype](
-                    row, row, (const uint8_t *)mask.base + (ptrdiff_t)r * mask.step, n, value);
-            }
-        }
-    }
-    if (!direct) {
-        scatter(job, base[3], rows, n, scratch);
+        out.base += out.step;
+        mask.base += mask.step;
     }
 }
 
-/* ---- rows that lie contiguous ---- */
+static int run_strip(const part *at, char *const base[FSM_OPERANDS], size_t rows) {
+    const fsm_plan *p = at->plan;
+    const ptrdiff_t staged_step = (ptrdiff_t)(p->pitch * size_of(p->computing));
+    rows_at operands[FSM_OPERANDS], staged[FSM_OPERANDS];
+    for (int o = 0; o < FSM_OPERANDS; o++) {
+        operands[o] = (rows_at){base[o], row_step(p, o)};
+        staged[o] = (rows_at){at->scratch + p->at[o], staged_step};
+    }
+    for (int o = FSM_X; o <= FSM_Y; o++) {
+        if (!is_other(p, o) && !is_direct(p, o)) {
+            gather(at, o, base[o], rows, staged[o].base);
+            operands[o] = staged[o];
+        }
+    }
+    rows_at mask = operands[FSM_MASK];
+    if (mask.base) {
+        if (!is_run(p, FSM_MASK)) {
+            mask = (rows_at){staged[FSM_MASK].base, (ptrdiff_t)p->pitch};
+            transfer(at, FSM_MASK, base[FSM_MASK], rows, mask.base, p->outer, 1);
+        }
+        const int backward = p->function == FSM_LOG_SOFTMAX_BACKWARD;
+        select_rows(at, staged[FSM_X], operands[FSM_X], mask, rows, backward ? 0.0 : -INFINITY);
+        operands[FSM_X] = staged[FSM_X];
+        if (backward) {
+            select_rows(at, staged[FSM_Y], operands[FSM_Y], mask, rows, -INFINITY);
+            operands[FSM_Y] = staged[FSM_Y];
+        }
+    }
+    for (int o = FSM_OUT; o <= FSM_GRAD; o++) {
+        if (!is_other(p, o) && !is_direct(p, o)) {
+            operands[o] = staged[o];
+            if (is_single(p, o)) {
+                operands[o].step = (ptrdiff_t)size_of(p->computing);
+            }
+        }
+    }
+    const int status = compute(at, operands, rows, NULL);
+    if (status) {
+        return status;
+    }
+    if (mask.base && !is_single(p, FSM_OUT)) {
+        mask_results(at, operands[FSM_OUT], mask, rows);
+    }
+    for (int o = FSM_OUT; o <= FSM_GRAD; o++) {
+        if (!is_other(p, o) && !is_direct(p, o)) {
+            scatter(at, o, base[o], rows, operands[o].base);
+        }
+    }
+    return 0;
+}
 
-static void run_rows(const fsm_kernels *kernels, enum fsm_function function, enum fsm_dtype dtype,
-                     const fsm_rows *batch, int streamed) {
-    const size_t row = batch->n * storage_size(dtype);
-    fsm_rows rows = *batch;
-    char *memory = NULL;
-    if (streamed && row > FSM_STREAM_ABOVE && row <= FSM_STREAM_UP_TO &&
-        function != FSM_LOGSUMEXP && batch->out != batch->x && batch->out != batch->y) {
-        memory = malloc(FSM_STREAM_SCRATCH(row) + LINE);
+static int run_strips(const part *at, size_t rows) {
+    const fsm_plan *p = at->plan;
+    int status = 0;
+    for (size_t first = 0; first < rows && !status; first += p->strip) {
+        char *base[FSM_OPERANDS];
+        for (int o = 0; o < FSM_OPERANDS; o++) {
+            base[o] =
+                at->base[o] && first ? at->base[o] + (ptrdiff_t)first * row_step(p, o) : at->base[o];
+        }
+        status = run_strip(at, base, rows - first < p->strip ? rows - first : p->strip);
     }
-    rows.scratch = memory ? memory + (LINE - (uintptr_t)memory % LINE) % LINE : NULL;
-    kernels->rows[function][dtype](&rows);
-    if (memory) {
-        FSM_STREAM_FENCE();
-        free(memory);
-    }
+    return status;
 }
 
 /* ---- rows that lie side by side ---- */
 
-#define BLOCKS (BESIDE_ROWS * sizeof(double) / LINE)
+#define MOST_BLOCKS (BESIDE_ROWS * sizeof(double) / LINE)
 /* Of longer rows: a page of each element. */
 #define TALL_BLOCKS 64
 
 /* Whether blocks of rows, a cache line of each element, can be taken as they lie. */
-static int lies_beside(const fsm_job *job, size_t n) {
-    const ptrdiff_t size = (ptrdiff_t)storage_size(job->dtype);
-    if (job->dtype >= FSM_COMPUTE_DTYPES || job->mask.base || job->temperature.tempered ||
-        job->inner_dimensions != 1 || row_step(job, &job->x) != size ||
-        row_step(job, &job->out) != size) {
+static int lies_beside(const fsm_plan *p) {
+    const ptrdiff_t size = (ptrdiff_t)size_of(p->computing);
+    if (p->function >= FSM_ROW_FUNCTIONS || p->base[FSM_Y] || p->base[FSM_MASK] ||
+        !is_computable(p, FSM_X) || !is_computable(p, FSM_OUT) || p->temperature.tempered ||
+        p->inner != 1 || row_step(p, FSM_X) != size || row_step(p, FSM_OUT) != size) {
         return 0;
     }
-    if (n <= FSM_BESIDE_LENGTH) {
-        return job->kernels->beside[job->function][job->dtype] != NULL;
+    if (p->n <= FSM_BESIDE_LENGTH) {
+        return p->kernels->beside[p->function][p->computing] != NULL;
     }
-    return job->function == FSM_SOFTMAX && job->kernels->tall[job->dtype] &&
-           n <= FSM_CHUNK_VECTORS * LINE / (size_t)size;
+    return p->function == FSM_SOFTMAX && p->kernels->tall[p->computing] &&
+           p->n <= FSM_CHUNK_VECTORS * LINE / (size_t)size;
 }
 
-/* Whether results of that can be streamed: they are lines, all at the same offset. */
-static int streams_beside(const fsm_job *job, size_t n) {
-    size_t steps = (size_t)job->out.inner[0];
-    for (int d = 0; d < job->outer_dimensions - 1; d++) {
-        steps |= (size_t)job->out.outer[d];
+/* Whether their results can be streamed: they are lines, all at the same offset. */
+static int streams_beside(const fsm_plan *p) {
+    size_t steps = (size_t)p->dimension[p->outer].step[FSM_OUT];
+    for (int d = 0; d < p->outer - 1; d++) {
+        steps |= (size_t)p->dimension[d].step[FSM_OUT];
     }
-    return job->streamed && n <= FSM_BESIDE_LENGTH && job->function != FSM_LOGSUMEXP &&
-           steps % LINE == 0 && job->out.base != job->x.base;
+    return p->streamed && p->n <= FSM_BESIDE_LENGTH && p->function != FSM_LOGSUMEXP &&
+           steps % LINE == 0 && p->base[FSM_OUT] != p->base[FSM_X];
 }
 
 /* Blocks of a strip that the kernels did not take are staged. */
-static void run_other_blocks(const fsm_job *job, char *const base[4], const int *done,
-                             size_t blocks, size_t n, const scratch_rows *scratch) {
+static void run_other_blocks(const part *at, char *x, char *out, const int *done, size_t blocks) {
     for (size_t k = 0; k < blocks; k++) {
         if (!done[k]) {
-            char *const at[4] = {base[0] + k * LINE, NULL, NULL, base[3] + k * LINE};
-            run_strip(job, at, LINE / storage_size(job->dtype), n, scratch);
+            char *const base[FSM_OPERANDS] = {[FSM_X] = x + k * LINE, [FSM_OUT] = out + k * LINE};
+            run_strip(at, base, LINE / size_of(at->plan->computing));
         }
     }
 }
 
 /* As many whole blocks of a strip as there are, of longer rows; returns how many rows these are. */
-static size_t run_tall(const fsm_job *job, char *const base[4], size_t rows, size_t n,
-                       const scratch_rows *scratch) {
-    const size_t lanes = LINE / storage_size(job->dtype);
+static size_t run_tall(const part *at, char *x, char *out, size_t rows) {
+    const fsm_plan *p = at->plan;
+    const size_t lanes = LINE / size_of(p->computing);
     int done[TALL_BLOCKS];
     const fsm_tall tall = {
-        .n = n,
+        .n = p->n,
         .blocks = rows / lanes < TALL_BLOCKS ? rows / lanes : TALL_BLOCKS,
-        .x = base[0],
-        .out = base[3],
-        .x_step = job->x.inner[0],
-        .out_step = job->out.inner[0],
-        .scratch = scratch->x,
+        .x = x,
+        .out = out,
+        .x_step = p->dimension[p->outer].step[FSM_X],
+        .out_step = p->dimension[p->outer].step[FSM_OUT],
+        .scratch = at->scratch,
         .done = done,
     };
-    job->kernels->tall[job->dtype](&tall);
-    run_other_blocks(job, base, done, tall.blocks, n, scratch);
+    p->kernels->tall[p->computing](&tall);
+    run_other_blocks(at, x, out, done, tall.blocks);
     return tall.blocks * lanes;
 }
 
 /* The same of rows of up to FSM_BESIDE_LENGTH. */
-static size_t run_blocks(const fsm_job *job, char *const base[4], size_t rows, size_t n,
-                         const scratch_rows *scratch) {
-    const size_t size = storage_size(job->dtype), lanes = LINE / size;
-    const size_t blocks = rows / lanes < BLOCKS ? rows / lanes : BLOCKS;
-    const size_t results = job->function == FSM_LOGSUMEXP ? 1 : n;
-    int done[BLOCKS], all = 1;
+static size_t run_blocks(const part *at, char *x, char *out, size_t rows) {
+    const fsm_plan *p = at->plan;
+    const size_t n = p->n, lanes = LINE / size_of(p->computing);
+    const size_t blocks = rows / lanes < MOST_BLOCKS ? rows / lanes : MOST_BLOCKS;
+    const size_t results = p->function == FSM_LOGSUMEXP ? 1 : n;
+    const ptrdiff_t x_step = p->dimension[p->outer].step[FSM_X];
+    const ptrdiff_t out_step = p->dimension[p->outer].step[FSM_OUT];
+    int done[MOST_BLOCKS], all = 1;
     for (size_t i = 0; i < n; i++) {
-        const char *x = base[0] + (ptrdiff_t)i * job->x.inner[0];
         for (size_t k = 0; k < blocks; k++) {
-            memcpy(scratch->x + (k * n + i) * LINE, x + k * LINE, LINE);
+            memcpy(at->scratch + (k * n + i) * LINE, x + (ptrdiff_t)i * x_step + k * LINE, LINE);
         }
     }
     for (size_t k = 0; k < blocks; k++) {
-        done[k] = job->kernels->beside[job->function][job->dtype](scratch->x + k * n * LINE, n);
+        done[k] =
+            p->kernels->beside[p->function][p->computing](at->scratch + k * n * LINE, n);
         all &= done[k];
     }
-    const int streamed = scratch->streamed && all && (uintptr_t)base[3] % LINE == 0;
+    const int streamed = all && (uintptr_t)out % LINE == 0 && streams_beside(p);
     for (size_t i = 0; i < results; i++) {
-        char *out = base[3] + (results > 1 ? (ptrdiff_t)i * job->out.inner[0] : 0);
+        char *to = out + (ptrdiff_t)i * out_step;
         for (size_t k = 0; k < blocks; k++) {
-            const char *line = scratch->x + (k * n + i) * LINE;
+            const char *line = at->scratch + (k * n + i) * LINE;
             if (streamed) {
-                FSM_STREAM_LINE(out + k * LINE, line);
+                FSM_STREAM_LINE(to + k * LINE, line);
             } else if (done[k]) {
-                memcpy(out + k * LINE, line, LINE);
+                memcpy(to + k * LINE, line, LINE);
             }
         }
     }
-    run_other_blocks(job, base, done, blocks, n, scratch);
+    if (streamed) {
+        FSM_STREAM_FENCE();
+    }
+    run_other_blocks(at, x, out, done, blocks);
     return blocks * lanes;
 }
 
-static void run_beside(const fsm_job *job, char *const base[4], size_t rows, size_t strip, size_t n,
-                       const scratch_rows *scratch) {
-    const size_t size = storage_size(job->dtype);
-    const size_t offset = (uintptr_t)base[3] % LINE;
+static int run_beside(const part *at, size_t rows) {
+    const fsm_plan *p = at->plan;
+    const size_t size = size_of(p->computing);
+    const size_t offset = (uintptr_t)at->base[FSM_OUT] % LINE;
     size_t done = 0;
-    if (scratch->streamed && offset && offset % size == 0 && rows > LINE / size) {
+    if (streams_beside(p) && offset && offset % size == 0 && rows > LINE / size) {
         done = (LINE - offset) / size; /* up to where a line of results starts */
-        run_strip(job, base, done, n, scratch);
+        run_strip(at, at->base, done);
     }
     for (size_t first = done; first < rows; first += done) {
-        const size_t left = rows - first < strip ? rows - first : strip;
-        char *const at[4] = {base[0] + first * size, NULL, NULL, base[3] + first * size};
-        done = n <= FSM_BESIDE_LENGTH ? run_blocks(job, at, left, n, scratch)
-                                      : run_tall(job, at, rows - first, n, scratch);
+        const size_t left = rows - first < p->strip ? rows - first : p->strip;
+        char *x = at->base[FSM_X] + first * size, *out = at->base[FSM_OUT] + first * size;
+        done = p->n <= FSM_BESIDE_LENGTH ? run_blocks(at, x, out, left)
+                                         : run_tall(at, x, out, rows - first);
         if (!done) {
+            char *const base[FSM_OPERANDS] = {[FSM_X] = x, [FSM_OUT] = out};
             done = left;
-            run_strip(job, at, done, n, scratch);
+            run_strip(at, base, done);
         }
     }
+    return 0;
 }
 
-/* ---- the two ways through the outer dimensions ---- */
+/* ---- segments ---- */
 
-/* Calls one strip or batch for every index of the outer dimensions but the last. */
-static void for_each_prefix(const fsm_job *job, size_t n, const scratch_rows *scratch,
-                            size_t strip) {
-    const fsm_operand *const operands[4] = {&job->x, &job->y, &job->mask, &job->out};
-    const int last = job->outer_dimensions - 1;
-    const size_t rows = last >= 0 ? job->outer_shape[last] : 1;
-    const int beside = scratch && lies_beside(job, n);
-    size_t index[FSM_MAX_DIMENSIONS] = {0};
-    char *base[4];
-    for (int o = 0; o < 4; o++) {
-        base[o] = operands[o]->base;
+/* Calls `run` for each segment from `first` up to `last` whose pointers, as they are read now, are in order and within the
+ * data, and whose length is at most `longest`. */
+FSM_INLINE int for_each_segment(const part *at, size_t first, size_t last, size_t longest,
+                            int (*run)(part *segment, size_t start, void *context), void *context) {
+    const fsm_plan *p = at->plan;
+    const int64_t elements = (int64_t)p->dimension[1].extent;
+    const ptrdiff_t step = p->dimension[0].step[FSM_Y];
+    int64_t pointer[LABELS + 1];
+    part segment = *at;
+    for (; first < last; first += LABELS) {
+        const size_t count = last - first < LABELS ? last - first : LABELS;
+        read_indices(p, at->base[FSM_Y] + (ptrdiff_t)first * step, step, count + 1, pointer);
+        for (size_t i = 0; i < count; i++) {
+            const int64_t start = pointer[i], stop = pointer[i + 1];
+            if (start < 0 || start > stop || stop > elements || (size_t)(stop - start) > longest) {
+                return FSM_BAD_INDEX;
+            }
+            segment.n = (size_t)(stop - start);
+            const int status = segment.n ? run(&segment, (size_t)start, context) : 0;
+            if (status) {
+                return status;
+            }
+        }
+    }
+    return 0;
+}
+
+static int run_segment(part *segment, size_t start, void *context) {
+    const fsm_plan *p = segment->plan;
+    const fsm_dimension *data = &p->dimension[1];
+    char *base[FSM_OPERANDS] = {NULL};
+    (void)context;
+    for (int o = FSM_X; o <= FSM_OUT; o += FSM_OUT - FSM_X) {
+        base[o] = segment->base[o] + (ptrdiff_t)start * data->step[o];
+    }
+    if (!p->direct) {
+        return run_strip(segment, base, 1);
+    }
+    const fsm_rows row = {
+        .rows = 1,
+        .n = segment->n,
+        .x = base[FSM_X],
+        .out = base[FSM_OUT],
+        .temperature = p->temperature,
+    };
+    p->kernels->rows[FSM_SOFTMAX][p->computing](&row);
+    return 0;
+}
+
+static int measure_segment(part *segment, size_t start, void *longest) {
+    (void)start;
+    if (segment->n > *(size_t *)longest) {
+        *(size_t *)longest = segment->n;
+    }
+    return 0;
+}
+
+/* ---- through the outer dimensions ---- */
+
+/* Calls `run` for every index of the outer dimensions but the last, along which its rows are. */
+static int for_each_prefix(const part *all, int (*run)(const part *at, size_t rows)) {
+    const fsm_plan *p = all->plan;
+    const int last = p->outer - 1;
+    size_t extent[FSM_MAX_DIMENSIONS], index[FSM_MAX_DIMENSIONS];
+    part at = *all;
+    for (int d = 0; d <= last; d++) {
+        extent[d] = d == p->split ? all->split_extent : p->dimension[d].extent;
+        index[d] = 0;
     }
     for (;;) {
-        if (beside) {
-            run_beside(job, base, rows, strip, n, scratch);
-        } else if (scratch) {
-            for (size_t first = 0; first < rows; first += strip) {
-                char *at[4];
-                for (int o = 0; o < 4; o++) {
-                    at[o] = base[o] && first ? base[o] + (ptrdiff_t)first * operands[o]->outer[last]
-                                             : base[o];
-                }
-                run_strip(job, at, rows - first < strip ? rows - first : strip, n, scratch);
-            }
-        } else {
-            const fsm_rows batch = {
-                .rows = rows,
-                .n = n,
-                .x = base[0],
-                .y = base[1],
-                .out = base[3],
-                .x_stride = last >= 0 ? job->x.outer[last] : 0,
-                .y_stride = last >= 0 ? job->y.outer[last] : 0,
-                .out_stride = last >= 0 ? job->out.outer[last] : 0,
-                .temperature = job->temperature,
-                .far = job->far,
-            };
-            run_rows(job->kernels, job->function, job->dtype, &batch, job->streamed);
+        const int status = run(&at, last >= 0 ? extent[last] : 1);
+        if (status) {
+            return status;
         }
         int d = last - 1;
         for (; d >= 0; d--) {
-            for (int o = 0; o < 4; o++) {
-                if (base[o]) {
-                    base[o] += operands[o]->outer[d];
-                }
+            const int carries = ++index[d] == extent[d];
+            for (int o = 0; o < FSM_OPERANDS; o++) {
+                const ptrdiff_t step = p->dimension[d].step[o];
+                at.base[o] = !at.base[o] ? NULL
+                             : carries   ? at.base[o] - (ptrdiff_t)(extent[d] - 1) * step
+                                         : at.base[o] + step;
             }
-            if (++index[d] < job->outer_shape[d]) {
+            if (!carries) {
                 break;
-            }
-            for (int o = 0; o < 4; o++) {
-                if (base[o]) {
-                    base[o] -= (ptrdiff_t)job->outer_shape[d] * operands[o]->outer[d];
-                }
             }
             index[d] = 0;
         }
         if (d < 0) {
-            return;
+            return 0;
         }
     }
 }
 
-static int contiguous_rows(const fsm_job *job) {
-    const ptrdiff_t size = (ptrdiff_t)storage_size(job->dtype);
-    if (job->dtype >= FSM_COMPUTE_DTYPES || job->mask.base || job->inner_dimensions != 1) {
+int fsm_run_packed(const fsm_plan *p, size_t elements, size_t n) {
+    if (p->function >= FSM_ROW_FUNCTIONS || !is_computable(p, FSM_X) ||
+        !is_computable(p, FSM_OUT) || (p->base[FSM_Y] && !is_computable(p, FSM_Y))) {
         return 0;
     }
-    if (job->inner_shape[0] == 1) {
-        return 1;
-    }
-    return job->x.inner[0] == size && (!job->y.base || job->y.inner[0] == size) &&
-           (job->function == FSM_LOGSUMEXP || job->out.inner[0] == size);
-}
-
-static int run_staged(const fsm_job *job, size_t n) {
-    const size_t size = storage_size(computing(job->dtype));
-    const size_t rows = job->outer_dimensions ? job->outer_shape[job->outer_dimensions - 1] : 1;
-    size_t strip = STRIP_BYTES / size / n;
-    const int beside = lies_beside(job, n);
-    const size_t most = beside ? BESIDE_ROWS : STRIP_ROWS;
-    strip = strip > most ? most : strip < TILE ? TILE : strip;
-    strip = strip > rows ? rows : strip;
-    /* An odd number of cache lines: a column of the scratch meets all sets of the cache. */
-    const size_t lines = (n * size + 63) / 64 | 1;
-    const size_t pitch = n < 16 ? n : lines * 64 / size;
-    const size_t elements = strip * pitch;
-    /* x, y if any; narrow values; the mask. Each starts on a cache line. */
-    const size_t tall = beside ? TALL_BLOCKS * FSM_TALL_SCRATCH : 0;
-    const size_t packed = (elements * size + 63) / 64 * 64, part = packed > tall ? packed : tall;
-    const size_t parts = job->y.base ? 2 : 1;
-    char *memory = malloc(parts * part + (elements * 2 + 63) / 64 * 64 + elements + 64);
-    if (!memory) {
-        return -1;
-    }
-    char *start = memory + (64 - (uintptr_t)memory % 64) % 64;
-    const scratch_rows scratch = {
-        .pitch = pitch,
-        .x = start,
-        .y = start + part,
-        .half = start + parts * part,
-        .mask = (uint8_t *)start + parts * part + (elements * 2 + 63) / 64 * 64,
-        .streamed = streams_beside(job, n),
+    const size_t size = p->computing == FSM_F64 ? sizeof(double) : sizeof(float);
+    const ptrdiff_t row = (ptrdiff_t)(n * size);
+    const fsm_rows batch = {
+        .rows = elements == n ? 1 : elements / n,
+        .n = n,
+        .x = p->base[FSM_X],
+        .y = p->base[FSM_Y],
+        .out = p->base[FSM_OUT],
+        .x_stride = row,
+        .y_stride = row,
+        .out_stride = p->function == FSM_LOGSUMEXP ? (ptrdiff_t)size : row,
+        .temperature = p->temperature,
     };
-    for_each_prefix(job, n, &scratch, strip);
-    FSM_STREAM_FENCE();
-    free(memory);
-    return 0;
+    const uint64_t saved = fsm_enter();
+    p->kernels->rows[p->function][p->computing](&batch);
+    fsm_leave(saved);
+    return 1;
 }
 
-/* The dimension that parts are taken of: the longest, but strips and batches run along the last. */
-static int split_dimension(const fsm_job *job, int beside) {
-    const int last = job->outer_dimensions - 1;
-    int longest = 0;
-    for (int d = 1; d < last; d++) {
-        if (job->outer_shape[d] > job->outer_shape[longest]) {
-            longest = d;
-        }
+int fsm_run(const void *plan, size_t first, size_t last, void *scratch) {
+    const fsm_plan *p = plan;
+    part at = {.plan = p, .split_extent = last - first, .n = p->n, .scratch = scratch};
+    for (int o = 0; o < FSM_OPERANDS; o++) {
+        at.base[o] = p->base[o];
     }
-    const int enough = last > 0 && !beside && job->outer_shape[longest] >= ENOUGH_PARTS;
-    return enough || job->outer_shape[longest] > job->outer_shape[last] ? longest : last;
-}
-
-size_t fsm_prepare(fsm_job *job) {
-    job->inner_dimensions = merge_dimensions(job, job->inner_shape, job->inner_dimensions, 1);
-    job->outer_dimensions = merge_dimensions(job, job->outer_shape, job->outer_dimensions, 0);
-    const size_t n = row_length(job);
-    const int contiguous = contiguous_rows(job);
-    if (job->outer_dimensions > 1 && !contiguous) {
-        order_outer(job);
-    }
-    const int beside = !contiguous && lies_beside(job, n);
-    size_t rows = 1;
-    for (int d = 0; d < job->outer_dimensions; d++) {
-        rows *= job->outer_shape[d];
-    }
-    job->least = beside ? BESIDE_PART : 1;
-    const size_t bytes = rows * n * storage_size(job->dtype);
-    job->streamed = bytes >= fsm_stream_from();
-    job->far = bytes >= FAR_FROM;
-    if (!job->outer_dimensions) {
-        return 1;
-    }
-    job->split = split_dimension(job, beside);
-    return job->outer_shape[job->split];
-}
-
-int fsm_run_job(const void *prepared, size_t first, size_t last) {
-    fsm_job job = *(const fsm_job *)prepared;
-    if (job.outer_dimensions) {
-        fsm_operand *const operands[4] = {&job.x, &job.y, &job.mask, &job.out};
-        job.outer_shape[job.split] = last - first;
-        for (int o = 0; o < 4; o++) {
-            if (operands[o]->base) {
-                operands[o]->base += (ptrdiff_t)first * operands[o]->outer[job.split];
+    const uint64_t saved = fsm_enter();
+    int status;
+    if (p->function == FSM_SEGMENT_SOFTMAX) {
+        status = for_each_segment(&at, first, last, p->n, run_segment, NULL);
+    } else {
+        if (first) {
+            for (int o = 0; o < FSM_OPERANDS; o++) {
+                if (at.base[o]) {
+                    at.base[o] += (ptrdiff_t)first * p->dimension[p->split].step[o];
+                }
             }
         }
-    }
-    const size_t n = row_length(&job);
-    const uint64_t saved = fsm_enter();
-    int status = 0;
-    if (contiguous_rows(&job)) {
-        for_each_prefix(&job, n, NULL, 0);
-    } else {
-        status = run_staged(&job, n);
+        status = for_each_prefix(&at, p->direct   ? run_direct
+                                      : p->beside ? run_beside
+                                                  : run_strips);
     }
     fsm_leave(saved);
     return status;
 }
 
-/* ---- what is contiguous rows from the start ---- */
+/* ---- what a plan needs ---- */
 
-int fsm_run_batch(const void *batch, size_t first, size_t last) {
-    const fsm_batch *all = batch;
-    fsm_rows part = all->rows;
-    part.rows = last - first;
-    part.x = (const char *)part.x + (ptrdiff_t)first * part.x_stride;
-    part.out = (char *)part.out + (ptrdiff_t)first * part.out_stride;
-    const size_t bytes = all->rows.rows * all->rows.n * storage_size(all->dtype);
-    const int streamed = bytes >= fsm_stream_from() && !(all->fresh && bytes > FRESH_ABOVE);
-    const uint64_t saved = fsm_enter();
-    run_rows(all->kernels, all->function, all->dtype, &part, streamed);
-    fsm_leave(saved);
-    return 0;
+static ptrdiff_t magnitude(ptrdiff_t a) {
+    return a < 0 ? -a : a;
 }
 
-int fsm_run_entropies(const void *entropies, size_t first, size_t last) {
-    const fsm_entropies *all = entropies;
-    const size_t size = storage_size(all->dtype);
-    fsm_cross_entropy part = all->batch;
-    part.rows = last - first;
-    part.x = (const char *)part.x + (ptrdiff_t)first * part.x_stride;
-    if (part.label) {
-        part.label += first;
-    } else {
-        part.target = (const char *)part.target + (ptrdiff_t)first * part.target_stride;
-    }
-    part.loss = (char *)part.loss + first * size;
-    if (part.grad) {
-        part.grad = (char *)part.grad + (ptrdiff_t)first * part.grad_stride;
-    }
-    const uint64_t saved = fsm_enter();
-    all->kernels->cross_entropy[all->dtype](&part);
-    fsm_leave(saved);
-    return 0;
-}
-
-int fsm_run_segments(const void *segments, size_t first, size_t last) {
-    const fsm_segments *all = segments;
-    const size_t size = storage_size(all->dtype);
-    fsm_rows row = {.rows = 1, .temperature = fsm_make_temperature(1.0, all->dtype)};
-    const uint64_t saved = fsm_enter();
-    for (size_t i = first; i < last; i++) {
-        const size_t start = (size_t)all->pointers[i];
-        row.n = (size_t)all->pointers[i + 1] - start;
-        row.x = (const char *)all->x + start * size;
-        row.out = (char *)all->out + start * size;
-        if (row.n) {
-            all->kernels->rows[FSM_SOFTMAX][all->dtype](&row);
+/* Puts the dimension along which strips run last. */
+static void order_outer(fsm_plan *p) {
+    const int last = p->outer - 1;
+    int best = last;
+    for (int d = 0; d < last; d++) {
+        if (magnitude(p->dimension[d].step[FSM_X]) < magnitude(p->dimension[best].step[FSM_X])) {
+            best = d;
         }
     }
-    fsm_leave(saved);
+    const fsm_dimension moved = p->dimension[best];
+    p->dimension[best] = p->dimension[last];
+    p->dimension[last] = moved;
+}
+
+/* The dimension that parts are taken of: the longest, but strips and batches run along the last. */
+static int split_dimension(const fsm_plan *p) {
+    const int last = p->outer - 1;
+    int longest = 0;
+    for (int d = 1; d < last; d++) {
+        if (p->dimension[d].extent > p->dimension[longest].extent) {
+            longest = d;
+        }
+    }
+    const int enough = last > 0 && !p->beside && p->dimension[longest].extent >= ENOUGH_PARTS;
+    return enough || p->dimension[longest].extent > p->dimension[last].extent ? longest : last;
+}
+
+/* Adds a region of the scratch, from a cache line on; returns where it starts. */
+static size_t region(fsm_plan *p, size_t bytes) {
+    const size_t start = p->scratch;
+    p->scratch += (bytes + LINE - 1) / LINE * LINE;
+    return start;
+}
+
+/* How a strip is staged: its rows, and which operands need memory for it. */
+static int plan_strips(fsm_plan *p) {
+    const size_t size = size_of(p->computing), n = p->n;
+    const size_t rows =
+        p->outer && p->function != FSM_SEGMENT_SOFTMAX ? p->dimension[p->outer - 1].extent : 1;
+    const size_t most = p->beside ? BESIDE_ROWS : STRIP_ROWS;
+    if (n > PTRDIFF_MAX / 1024) {
+        return FSM_NO_MEMORY;
+    }
+    size_t strip = STRIP_BYTES / size / n;
+    strip = strip > most ? most : strip < TILE ? TILE : strip;
+    p->strip = strip > rows ? rows : strip;
+    /* An odd number of cache lines: a column of the scratch meets all sets of the cache. */
+    p->pitch = n < 16 ? n : ((n * size + LINE - 1) / LINE | 1) * LINE / size;
+    const size_t elements = p->strip * p->pitch;
+    size_t widest = 0;
+    int x_is_staged = 0;
+    for (int o = 0; o < FSM_OPERANDS; o++) {
+        if (is_other(p, o)) {
+            continue;
+        }
+        const int staged = !is_direct(p, o), masked = o <= FSM_Y && p->base[FSM_MASK];
+        if (o == FSM_OUT && staged && x_is_staged && !is_single(p, o)) {
+            p->at[o] = p->at[FSM_X]; /* computed in place */
+        } else if (staged || masked || (o == FSM_X && p->beside)) {
+            p->at[o] = region(p, (is_single(p, o) ? p->strip : elements) * size);
+            x_is_staged |= o == FSM_X;
+        }
+        if (staged && p->dtype[o] != p->computing && size_of(p->dtype[o]) > widest) {
+            widest = size_of(p->dtype[o]);
+        }
+    }
+    p->raw_at = region(p, elements * widest);
+    if (p->base[FSM_MASK] && !is_run(p, FSM_MASK)) {
+        p->at[FSM_MASK] = region(p, elements);
+    }
+    if (p->beside && n > FSM_BESIDE_LENGTH && p->scratch < TALL_BLOCKS * FSM_TALL_SCRATCH) {
+        p->scratch = TALL_BLOCKS * FSM_TALL_SCRATCH;
+    }
+    return 0;
+}
+
+static int prepare_segments(fsm_plan *p) {
+    part all = {.plan = p};
+    size_t longest = 0;
+    all.base[FSM_Y] = p->base[FSM_Y];
+    p->items = p->dimension[0].extent;
+    p->least = 1;
+    p->split = 0;
+    p->far = p->streamed = p->beside = 0;
+    int64_t ends[2];
+    read_indices(p, p->base[FSM_Y], (ptrdiff_t)p->items * p->dimension[0].step[FSM_Y], 2, ends);
+    if (ends[0] != 0 || ends[1] != (int64_t)p->dimension[1].extent) {
+        return FSM_BAD_INDEX;
+    }
+    const int status = for_each_segment(&all, 0, p->items, p->dimension[1].extent, measure_segment,
+                                        &longest);
+    p->n = longest;
+    p->direct = is_direct(p, FSM_X) && is_direct(p, FSM_OUT);
+    return status || p->direct || !longest ? status : plan_strips(p);
+}
+
+enum fsm_status fsm_prepare(fsm_plan *p) {
+    p->scratch = 0;
+    if (p->function == FSM_SEGMENT_SOFTMAX) {
+        return (enum fsm_status)prepare_segments(p);
+    }
+    size_t rows = 1;
+    p->n = 1;
+    for (int d = 0; d < p->outer + p->inner; d++) {
+        *(d < p->outer ? &rows : &p->n) *= p->dimension[d].extent;
+    }
+    p->direct = !p->base[FSM_MASK];
+    for (int o = 0; o < FSM_OPERANDS && p->direct; o++) {
+        p->direct = is_other(p, o) || is_direct(p, o);
+    }
+    if (!p->direct && p->outer > 1) {
+        order_outer(p);
+    }
+    p->beside = !p->direct && lies_beside(p);
+    p->least = p->beside ? BESIDE_PART : 1;
+    p->split = p->outer ? split_dimension(p) : -1;
+    p->items = p->outer ? p->dimension[p->split].extent : 1;
+    const double bytes = (double)rows * (double)p->n * (double)size_of(p->dtype[FSM_X]);
+    const int is_new = p->fresh && bytes > (double)FRESH_ABOVE;
+    p->streamed = bytes >= (double)fsm_stream_from() && !is_new;
+    p->far = bytes >= (double)FAR_FROM;
+    if (!p->direct) {
+        return (enum fsm_status)plan_strips(p);
+    }
+    const size_t row = p->n * size_of(p->computing);
+    if (p->streamed && row > FSM_STREAM_ABOVE && row <= FSM_STREAM_UP_TO &&
+        p->function < FSM_ROW_FUNCTIONS && p->function != FSM_LOGSUMEXP &&
+        p->base[FSM_OUT] != p->base[FSM_X] && p->base[FSM_OUT] != p->base[FSM_Y]) {
+        p->scratch = FSM_STREAM_SCRATCH(row);
+    }
     return 0;
 }

@@ -1,77 +1,108 @@
-/* Strided arrays in, contiguous rows to the kernels: the layer between the bindings and one instruction set's rows.
- * Compiled once, for the baseline. */
+/* One call as a plan: operands of any strides and formats in, contiguous rows to the kernels. The layer between the bindings
+ * and one instruction set's rows; compiled once, for the baseline. Knows no Python. */
 #ifndef FSM_ARRAYS_H
 #define FSM_ARRAYS_H
 
 #include "kernels.h"
 
-#define FSM_MAX_DIMENSIONS 64
+/* As many as NumPy's arrays have, and one of extent 1 where no axis is reduced. */
+#define FSM_MAX_DIMENSIONS 65
 
-/* One array; strides in bytes over the outer dimensions and over the reduced ones. base NULL: not given. */
+/* The operands of a call. What each is:
+ *
+ *                              X             Y                         MASK     OUT          GRAD
+ *     softmax, log_softmax     logits        -                         where    result       -
+ *     logsumexp                logits        -                         where    one a row    -
+ *     softmax_backward         grad_output   output                    -        result       -
+ *     log_softmax_backward     grad_output   output                    where    result       -
+ *     cross_entropy            logits        labels: class indices     -        one a row    gradient,
+ *                                            or probabilities                   (losses)     may be absent
+ *     segment_softmax          data          row pointers              -        result       -
+ *
+ * OUT may be X or Y itself (the backward functions), element for element; else no two operands overlap in what is written. */
+enum fsm_operand { FSM_X, FSM_Y, FSM_MASK, FSM_OUT, FSM_GRAD, FSM_OPERANDS };
+
+/* One dimension of all operands; steps in bytes, 0 where an operand does not extend along it. */
 typedef struct {
-    char *base;
-    ptrdiff_t outer[FSM_MAX_DIMENSIONS];
-    ptrdiff_t inner[FSM_MAX_DIMENSIONS];
-} fsm_operand;
+    size_t extent;
+    ptrdiff_t step[FSM_OPERANDS];
+} fsm_dimension;
 
+/* What the bindings fill in, and what fsm_prepare decides from it. Never copied: most of it is unused memory. */
 typedef struct {
     const fsm_kernels *kernels;
     enum fsm_function function;
-    enum fsm_dtype dtype;
-    int outer_dimensions, inner_dimensions;
-    size_t outer_shape[FSM_MAX_DIMENSIONS], inner_shape[FSM_MAX_DIMENSIONS];
-    fsm_operand x;    /* IN */
-    fsm_operand y;    /* IN, backward functions */
-    fsm_operand mask; /* IN, one byte an element, 0: left out; may be absent */
-    fsm_operand out;  /* OUT; no inner dimension for logsumexp. x or y itself, or apart from both */
+    enum fsm_dtype computing;           /* FSM_F32 or FSM_F64 */
+    char *base[FSM_OPERANDS];           /* NULL: absent */
+    enum fsm_dtype dtype[FSM_OPERANDS]; /* of what is not absent */
+    unsigned char foreign[FSM_OPERANDS]; /* FSM_UNALIGNED | FSM_SWAPPED; inputs only */
     fsm_temperature temperature;
-    int streamed; /* set by fsm_prepare: results go past the caches, where they can */
-    int far;      /* set by fsm_prepare: of fsm_rows */
-    int split;    /* set by fsm_prepare: the outer dimension that parts are taken of */
-    size_t least; /* set by fsm_prepare: smaller parts would be slow */
-} fsm_job;
+    double smoothing; /* of the labels */
+    int fresh;        /* the results' memory has been allocated for this call */
+    /* The outer dimensions, then the reduced ones, of which there is at least one. No extent is 0. For segments: one of the
+     * segments (steps: the row pointers'), one of the data. */
+    int outer, inner;
+    fsm_dimension dimension[FSM_MAX_DIMENSIONS];
 
-/* Merges the dimensions of a job and decides what depends on its size. Every extent is at least 1. Returns how many items there are
- * to be run, in parts of any size. */
-size_t fsm_prepare(fsm_job *job);
+    /* ---- set by fsm_prepare ---- */
+    size_t n;       /* elements of a row; of the longest segment */
+    size_t items;   /* to be run, in parts of any size: rows, or indices of the dimension `split` */
+    size_t least;   /* smaller parts would be slow */
+    int split;      /* the outer dimension that parts are taken of; -1: there is one item */
+    int direct;     /* the kernels take the rows as they lie */
+    int beside;     /* the kernels take rows that lie side by side as they lie */
+    int streamed;   /* results go past the caches, where they can */
+    int far;        /* of fsm_rows */
+    size_t scratch; /* bytes of scratch that each thread needs, from a cache line on */
+    /* Staged rows: how many at a time, elements from one to the next, and where in the scratch each operand is staged. */
+    size_t strip, pitch, raw_at, at[FSM_OPERANDS];
+} fsm_plan;
 
-/* Of a job that is prepared, items from `first` up to `last`: an fsm_part_function. Returns 0, or -1 without memory for the scratch, in
- * which case nothing was written. */
-int fsm_run_job(const void *job, size_t first, size_t last);
+enum { FSM_UNALIGNED = 1, FSM_SWAPPED = 2 };
 
-/* Contiguous rows of one operand, for which a job would be more than is needed. */
-typedef struct {
-    const fsm_kernels *kernels;
-    enum fsm_function function;
-    enum fsm_dtype dtype; /* FSM_F32 or FSM_F64 */
-    int fresh;            /* the results' memory has been allocated for them */
-    fsm_rows rows;
-} fsm_batch;
+/* What may go wrong; 0: nothing did. */
+enum fsm_status {
+    FSM_NO_MEMORY = 1, /* the scratch is larger than memory can be */
+    FSM_BAD_INDEX      /* a class index or row pointer is out of range: results are not to be used */
+};
 
-/* Of a batch, rows `first` up to `last`: an fsm_part_function. Returns 0. */
-int fsm_run_batch(const void *batch, size_t first, size_t last);
+/* Whether it is an integer format, as labels that are class indices have. */
+static inline int fsm_is_integer(enum fsm_dtype dtype) {
+    return dtype >= FSM_I8;
+}
 
-typedef struct {
-    const fsm_kernels *kernels;
-    enum fsm_dtype dtype; /* FSM_F32 or FSM_F64 */
-    fsm_cross_entropy batch;
-} fsm_entropies;
+/* Appends a dimension after those there are, or merges it into the last where every operand allows. `from` is the first
+ * dimension that it may be merged into: outer and reduced ones stay apart. */
+static inline void fsm_append(fsm_plan *plan, int from, int *count, const fsm_dimension *added) {
+    if (added->extent == 1) {
+        return;
+    }
+    fsm_dimension *last = &plan->dimension[*count - 1];
+    int merges = *count > from;
+    for (int o = 0; o < FSM_OPERANDS && merges; o++) {
+        merges = last->step[o] == added->step[o] * (ptrdiff_t)added->extent;
+    }
+    if (merges) {
+        last->extent *= added->extent;
+        for (int o = 0; o < FSM_OPERANDS; o++) {
+            last->step[o] = added->step[o];
+        }
+        return;
+    }
+    plan->dimension[(*count)++] = *added;
+}
 
-/* Of cross-entropies, those of rows `first` up to `last`: an fsm_part_function. Returns 0. */
-int fsm_run_entropies(const void *entropies, size_t first, size_t last);
+/* Runs the plainest plan as it is, without dimensions: few unmasked rows of n elements, one after the other in every operand.
+ * Returns 0, and nothing is done, where an operand is to be converted or the function is not one of fsm_rows. */
+int fsm_run_packed(const fsm_plan *plan, size_t elements, size_t n);
 
-typedef struct {
-    const fsm_kernels *kernels;
-    enum fsm_dtype dtype;    /* FSM_F32 or FSM_F64 */
-    const int64_t *pointers; /* segment i is elements pointers[i] up to pointers[i + 1] */
-    const void *x;
-    void *out; /* may be x */
-} fsm_segments;
+/* Decides what depends on sizes and layout. Returns a status; nothing is written. */
+enum fsm_status fsm_prepare(fsm_plan *plan);
 
-/* Of the softmax of segments, those from `first` up to `last`: an fsm_part_function. Returns 0. */
-int fsm_run_segments(const void *segments, size_t first, size_t last);
+/* Runs items from `first` up to `last` of a plan that is prepared: an fsm_part_function. Returns a status. */
+int fsm_run(const void *plan, size_t first, size_t last, void *scratch);
 
-/* T as the kernels want it, for arithmetic in `dtype`. T > 0 and finite. */
-fsm_temperature fsm_make_temperature(double temperature, enum fsm_dtype dtype);
+/* T as the kernels want it, for arithmetic in `computing`. T > 0 and finite. */
+fsm_temperature fsm_make_temperature(double temperature, enum fsm_dtype computing);
 
 #endif

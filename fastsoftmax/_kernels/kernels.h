@@ -78,22 +78,35 @@ enum fsm_function {
     FSM_LOGSUMEXP,
     FSM_SOFTMAX_BACKWARD,
     FSM_LOG_SOFTMAX_BACKWARD,
+    FSM_ROW_FUNCTIONS, /* those of fsm_rows */
+    FSM_CROSS_ENTROPY = FSM_ROW_FUNCTIONS,
+    FSM_SEGMENT_SOFTMAX,
     FSM_FUNCTIONS
 };
+/* Formats of elements. Kernels compute in the first two; arrays.c converts the others. */
 enum fsm_dtype {
     FSM_F32,
     FSM_F64,
     FSM_COMPUTE_DTYPES,
     FSM_F16 = FSM_COMPUTE_DTYPES,
     FSM_BF16,
+    FSM_BOOL,
+    FSM_I8, /* from here on: integers */
+    FSM_U8,
+    FSM_I16,
+    FSM_U16,
+    FSM_I32,
+    FSM_U32,
+    FSM_I64,
+    FSM_U64,
     FSM_DTYPES
 };
 
 /* One instruction set's kernels. */
 typedef struct {
     const char *name;
-    fsm_rows_function *rows[FSM_FUNCTIONS][FSM_COMPUTE_DTYPES];
-    fsm_beside_function *beside[FSM_FUNCTIONS][FSM_COMPUTE_DTYPES]; /* NULL: of none */
+    fsm_rows_function *rows[FSM_ROW_FUNCTIONS][FSM_COMPUTE_DTYPES];
+    fsm_beside_function *beside[FSM_ROW_FUNCTIONS][FSM_COMPUTE_DTYPES]; /* NULL: of none */
     fsm_tall_function *tall[FSM_COMPUTE_DTYPES];                    /* of softmax; NULL: none */
     fsm_cross_entropy_function *cross_entropy[FSM_COMPUTE_DTYPES];
     void (*from_f16)(float *out, const uint16_t *x, size_t n);

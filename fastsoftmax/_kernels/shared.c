@@ -18,8 +18,7 @@ static size_t smaller(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
-void fsm_share(fsm_shared *shared, fsm_part_function *run, const void *work, size_t items,
-               size_t least, size_t elements, size_t threads) {
+void fsm_share(fsm_shared *shared, size_t items, size_t least, size_t elements, size_t threads) {
     const size_t ranges = smaller(threads, FSM_MOST_RANGES);
     size_t share = (items + ranges - 1) / ranges;
     size_t part = elements / (threads * PARTS_EACH);
@@ -33,10 +32,8 @@ void fsm_share(fsm_shared *shared, fsm_part_function *run, const void *work, siz
         const size_t parts = step ? share / step : share;
         step = (share + parts - 1) / parts;
     }
-    shared->run = run;
-    shared->work = work;
     shared->step = step;
-    shared->failed = 0;
+    shared->status = 0;
     shared->ranges = ranges;
     for (size_t r = 0; r < ranges; r++) {
         shared->range[r].next = smaller(r * share, items);
@@ -49,12 +46,14 @@ void fsm_work(fsm_shared *shared, size_t thread) {
         fsm_range *range = &shared->range[(thread + turn) % shared->ranges];
         for (;;) {
             const size_t first = FSM_FETCH_ADD(&range->next, shared->step);
-            if (first >= range->last) {
+            if (first >= range->last || shared->status) {
                 break;
             }
             const size_t count = smaller(shared->step, range->last - first);
-            if (shared->run(shared->work, first, first + count)) {
-                FSM_FETCH_ADD(&shared->failed, 1);
+            char *scratch = shared->scratch + thread * shared->scratch_size;
+            const int status = shared->run(shared->work, first, first + count, scratch);
+            if (status) {
+                FSM_EXCHANGE(&shared->status, (size_t)status);
             }
         }
     }

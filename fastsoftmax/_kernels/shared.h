@@ -4,8 +4,8 @@
 
 #include <stddef.h>
 
-/* Items of some work from `first` up to `last`. Returns 0, or -1 where it failed. */
-typedef int fsm_part_function(const void *work, size_t first, size_t last);
+/* Runs items of some work from `first` up to `last`, with scratch of the thread's own. Returns 0, or a status where it failed. */
+typedef int fsm_part_function(const void *work, size_t first, size_t last, void *scratch);
 
 #define FSM_MOST_RANGES 32
 
@@ -19,16 +19,17 @@ typedef struct {
 typedef struct {
     fsm_part_function *run;
     const void *work;
+    char *scratch;          /* `scratch_size` bytes for each thread */
+    size_t scratch_size;
     size_t step;            /* items of a part */
-    volatile size_t failed; /* how many parts failed */
+    volatile size_t status; /* of a part that failed, if any; no part is begun after it */
     size_t ranges;
     fsm_range range[FSM_MOST_RANGES];
 } fsm_shared;
 
-/* Begins to share work of so many items, which have so many elements together, between so many threads. Parts have at least
- * `least` items, where that gives each thread one. */
-void fsm_share(fsm_shared *shared, fsm_part_function *run, const void *work, size_t items,
-               size_t least, size_t elements, size_t threads);
+/* Begins to share `items` of work, which have `elements` together, between threads. A part has at least `least` items, where that
+ * gives each thread one. `run`, `work` and the scratch are the caller's to set. */
+void fsm_share(fsm_shared *shared, size_t items, size_t least, size_t elements, size_t threads);
 
 /* Takes parts until none is left; for every thread, the caller's being 0. */
 void fsm_work(fsm_shared *shared, size_t thread);

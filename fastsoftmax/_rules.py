@@ -1,0 +1,541 @@
+"""What is valid, said once: arguments are checked and brought into the one form of a `Plan`.
+
+Each rule raises an error that names the argument, what it was, and what is accepted, before anything
+is written. Numbers are made numbers before any array is looked at, and arrays are held by views of
+our own: code of the caller's that runs on the way (``__index__``, ``__array__`` ...) cannot change
+what was checked.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.exceptions import AxisError
+
+from fastsoftmax import _workers
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[Any]
+
+FLOATS = "float16, bfloat16 (of ml_dtypes), float32, float64 or longdouble"
+ACCEPTED = f"bool, an integer dtype, {FLOATS}"
+
+_BUILT_IN_FLOATS = (np.float16, np.float32, np.float64, np.longdouble)
+_SIXTEEN_BITS_OR_LONGDOUBLE = "eEg"
+
+
+class Plan(NamedTuple):
+    """A valid call. The first eleven fields are in the order of the arguments in `_native.pyx`."""
+
+    x: Array
+    """The first operand, a base array: logits, data, or the gradient of an output."""
+    y: Array | None
+    """The output of the forward function, labels (of an integer dtype: in range), or row pointers."""
+    axis: int | tuple[int, ...]
+    """Counted from 0; a tuple is sorted and holds none, or two or more."""
+    where: Array | None
+    """Of dtype bool, broadcastable to x."""
+    out: Array | None
+    """A base array of the result's shape and dtype that may be written while inputs are read."""
+    dtype: np.dtype[Any] | None
+    temperature: float
+    workers: int | None
+    keepdims: bool
+    label_smoothing: float
+    return_grad: bool
+    function: str
+    result: np.dtype[Any]
+    """The result's dtype."""
+    into: Array | None
+    """What the caller gave as `out`, to be returned; written afterwards where `out` is None."""
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The reduced axes, in order."""
+        return self.axis if isinstance(self.axis, tuple) else (self.axis,)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the result."""
+        return _result_shape(self.function, self.x.shape, self.axes, self.keepdims)
+
+
+# ---- one rule for each function ----
+
+
+def forward(
+    function: str,
+    x: Any,
+    axis: Any,
+    *,
+    where: Any,
+    out: Any,
+    dtype: Any,
+    workers: Any,
+    temperature: Any = 1.0,
+    keepdims: Any = False,
+) -> Plan:
+    """Softmax, log_softmax or logsumexp."""
+    divisor = _number("temperature", temperature)
+    if not 0 < divisor < math.inf:
+        raise ValueError(f"temperature must be finite and above 0, got {temperature!r}")
+    kept = _flag("keepdims", keepdims)
+    count = _count(workers)
+    axes = _integers(axis)
+    asked = _asked(dtype)
+    x = _input("x", x, MASK_HINT)
+    plan = Plan(
+        x=_cast_early(x, asked),
+        y=None,
+        axis=_axes(axes, axis, x.ndim),
+        where=_mask(where, x.shape),
+        out=None,
+        dtype=asked,
+        temperature=divisor,
+        workers=count,
+        keepdims=kept,
+        label_smoothing=0.0,
+        return_grad=False,
+        function=function,
+        result=_float_of(x.dtype) if asked is None else asked,
+        into=None,
+    )
+    return plan if out is None else _with_output(plan, out)
+
+
+def backward(
+    function: str, grad_output: Any, output: Any, axis: Any, *, out: Any, workers: Any, where: Any = None
+) -> Plan:
+    """The gradient of softmax or of log_softmax."""
+    count = _count(workers)
+    axes = _integers(axis)
+    g = _input("grad_output", grad_output, MASK_HINT if function == "log_softmax_backward" else "")
+    y = _input("output", output)
+    if g.shape != y.shape:
+        raise ValueError(
+            f"grad_output and output must have the same shape, got {g.shape} and {y.shape}"
+        )
+    common = _common(g.dtype, y.dtype)
+    plan = Plan(
+        x=g,
+        y=y,
+        axis=_axes(axes, axis, g.ndim),
+        where=_mask(where, g.shape, "grad_output"),
+        out=None,
+        dtype=None,
+        temperature=1.0,
+        workers=count,
+        keepdims=False,
+        label_smoothing=0.0,
+        return_grad=False,
+        function=function,
+        result=common,
+        into=None,
+    )
+    return plan if out is None else _with_output(plan, out)
+
+
+def cross_entropy(
+    logits: Any, labels: Any, axis: Any, *, label_smoothing: Any, return_grad: Any, workers: Any
+) -> Plan:
+    """Losses, and gradients too if asked for."""
+    smoothing = _number("label_smoothing", label_smoothing)
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"label_smoothing must be from 0 to 1, got {label_smoothing!r}")
+    with_gradient = _flag("return_grad", return_grad)
+    count = _count(workers)
+    if axis is None or isinstance(axis, tuple):
+        raise TypeError(f"axis must be an integer, the axis of the classes, got {axis!r}")
+    axes = _integers(axis)
+    x = _input("logits", logits)
+    if x.ndim == 0:
+        raise ValueError("logits must have at least one axis, that of the classes; got a scalar")
+    classes = _axes(axes, axis, x.ndim)
+    assert isinstance(classes, int)
+    return Plan(
+        x=x,
+        y=_labels(labels, x, classes),
+        axis=classes,
+        where=None,
+        out=None,
+        dtype=None,
+        temperature=1.0,
+        workers=count,
+        keepdims=False,
+        label_smoothing=smoothing,
+        return_grad=with_gradient,
+        function="softmax_cross_entropy",
+        result=_float_of(x.dtype),
+        into=None,
+    )
+
+
+def segments(data: Any, indptr: Any, *, out: Any, workers: Any) -> Plan:
+    """Softmax of the rows that row pointers cut data into."""
+    count = _count(workers)
+    x = _input("data", data)
+    if x.ndim != 1:
+        raise ValueError(f"data must be 1-D, got shape {x.shape}")
+    plan = Plan(
+        x=x,
+        y=_pointers(indptr, len(x)),
+        axis=0,
+        where=None,
+        out=None,
+        dtype=None,
+        temperature=1.0,
+        workers=count,
+        keepdims=False,
+        label_smoothing=0.0,
+        return_grad=False,
+        function="segment_softmax",
+        result=_float_of(x.dtype),
+        into=None,
+    )
+    return plan if out is None else _with_output(plan, out)
+
+
+# ---- arrays ----
+
+MASK_HINT = "pass {name}.data and where=~{name}.mask"
+"""How a function that takes a mask is given the mask of a masked array."""
+
+
+def _base(name: str, value: Any, mask_hint: str = "") -> Array:
+    """Return a view of `value` as a base ndarray, refusing what would lose its meaning by that."""
+    if type(value) is np.ndarray:
+        return value[...]
+    if isinstance(value, np.ndarray):
+        if isinstance(value, np.ma.MaskedArray):
+            hint = mask_hint or "pass {name}.filled(value), or leave the masked elements out"
+            raise TypeError(
+                f"{name} must not be a MaskedArray, whose mask would be lost; "
+                + hint.format(name=name)
+            )
+        if isinstance(value, np.matrix):
+            raise TypeError(f"{name} must not be a numpy.matrix; pass numpy.asarray({name})")
+        if type(value).__array_ufunc__ is not np.ndarray.__array_ufunc__:
+            raise TypeError(
+                f"{name} must not be a {_kind_of(value)}, whose unit or other meaning would be lost; "
+                f"pass the plain numbers, as numpy.asarray({name}) gives them"
+            )
+        return value.view(np.ndarray)
+    try:
+        array: Array = np.asarray(value)
+    except ValueError as error:
+        if "inhomogeneous" not in str(error):
+            raise
+        raise ValueError(
+            f"{name} must have rows of one length, got a ragged {_kind_of(value)}; for rows of any "
+            "length join them and use segment_softmax"
+        ) from None
+    if array.dtype == object:
+        raise TypeError(f"{name} must be of dtype {ACCEPTED}, got {_container(name, value)}")
+    return array
+
+
+def _kind_of(value: Any) -> str:
+    """Return the type of a value, with the library that it is from."""
+    kind = type(value)
+    library = kind.__module__.partition(".")[0]
+    return kind.__name__ if library in ("builtins", "numpy") else f"{library} {kind.__name__}"
+
+
+def _container(name: str, value: Any) -> str:
+    """Describe what NumPy makes objects of, and the way in."""
+    kind = _kind_of(value)
+    if hasattr(value, "tocsr"):
+        return (
+            f"a sparse {kind}; pass {name}.toarray(), or the stored elements of each row to "
+            "segment_softmax(m.data, m.indptr) with m of CSR format"
+        )
+    if hasattr(value, "to_numpy"):
+        return (
+            f"a {kind} of objects; pass {name}.to_numpy(dtype='float64'), for nullable columns with "
+            "na_value=numpy.nan"
+        )
+    if hasattr(value, "__next__"):
+        return f"a {kind}; pass list({name})"
+    if isinstance(value, (list, tuple)):
+        return f"object, from a {kind} that holds more than numbers"
+    return "object" if isinstance(value, np.ndarray) else f"object, from a {kind}"
+
+
+def _input(name: str, value: Any, mask_hint: str = "") -> Array:
+    """Return an operand as a base array of an accepted dtype."""
+    array = _base(name, value, mask_hint)
+    _float_of(array.dtype, name)
+    return array
+
+
+def _float_of(dtype: np.dtype[Any], name: str = "x") -> np.dtype[Any]:
+    """Return the dtype of the result for an operand of `dtype`."""
+    if dtype.type in _BUILT_IN_FLOATS:
+        return dtype.newbyteorder("=")
+    if dtype.kind in "biu" and dtype.isbuiltin == 1 or dtype.kind in "biu" and not dtype.isnative:
+        return np.dtype(np.float64)
+    if _is_bfloat16(dtype):
+        return dtype
+    raise TypeError(f"{name} must be of dtype {ACCEPTED}, got {dtype}")
+
+
+def _is_bfloat16(dtype: np.dtype[Any]) -> bool:
+    ml_dtypes = sys.modules.get("ml_dtypes")  # before it is imported, no array is of its dtype
+    return ml_dtypes is not None and dtype.type is ml_dtypes.bfloat16
+
+
+def _asked(dtype: Any) -> np.dtype[Any] | None:
+    """Check the argument `dtype`."""
+    if dtype is None:
+        return None
+    try:
+        given = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype must be {FLOATS}, got {dtype!r}") from None
+    if given.type in _BUILT_IN_FLOATS or _is_bfloat16(given):
+        return given.newbyteorder("=")
+    raise TypeError(f"dtype must be {FLOATS}, got {given}")
+
+
+def _cast_early(x: Array, dtype: np.dtype[Any] | None) -> Array:
+    """Cast an input to `dtype` where the backends do not do it as they read: for rare formats."""
+    if dtype is None or x.dtype == dtype:
+        return x
+    if dtype.itemsize == 2 or dtype.char == "g" or x.dtype.char == "g":
+        return cast(x, dtype)
+    return x
+
+
+def cast(array: Array, dtype: np.dtype[Any]) -> Array:
+    """Return an array in a dtype, without a warning."""
+    with np.errstate(all="ignore"):
+        return array.astype(dtype, copy=False)
+
+
+def _common(a: np.dtype[Any], b: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype that a gradient of these two is of."""
+    a, b = _float_of(a), _float_of(b)
+    if {a.itemsize, b.itemsize} == {2} and a != b:
+        raise TypeError(
+            f"grad_output and output must have a common dtype, got {a} and {b}; cast one of them"
+        )
+    return np.result_type(a, b)
+
+
+def _mask(where: Any, shape: tuple[int, ...], of: str = "x") -> Array | None:
+    if where is None or where is True:
+        return None
+    mask = _base("where", where)
+    if mask.dtype != np.bool_:
+        raise TypeError(f"where must be of dtype bool, got {mask.dtype}")
+    try:
+        np.broadcast_to(mask, shape)
+    except ValueError:
+        raise ValueError(
+            f"where must be broadcastable to the shape {shape} of {of}, got shape {mask.shape}"
+        ) from None
+    return mask
+
+
+# ---- results ----
+
+
+def _result_shape(
+    function: str, shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool
+) -> tuple[int, ...]:
+    if function not in ("logsumexp", "softmax_cross_entropy"):
+        return shape
+    return tuple(1 if d in axes else n for d, n in enumerate(shape) if keepdims or d not in axes)
+
+
+def _with_output(plan: Plan, out: Any) -> Plan:
+    """Return the plan with a checked `out`; it is written afterwards if an input is under it."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    base = _base("out", out, "pass out.data")
+    if base.dtype != plan.result:
+        raise TypeError(f"out must be of dtype {plan.result}, the result's, got {base.dtype}")
+    if base.shape != plan.shape:
+        raise ValueError(f"out must have the result's shape {plan.shape}, got {base.shape}")
+    if not base.flags.writeable:
+        raise ValueError("out must be writeable, got a read-only array")
+    elementwise = plan.shape == plan.x.shape and plan.function not in ("logsumexp",)
+    inputs = [(plan.x, elementwise), (plan.where, False)]
+    inputs.append((plan.y, elementwise and plan.function != "segment_softmax"))
+    apart = base.flags.aligned and all(
+        array is None
+        or not np.may_share_memory(base, array)
+        or (in_place and _is_same_memory(base, array))
+        for array, in_place in inputs
+    )
+    return plan._replace(out=base if apart else None, into=out)
+
+
+def _is_same_memory(a: Array, b: Array) -> bool:
+    return (
+        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+        and a.strides == b.strides
+        and a.dtype == b.dtype
+    )
+
+
+def of_nothing(plan: Plan) -> Any:
+    """Return the result of a call without elements: a sum of nothing is 0, and its log -inf."""
+    result = plan.into
+    if result is None:
+        result = np.empty(plan.shape, plan.result)
+    if plan.function == "logsumexp":
+        result[...] = -np.inf
+    if plan.function != "softmax_cross_entropy":
+        return result[()] if plan.into is None else result
+    result[...] = 0
+    loss = result[()]
+    return (loss, np.empty(plan.x.shape, plan.result)) if plan.return_grad else loss
+
+
+# ---- numbers ----
+
+
+def _number(name: str, value: Any) -> float:
+    """Return a real number as a float."""
+    if type(value) is float:
+        return value
+    try:
+        if isinstance(value, (str, bytes, bytearray)) or np.ndim(value):
+            raise TypeError
+        return float(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a real number, got {value!r}") from None
+    except OverflowError:
+        return math.inf
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def _count(workers: Any) -> int | None:
+    return None if workers is None else _workers.count("workers", workers)
+
+
+def _integers(axis: Any) -> tuple[int, ...] | None:
+    """Return the axes as integers, whatever they stand for; None is all axes."""
+    if axis is None:
+        return None
+    integers = []
+    for given in axis if isinstance(axis, tuple) else (axis,):
+        try:
+            if isinstance(given, (bool, np.bool_)):
+                raise TypeError
+            integers.append(operator.index(given))
+        except TypeError:
+            raise TypeError(
+                f"axis must be an integer, a tuple of integers or None, got {axis!r}"
+            ) from None
+    return tuple(integers)
+
+
+def _axes(integers: tuple[int, ...] | None, given: Any, ndim: int) -> int | tuple[int, ...]:
+    """Return the axes, counted from 0 and in order, so that the order of a tuple changes no bit."""
+    axes = []
+    for axis in range(ndim) if integers is None else integers:
+        if ndim == 0 and axis in (-1, 0):  # as NumPy's reductions: a scalar is a row of itself
+            continue
+        if not -ndim <= axis < ndim:
+            raise AxisError(axis, ndim)
+        axes.append(axis % ndim)
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"axis must not name an axis twice, got {given!r}")
+    return axes[0] if len(axes) == 1 else tuple(sorted(axes))
+
+
+# ---- indices ----
+
+
+def _labels(labels: Any, logits: Array, axis: int) -> Array:
+    """Return labels: class indices in range, or probabilities of the logits' shape."""
+    given = _base("labels", labels)
+    rows = logits.shape[:axis] + logits.shape[axis + 1 :]
+    if given.shape == rows and given.size == 0 and isinstance(labels, (list, tuple)):
+        given = given.astype(np.intp)  # [] has no dtype of its own
+    if given.dtype.kind in "iu":
+        if given.shape != rows:
+            raise ValueError(
+                "labels of an integer dtype are class indices, whose shape must be that of logits "
+                f"without the axis of the classes, {rows}; got {given.shape}"
+                + _shape_hint(given, logits, axis)
+            )
+        _check_classes(given, logits.shape[axis])
+        return given
+    if given.dtype.kind == "b":
+        raise TypeError(
+            "labels must be class indices of an integer dtype or probabilities of a "
+            "floating-point dtype, got bool; for one-hot labels pass labels.astype(logits.dtype)"
+        )
+    try:
+        _float_of(given.dtype)
+    except TypeError:
+        raise TypeError(
+            "labels must be class indices of an integer dtype or probabilities of a "
+            f"floating-point dtype, got {given.dtype}"
+        ) from None
+    if given.shape != logits.shape:
+        raise ValueError(
+            f"labels of dtype {given.dtype} are probabilities, whose shape must be that of logits, "
+            f"{logits.shape}; got {given.shape} (class indices are of an integer dtype)"
+            + ("; the logits are the first argument" if logits.dtype.kind in "iu" else "")
+        )
+    return given
+
+
+def _shape_hint(labels: Array, logits: Array, axis: int) -> str:
+    """Return what to do about indices of another shape that is often given."""
+    if labels.shape == logits.shape and logits.shape[axis] != 1:
+        return "; one-hot labels are probabilities: pass labels.astype(logits.dtype)"
+    if labels.shape == logits.shape[:axis] + (1,) + logits.shape[axis + 1 :]:
+        return f"; pass labels.squeeze({axis})"
+    return ""
+
+
+def _check_classes(labels: Array, classes: int) -> None:
+    outside = (labels < 0) | (labels >= classes)
+    if not outside.any():
+        return
+    if classes == 0:
+        raise IndexError("labels must be class indices, but logits has no classes")
+    at = tuple(int(i) for i in np.argwhere(outside)[0])
+    where = f" at index {at if len(at) > 1 else at[0]}" if at else ""
+    raise IndexError(
+        f"labels must be class indices from 0 to {classes - 1} for {classes} classes, "
+        f"got {labels[at]}{where}"
+    )
+
+
+def _pointers(indptr: Any, length: int) -> Array:
+    """Check the row pointers of `length` elements."""
+    given = _base("indptr", indptr)
+    if given.ndim != 1 or given.size == 0:
+        raise ValueError(f"indptr must be 1-D and hold at least the 0, got shape {given.shape}")
+    if given.dtype.kind not in "iu":
+        raise TypeError(f"indptr must be of an integer dtype, got {given.dtype}")
+    if given[0] != 0:
+        raise ValueError(f"indptr must start with 0, got {given[0]}")
+    falls = given[1:] < given[:-1]
+    if falls.any():
+        i = int(np.argmax(falls))
+        raise ValueError(
+            f"indptr must not decrease, got {given[i]} followed by {given[i + 1]} at index {i + 1}"
+        )
+    if given[-1] != length:
+        raise ValueError(f"indptr must end with the length of data, {length}, got {given[-1]}")
+    return given

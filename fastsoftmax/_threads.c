@@ -1,0 +1,263 @@
+/* Design
+ * A. Helpers are threads that sleep without the GIL until they are called. A call wakes some, takes parts of the work itself, and
+ *    returns when no helper is at its work any more: one that did not wake in time is called off, not waited for.
+ * B. The process has no more helpers than CPUs, whoever asks for them; what they do not do, the callers do. One that was idle for
+ *    some seconds ends. Where no thread or no memory for one is to be had, there is one helper fewer, and no error.
+ * C. Nothing here is Python but its portable locks: no exception, signal handler or interpreter that ends can interfere.
+ * D. A helper is its caller's between engage() and release(), and the pool's otherwise. It frees itself, after leaving the pool.
+ * E. Each release of a lock follows an acquisition: a helper acquires `wake` once for each time that it is released, and is not
+ *    released again before it did (REVOKED).
+ */
+#include "Python.h"
+
+#include <stdlib.h>
+
+#include "_threads.h"
+#include "portable.h"
+#include "shared.h"
+
+/* What a helper does. */
+enum {
+    IDLE,     /* asleep, or about to be */
+    ASSIGNED, /* called, but not yet awake */
+    REVOKED,  /* called and called off, but not yet awake */
+    WORKING,  /* taking parts */
+    AWAITED   /* taking parts, while the caller sleeps until it is done */
+};
+
+typedef struct helper {
+    volatile size_t state;
+    fsm_shared *shared; /* the work, and as which of its threads */
+    size_t thread;
+    PyThread_type_lock wake; /* released to wake the helper */
+    PyThread_type_lock done; /* released to wake the caller that awaits it */
+    struct helper *next;     /* in the pool, or of the same call */
+} helper;
+
+#define IDLE_MICROSECONDS 5000000
+/* Before a caller sleeps it waits awake, for some 50 us: to be woken takes as long. */
+#define PAUSES 2000
+/* Scratch of this size is on the stack. */
+#define SMALL_SCRATCH (16 * 1024)
+#define LINE 64
+
+static struct {
+    volatile size_t locked;
+    helper *idle;
+    size_t count, most;
+} pool = {0, NULL, 0, 1};
+
+void fsm_limit_helpers(size_t most) {
+    pool.most = most;
+}
+
+static void lock_pool(void) {
+    while (!FSM_COMPARE_EXCHANGE(&pool.locked, 0, 1)) {
+        FSM_PAUSE();
+    }
+}
+
+static void unlock_pool(void) {
+    FSM_EXCHANGE(&pool.locked, 0);
+}
+
+void fsm_forget_helpers(void) {
+    /* Their memory is lost: what state they were in is not known. */
+    pool.idle = NULL;
+    pool.count = 0;
+    unlock_pool();
+}
+
+/* A lock that is taken; NULL without memory. */
+static PyThread_type_lock new_lock(void) {
+    PyThread_type_lock lock = PyThread_allocate_lock();
+    if (lock) {
+        PyThread_acquire_lock(lock, 1);
+    }
+    return lock;
+}
+
+static void free_helper(helper *h) {
+    PyThread_type_lock const locks[2] = {h->wake, h->done};
+    for (int i = 0; i < 2; i++) {
+        if (locks[i]) {
+            PyThread_release_lock(locks[i]);
+            PyThread_free_lock(locks[i]);
+        }
+    }
+    free(h);
+}
+
+/* ---- a helper's side ---- */
+
+/* Takes a helper that was idle for long out of the pool. Returns 0 where it cannot: a caller has it, or has just called it off. */
+static int retire(helper *h) {
+    lock_pool();
+    helper **at = &pool.idle;
+    while (*at && *at != h) {
+        at = &(*at)->next;
+    }
+    const int retires = *at == h && h->state == IDLE;
+    if (retires) {
+        *at = h->next;
+        pool.count--;
+    }
+    unlock_pool();
+    return retires;
+}
+
+static void serve(void *argument) {
+    helper *h = argument;
+    for (;;) {
+        if (PyThread_acquire_lock_timed(h->wake, IDLE_MICROSECONDS, 0) != PY_LOCK_ACQUIRED) {
+            if (retire(h)) {
+                free_helper(h);
+                return;
+            }
+            continue;
+        }
+        while (!FSM_COMPARE_EXCHANGE(&h->state, REVOKED, IDLE)) {
+            if (FSM_COMPARE_EXCHANGE(&h->state, ASSIGNED, WORKING)) {
+                fsm_work(h->shared, h->thread);
+                if (FSM_EXCHANGE(&h->state, IDLE) == AWAITED) {
+                    PyThread_release_lock(h->done);
+                }
+                break;
+            }
+        }
+    }
+}
+
+/* ---- a caller's side ---- */
+
+static helper *new_helper(void) {
+    helper *h = calloc(1, sizeof *h);
+    if (!h) {
+        return NULL;
+    }
+    h->wake = new_lock();
+    h->done = new_lock();
+    if (!h->wake || !h->done ||
+        PyThread_start_new_thread(serve, h) == PYTHREAD_INVALID_THREAD_ID) {
+        free_helper(h);
+        return NULL;
+    }
+    return h;
+}
+
+/* An idle helper, or a new one; NULL where there may or can be no more. */
+static helper *engage(void) {
+    lock_pool();
+    helper *h = pool.idle;
+    const int starts = !h && pool.count < pool.most;
+    if (h) {
+        pool.idle = h->next;
+    }
+    pool.count += (size_t)starts;
+    unlock_pool();
+    if (starts && !(h = new_helper())) {
+        lock_pool();
+        pool.count--;
+        unlock_pool();
+    }
+    return h;
+}
+
+/* Returns the helpers of a call to the pool, the first one on top: at the next call they have the ranges that they had. */
+static void release(helper *last) {
+    lock_pool();
+    while (last) {
+        helper *before = last->next;
+        last->next = pool.idle;
+        pool.idle = last;
+        last = before;
+    }
+    unlock_pool();
+}
+
+static void assign(helper *h, fsm_shared *shared, size_t thread) {
+    h->shared = shared;
+    h->thread = thread;
+    /* One that was called off and has not woken up yet is on its way. */
+    if (!FSM_COMPARE_EXCHANGE(&h->state, REVOKED, ASSIGNED)) {
+        FSM_EXCHANGE(&h->state, ASSIGNED);
+        PyThread_release_lock(h->wake);
+    }
+}
+
+/* Returns once the helper neither does nor will do anything for this call. */
+static void dismiss(helper *h) {
+    if (FSM_COMPARE_EXCHANGE(&h->state, ASSIGNED, REVOKED)) {
+        return;
+    }
+    for (int i = 0; i < PAUSES; i++) {
+        if (FSM_COMPARE_EXCHANGE(&h->state, IDLE, IDLE)) {
+            return;
+        }
+        FSM_PAUSE();
+    }
+    if (FSM_COMPARE_EXCHANGE(&h->state, WORKING, AWAITED)) {
+        PyThread_acquire_lock(h->done, 1);
+    }
+}
+
+static char *aligned(char *memory) {
+    return memory + (LINE - (uintptr_t)memory % LINE) % LINE;
+}
+
+/* Not inlined: the plainest call needs no such frame. */
+FSM_NOINLINE int run_on_stack(const fsm_plan *plan) {
+    char memory[SMALL_SCRATCH + LINE];
+    return fsm_run(plan, 0, plan->items, aligned(memory));
+}
+
+FSM_NOINLINE int run_in_threads(const fsm_plan *plan, size_t elements, size_t threads) {
+    fsm_shared shared;
+    helper *helpers = NULL, *next;
+    size_t engaged = 0;
+    while (engaged + 1 < threads && (next = engage())) {
+        next->next = helpers;
+        helpers = next;
+        engaged++;
+    }
+    const size_t each = plan->scratch + LINE;
+    char *memory =
+        each > PTRDIFF_MAX / (engaged + 2) ? NULL : malloc((engaged + 1) * each + LINE);
+    int status = FSM_NO_MEMORY;
+    if (memory && !engaged) {
+        status = fsm_run(plan, 0, plan->items, aligned(memory));
+    } else if (memory) {
+        fsm_share(&shared, plan->items, plan->least, elements, engaged + 1);
+        shared.run = fsm_run;
+        shared.work = plan;
+        shared.scratch = aligned(memory);
+        shared.scratch_size = each / LINE * LINE;
+        size_t thread = engaged;
+        for (helper *h = helpers; h; h = h->next) {
+            assign(h, &shared, thread--);
+        }
+        fsm_work(&shared, 0);
+        for (helper *h = helpers; h; h = h->next) {
+            dismiss(h);
+        }
+        status = (int)shared.status;
+    }
+    free(memory);
+    release(helpers);
+    return status;
+}
+
+int fsm_execute(fsm_plan *plan, size_t elements, size_t threads) {
+    const int status = fsm_prepare(plan);
+    if (status) {
+        return status;
+    }
+    threads = threads < plan->items ? threads : plan->items;
+    if (threads <= 1 && !plan->scratch) {
+        return fsm_run(plan, 0, plan->items, NULL);
+    }
+    if (threads <= 1 && plan->scratch <= SMALL_SCRATCH) {
+        return run_on_stack(plan);
+    }
+    return run_in_threads(plan, elements, threads);
+}
