@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,12 +34,19 @@ class Case:
     reason: str
     function: str = "softmax"
     dtype: str = "float32"
-    axis: int = -1
+    axis: int | None = -1
+    """The reduced axis as the call has it; None, which reduces all axes, for single rows only."""
     out: bool = False
     """Whether results go to a buffer that the caller keeps; otherwise each call allocates."""
     source: str = "normal"
     """The maker of the input, a name in ``inputs.SOURCES``."""
+    layout: str = "contiguous"
+    """How the input lies in memory, a name in ``inputs.LAYOUTS``, or "list" for a Python list."""
+    labels: str = "indices"
+    """What a cross-entropy is told of the right class: its index, or "probabilities"."""
     where: bool = False
+    options: tuple[tuple[str, Any], ...] = ()
+    """Further keyword arguments of the call, by name."""
     workers: int = 1
     calls: int | None = None
     """A fixed number of calls in one sample, where the loop itself is the subject."""
@@ -52,16 +61,55 @@ class Case:
     @property
     def row_length(self) -> int:
         """Length of the reduced axis."""
-        return self.shape[self.axis]
+        return self.shape[self.dimension]
+
+    @property
+    def dimension(self) -> int:
+        """The reduced axis, for libraries that know no ``axis=None``."""
+        return -1 if self.axis is None else self.axis
+
+    @property
+    def result_dtype(self) -> str:
+        """The dtype of a right answer."""
+        dtype = np.dtype(self.option("dtype", self.dtype))
+        return "float64" if dtype.kind == "i" else dtype.name
+
+    @property
+    def result_shape(self) -> tuple[int, ...]:
+        """The shape of a right answer, or of its last part where there are two."""
+        if self.function == "logsumexp":
+            kept = (1,) * self.option("keepdims", default=False)
+            at = self.dimension % len(self.shape)
+            return (*self.shape[:at], *kept, *self.shape[at + 1 :])
+        if self.function == "softmax_cross_entropy" and not self.option("return_grad"):
+            return tuple(np.delete(self.shape, self.dimension))
+        return self.shape
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a library must be capable of beside the function itself, in terms of `Peer.can`."""
+        found = {name for name, _ in self.options} | {self.layout, self.labels}
+        if self.result_dtype != self.dtype:
+            found.add("dtype")
+        return frozenset(found - {"contiguous", "indices"})
+
+    def option(self, name: str, default: Any = None) -> Any:
+        """Return the value of one of ``options``."""
+        return dict(self.options).get(name, default)
 
     @property
     def label(self) -> str:
         """What was called on what, in one short line."""
         parts = [self.function, self.dtype, "x".join(map(str, self.shape))]
+        if self.layout != "contiguous":
+            parts.append(self.layout)
+        if self.labels != "indices":
+            parts.append(f"labels={self.labels}")
         if self.axis != -1:
             parts.append(f"axis={self.axis}")
         if self.where:
             parts.append("where=")
+        parts += [f"{name}={getattr(value, '__name__', value)}" for name, value in self.options]
         if self.out:
             parts.append("out=")
         if self.workers > 1:
@@ -221,13 +269,15 @@ def _family() -> Iterator[Case]:
                  function=function, quick=function == "softmax_backward", tags=family),
             quick64=False,
         )  # fmt: skip
-    yield Case(
+    cross_entropy = Case(
         "cross-entropy-digits", (8192, 10), "a training step's loss and gradient on real logits",
-        function="softmax_cross_entropy", source="digits", quick=True, tags=family,
+        function="softmax_cross_entropy", options=(("return_grad", True),), source="digits",
+        quick=True, tags=family,
     )  # fmt: skip
+    yield cross_entropy
     yield from _both_dtypes(
-        Case("cross-entropy-1000", (1024, 1000), "loss and gradient in one pass, 1000 classes",
-             function="softmax_cross_entropy", tags=family),
+        replace(cross_entropy, name="cross-entropy-1000", shape=(1024, 1000), source="normal",
+                reason="loss and gradient in one pass, 1000 classes", quick=False),
     )  # fmt: skip
     yield Case(
         "segments", (500_000,), "ragged rows of 1 to 99 elements, cut by CSR row pointers",

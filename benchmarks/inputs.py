@@ -34,6 +34,13 @@ class Data:
     labels: Array | None = None
     where: Array | None = None
     indptr: Array | None = None
+    values: list[float] | None = None
+    """The logits as a list, where that is what the caller has."""
+
+    @property
+    def given(self) -> Any:
+        """The logits as the caller has them."""
+        return self.x if self.values is None else self.values
 
 
 def normal(shape: tuple[int, ...]) -> Array:
@@ -145,6 +152,22 @@ SOURCES: dict[str, Callable[[tuple[int, ...]], Array]] = {
 }
 
 
+def _padded(x: Array) -> Array:
+    """Return rows that are the first part of longer ones, a multiple of 64."""
+    n = x.shape[-1]
+    longer = np.zeros((*x.shape[:-1], -(-n // 64) * 64), x.dtype)
+    longer[..., :n] = x
+    return longer[..., :n]
+
+
+LAYOUTS: dict[str, Callable[[Array], Array]] = {
+    "contiguous": np.ascontiguousarray,
+    "strided": _padded,
+    "Fortran": np.asfortranarray,
+    "list": np.ascontiguousarray,
+}
+
+
 def _row_pointers(elements: int) -> Array:
     lengths = np.random.default_rng(SEED).integers(1, 100, elements)
     pointers = np.concatenate(([0], np.cumsum(lengths)))
@@ -156,7 +179,14 @@ def _logits(case: Case) -> Array:
     maker, shape = SOURCES[case.source], case.shape
     if maker is normal and len(shape) == 2 and shape[0] > REPEATED_ROWS:
         return np.resize(maker((REPEATED_ROWS, shape[1])).astype(case.dtype), shape)
-    return np.ascontiguousarray(maker(shape).astype(case.dtype))
+    return LAYOUTS[case.layout](maker(shape).astype(case.dtype))
+
+
+def _mask(case: Case, rng: np.random.Generator) -> Array:
+    """Return a causal mask of attention scores; of a single row, about half of it."""
+    if len(case.shape) == 1:
+        return rng.random(case.shape) < 0.5
+    return np.broadcast_to(np.tri(case.shape[-2], case.shape[-1]) == 1, case.shape)
 
 
 def make(case: Case) -> Data:
@@ -167,14 +197,15 @@ def make(case: Case) -> Data:
         grad_output = rng.normal(0.0, 1.0, case.shape).astype(case.dtype)
         return Data(_forward(case, x), grad_output=grad_output)
     if case.function == "softmax_cross_entropy":
+        if case.labels == "probabilities":
+            teacher = rng.dirichlet(np.ones(case.shape[-1]), case.shape[:-1])
+            return Data(x, labels=teacher.astype(case.dtype))
         return Data(x, labels=rng.integers(0, case.shape[-1], case.shape[:-1]))
     if case.function == "segment_softmax":
         return Data(x, indptr=_row_pointers(case.elements))
     if case.where:
-        return Data(
-            x, where=np.broadcast_to(np.tri(case.shape[-2], case.shape[-1]) == 1, case.shape)
-        )
-    return Data(x)
+        return Data(x, where=_mask(case, rng))
+    return Data(x, values=x.tolist() if case.layout == "list" else None)
 
 
 def _forward(case: Case, x: Array) -> Array:

@@ -2,7 +2,8 @@
 
 Like is compared with like: where a cell hands out a buffer, only peers that write into one take
 part; where it does not, all of them allocate. Conversions to a peer's own arrays happen before the
-timed loop. A peer whose library lacks a function gives None for that cell.
+timed loop. A peer whose library lacks a function gives None for that cell; one that lacks an option
+is not asked.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from .timing import Call
 
 Maker = Callable[[Case, Data], "Call | None"]
 
+_ANY_LAYOUT = frozenset({"strided", "Fortran"})
+"""The layouts that a peer takes which is handed NumPy's arrays as they lie."""
+
 
 class Peer:
     """One library. A subclass offers a function by a method of that function's name."""
@@ -32,6 +36,8 @@ class Peer:
     module = ""
     distribution = ""
     """What the package index calls it; also what is asked for its version."""
+    can: frozenset[str] = frozenset()
+    """Which of `Case.needs` the library can serve."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -46,14 +52,38 @@ class Peer:
         maker: Maker | None = getattr(self, case.function, None)
         return maker(case, data) if maker else None
 
+    def takes(self, case: Case) -> bool:
+        """Tell whether the library has the options of a cell."""
+        return case.needs <= self.can
 
-def _numpy_softmax(x: Array, axis: int = -1) -> Array:
+
+def _tempered(function: Callable[..., Any], case: Case) -> Callable[..., Any]:
+    """Return a function that divides its input by the cell's temperature first, if it has one."""
+    temperature = case.option("temperature")
+    if temperature is None:
+        return function
+    return lambda x, *args, **options: function(x / temperature, *args, **options)
+
+
+def _converted(function: Callable[..., Any], case: Case) -> Callable[..., Any]:
+    """Return a function that converts its input to the cell's ``dtype=`` first, if it has one."""
+    dtype = case.option("dtype")
+    if dtype is None:
+        return function
+    return lambda x, *args, **options: function(x.astype(dtype), *args, **options)
+
+
+def _numpy_softmax(x: Array, axis: int | None = -1) -> Array:
     weights = np.exp(x - x.max(axis=axis, keepdims=True))
     result: Array = weights / weights.sum(axis=axis, keepdims=True)
     return result
 
 
-def _numpy_softmax_out(x: Array, axis: int, out: Array) -> Array:
+def _numpy_softmax_of_list(x: list[float]) -> Array:
+    return _numpy_softmax(np.asarray(x))
+
+
+def _numpy_softmax_out(x: Array, axis: int | None, out: Array) -> Array:
     np.subtract(x, x.max(axis=axis, keepdims=True), out=out)
     np.exp(out, out=out)
     result: Array = np.divide(out, out.sum(axis=axis, keepdims=True), out=out)
@@ -70,10 +100,10 @@ def _numpy_log_softmax(x: Array) -> Array:
     return result
 
 
-def _numpy_logsumexp(x: Array) -> Array:
+def _numpy_logsumexp(x: Array, *, keepdims: bool = False) -> Array:
     top = x.max(axis=-1, keepdims=True)
-    result: Array = (top + np.log(np.exp(x - top).sum(axis=-1, keepdims=True)))[..., 0]
-    return result
+    result: Array = top + np.log(np.exp(x - top).sum(axis=-1, keepdims=True))
+    return result if keepdims else result[..., 0]
 
 
 def _numpy_softmax_backward(g: Array, y: Array) -> Array:
@@ -87,6 +117,11 @@ def _numpy_log_softmax_backward(g: Array, y: Array) -> Array:
     return result
 
 
+def _numpy_loss(logits: Array, labels: Array) -> Array:
+    result: Array = -_numpy_log_softmax(logits)[np.arange(len(labels)), labels]
+    return result
+
+
 def _numpy_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
     rows = np.arange(len(labels))
     log_p = _numpy_log_softmax(logits)
@@ -94,6 +129,11 @@ def _numpy_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
     grad = np.exp(log_p)
     grad[rows, labels] -= 1
     return loss, grad
+
+
+def _numpy_soft_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
+    log_p = _numpy_log_softmax(logits)
+    return -(labels * log_p).sum(axis=-1), np.exp(log_p) - labels
 
 
 def _numpy_segments(data: Array, indptr: Array) -> Array:
@@ -107,29 +147,40 @@ class NumPy(Peer):
     """The textbook formula, as most code has it."""
 
     name, module, distribution = "NumPy", "numpy", "numpy"
+    can = _ANY_LAYOUT | {
+        "temperature", "dtype", "list", "keepdims", "return_grad", "probabilities",
+    }  # fmt: skip
 
     def softmax(self, case: Case, data: Data) -> Call | None:
         """Softmax in three passes; in place in the caller's buffer where there is one."""
         if data.where is not None:
             return Call(_numpy_softmax_where, (data.x, data.where))
+        if data.values is not None:
+            return Call(_numpy_softmax_of_list, (data.values,))
         if case.out:
             return Call(_numpy_softmax_out, (data.x, case.axis, np.zeros_like(data.x)))
-        return Call(_numpy_softmax, (data.x, case.axis))
+        function = _converted(_tempered(_numpy_softmax, case), case)
+        return Call(function, (data.x, case.axis))
+
+    def softmax_cross_entropy(self, case: Case, data: Data) -> Call | None:
+        """Through the log-probabilities, which losses and gradients share."""
+        if not case.option("return_grad"):
+            return Call(_numpy_loss, (data.x, data.labels))
+        soft = case.labels == "probabilities"
+        function = _numpy_soft_cross_entropy if soft else _numpy_cross_entropy
+        return Call(function, (data.x, data.labels), to_numpy=_pair_to_numpy)
 
     def call(self, case: Case, data: Data) -> Call | None:
         """Return the call of a cell."""
-        if case.function == "softmax":
-            return self.softmax(case, data)
+        if case.function in ("softmax", "softmax_cross_entropy"):
+            return super().call(case, data)
         if case.out:
             return None
         return {
             "log_softmax": Call(_numpy_log_softmax, (data.x,)),
-            "logsumexp": Call(_numpy_logsumexp, (data.x,)),
+            "logsumexp": Call(_numpy_logsumexp, (data.x,), dict(case.options)),
             "softmax_backward": Call(_numpy_softmax_backward, (data.grad_output, data.x)),
             "log_softmax_backward": Call(_numpy_log_softmax_backward, (data.grad_output, data.x)),
-            "softmax_cross_entropy": Call(
-                _numpy_cross_entropy, (data.x, data.labels), to_numpy=_pair_to_numpy
-            ),
             "segment_softmax": Call(_numpy_segments, (data.x, data.indptr)),
         }.get(case.function)
 
@@ -138,6 +189,7 @@ class SciPy(Peer):
     """``scipy.special``, which has no ``out=``."""
 
     name, module, distribution = "SciPy", "scipy", "scipy"
+    can = _ANY_LAYOUT | {"temperature", "dtype", "list", "keepdims"}
 
     def call(self, case: Case, data: Data) -> Call | None:
         """Return the call of a cell."""
@@ -146,13 +198,17 @@ class SciPy(Peer):
         function = getattr(special, case.function, None)
         if function is None or case.out or data.where is not None:
             return None
-        return Call(function, (data.x,), {"axis": case.axis})
+        options = {"axis": case.axis}
+        if case.option("keepdims"):
+            options["keepdims"] = True
+        return Call(_converted(_tempered(function, case), case), (data.given,), options)
 
 
 class ScikitLearn(Peer):
     """``sklearn.utils.extmath.softmax``: two dimensions, the last axis."""
 
     name, module, distribution = "scikit-learn", "sklearn", "scikit-learn"
+    can = _ANY_LAYOUT
 
     def softmax(self, case: Case, data: Data) -> Call | None:
         """Softmax into a copy."""
@@ -171,6 +227,9 @@ class Torch(Peer):
     """PyTorch on tensors made outside the loop, without autograd except where it is the subject."""
 
     name, module, distribution = "torch", "torch", "torch"
+    can = _ANY_LAYOUT | {
+        "temperature", "dtype", "list", "keepdims", "return_grad", "probabilities",
+    }  # fmt: skip
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -185,10 +244,22 @@ class Torch(Peer):
         return super().call(case, data)
 
     def _forward(self, function: Any, case: Case, data: Data) -> Call:
-        options = {}
+        torch = self.torch
+        options: dict[str, Any] = {}
         if case.out:
-            options["out"] = self.torch.from_numpy(result_buffer(case, data))
-        return Call(function, (self.torch.from_numpy(data.x), case.axis), options)
+            options["out"] = torch.from_numpy(result_buffer(case))
+        if case.result_dtype != case.dtype:
+            options["dtype"] = getattr(torch, case.result_dtype)
+        if case.option("keepdims"):
+            options["keepdim"] = True
+        if data.values is not None:
+
+            def of_list(x: list[float], axis: int, **options: Any) -> Any:
+                return function(torch.tensor(x, dtype=torch.float64), axis, **options)
+
+            return Call(of_list, (data.values, case.dimension), options)
+        x = torch.from_numpy(data.x)
+        return Call(_tempered(function, case), (x, case.dimension), options)
 
     def softmax(self, case: Case, data: Data) -> Call | None:
         """``torch.softmax``; a mask is filled with -inf first, as attention code does."""
@@ -223,9 +294,13 @@ class Torch(Peer):
         """ATen's own kernel, without autograd around it."""
         return self._backward(self.torch.ops.aten._log_softmax_backward_data.default, data)
 
-    def softmax_cross_entropy(self, _case: Case, data: Data) -> Call | None:
-        """Loss and gradient through autograd, as a training loop has them."""
+    def softmax_cross_entropy(self, case: Case, data: Data) -> Call | None:
+        """Loss, and gradient through autograd, as a training loop has them."""
         torch = self.torch
+        labels = torch.from_numpy(data.labels)
+        if not case.option("return_grad"):
+            function = torch.nn.functional.cross_entropy
+            return Call(function, (torch.from_numpy(data.x), labels), {"reduction": "none"})
         logits = torch.from_numpy(data.x).clone().requires_grad_()
 
         def step(logits: Any, labels: Any) -> tuple[Any, Any]:
@@ -234,13 +309,14 @@ class Torch(Peer):
                 (grad,) = torch.autograd.grad(loss.sum(), logits)
             return loss.detach(), grad
 
-        return Call(step, (logits, torch.from_numpy(data.labels)), to_numpy=_pair_to_numpy)
+        return Call(step, (logits, labels), to_numpy=_pair_to_numpy)
 
 
 class OnnxRuntime(Peer):
     """ONNX Runtime: ``run`` where results are fresh, bound buffers where the caller keeps them."""
 
     name, module, distribution = "ONNX Runtime", "onnxruntime", "onnxruntime"
+    can = _ANY_LAYOUT | {"keepdims"}
 
     @classmethod
     def installed(cls) -> bool:
@@ -282,7 +358,7 @@ class OnnxRuntime(Peer):
         binding = session.io_binding()
         for name, array in feeds.items():
             binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
-        buffer = onnxruntime.OrtValue.ortvalue_from_numpy(result_buffer(case, data))
+        buffer = onnxruntime.OrtValue.ortvalue_from_numpy(result_buffer(case))
         binding.bind_ortvalue_output("y", buffer)
         return Call(session.run_with_iobinding, (binding,), to_numpy=lambda _: buffer.numpy())
 
@@ -291,9 +367,12 @@ class OnnxRuntime(Peer):
         from onnx import helper
 
         operators: dict[str, tuple[str, dict[str, Any]]] = {
-            "softmax": ("Softmax", {"axis": case.axis}),
-            "log_softmax": ("LogSoftmax", {"axis": case.axis}),
-            "logsumexp": ("ReduceLogSumExp", {"axes": [case.axis], "keepdims": 0}),
+            "softmax": ("Softmax", {"axis": case.dimension}),
+            "log_softmax": ("LogSoftmax", {"axis": case.dimension}),
+            "logsumexp": (
+                "ReduceLogSumExp",
+                {"axes": [case.dimension], "keepdims": int(case.option("keepdims", default=False))},
+            ),
         }
         operator = operators.get(case.function)
         if operator is None or data.x.dtype == np.float16:  # float16 has no CPU kernel
@@ -310,6 +389,7 @@ class Jax(Peer):
     """JAX, jitted, on device arrays, waiting for the result; it has no ``out=``."""
 
     name, module, distribution = "JAX", "jax", "jax"
+    can = frozenset({"temperature", "dtype", "keepdims", "return_grad", "probabilities"})
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -337,7 +417,7 @@ class Jax(Peer):
             for array in (data.grad_output, data.x, data.labels)
             if array is not None
         ]
-        pair = case.function == "softmax_cross_entropy"
+        pair = case.option("return_grad")
         return Call(
             self.jax.jit(function), tuple(device),
             suffix="[0].block_until_ready()" if pair else ".block_until_ready()",
@@ -347,21 +427,27 @@ class Jax(Peer):
     def _function(self, case: Case, data: Data) -> Callable[..., Any] | None:
         nn, jnp, axis = self.jax.nn, self.jax.numpy, case.axis
         mask = None if data.where is None else self.jax.device_put(data.where)
+        keepdims = {"keepdims": True} if case.option("keepdims") else {}
 
-        def cross_entropy(logits: Any, labels: Any) -> tuple[Any, Any]:
+        def cross_entropy(logits: Any, labels: Any) -> Any:
             log_p = nn.log_softmax(logits)
-            loss = -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
-            return loss, jnp.exp(log_p) - nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+            if case.labels == "probabilities":
+                loss, target = -(labels * log_p).sum(-1), labels
+            else:
+                loss = -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+                target = nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+            return (loss, jnp.exp(log_p) - target) if case.option("return_grad") else loss
 
         functions: dict[str, Callable[..., Any]] = {
             "softmax": lambda x: nn.softmax(x, axis=axis, where=mask),
             "log_softmax": lambda x: nn.log_softmax(x, axis=axis),
-            "logsumexp": lambda x: nn.logsumexp(x, axis=axis),
+            "logsumexp": lambda x: nn.logsumexp(x, axis=axis, **keepdims),
             "softmax_backward": lambda g, y: y * (g - (g * y).sum(-1, keepdims=True)),
             "log_softmax_backward": lambda g, y: g - jnp.exp(y) * g.sum(-1, keepdims=True),
             "softmax_cross_entropy": cross_entropy,
         }
-        return functions.get(case.function)
+        function = functions.get(case.function)
+        return _converted(_tempered(function, case), case) if function else None
 
 
 def _loops(x: Array, out: Array) -> Array:
@@ -382,6 +468,7 @@ class Numba(Peer):
     """The textbook loops, compiled by numba: what one writes when SciPy is too slow."""
 
     name, module, distribution = "numba", "numba", "numba"
+    can = _ANY_LAYOUT
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -396,7 +483,7 @@ class Numba(Peer):
 
     def softmax(self, case: Case, data: Data) -> Call | None:
         """Softmax of rows, on one thread."""
-        if data.where is not None or case.axis != -1 or case.workers > 1:
+        if data.where is not None or case.dimension != -1 or case.workers > 1:
             return None
         if data.x.dtype == np.float16:
             return None
@@ -434,7 +521,7 @@ class TensorFlow(Peer):
         }.get(case.function)
         if function is None or case.out or data.where is not None or case.workers != self.threads:
             return None
-        return Call(function, (self.tf.constant(data.x), case.axis))
+        return Call(function, (self.tf.constant(data.x), case.dimension))
 
 
 class OpenVino(Peer):
@@ -450,7 +537,7 @@ class OpenVino(Peer):
         from openvino import opset13
 
         x = opset13.parameter(case.shape, data.x.dtype, name="x")
-        model = openvino.Model([opset13.softmax(x, case.axis)], [x], "peer")
+        model = openvino.Model([opset13.softmax(x, case.dimension)], [x], "peer")
         settings = {
             "INFERENCE_NUM_THREADS": case.workers,
             "INFERENCE_PRECISION_HINT": "f32",
@@ -496,10 +583,10 @@ def _copy_halves(halves: list[tuple[Array, Array]], pool: ThreadPoolExecutor) ->
 def references(case: Case, data: Data) -> dict[str, Call]:
     """Return the rows that are a measure and no contender: ``numpy.exp`` and a copy."""
     x, target = np.array(data.x), np.zeros_like(data.x)
-    calls = {
-        "numpy.exp": Call(np.exp, (x,), {"out": target} if case.out else {}),
-        "copy": Call(np.copyto, (target, x)),
-    }
+    exp_of = Call(np.exp, (x,), {"out": target} if case.out else {})
+    calls = {"numpy.exp": exp_of, "copy": Call(np.copyto, (target, x))}
+    if data.values is not None:
+        calls["numpy.asarray"] = Call(np.asarray, (data.values,))
     if "beyond-cache" in case.tags and case.workers > 1:
         # The process was started with memcpy's streaming threshold below this size.
         halves = list(zip(np.array_split(target, 2), np.array_split(x, 2), strict=True))

@@ -99,7 +99,7 @@ def ulp_size(at: Array, dtype: Any) -> Array:
 
 
 def _as_rows(array: Array, case: Case) -> Array:
-    return np.moveaxis(array, case.axis, -1).reshape(-1, case.row_length)
+    return np.moveaxis(array, case.dimension, -1).reshape(-1, case.row_length)
 
 
 class Reference:
@@ -126,6 +126,7 @@ class Reference:
         kept = np.ones(x.shape, bool)
         if data.where is not None:
             kept = _as_rows(data.where, case)[self.rows]
+        x = x.astype(np.longdouble) / case.option("temperature", 1)
         if case.function == "softmax":
             self.exact = [exact_softmax(x, kept)]
         elif case.function == "log_softmax":
@@ -146,12 +147,18 @@ class Reference:
 
     def _make_cross_entropy(self, data: Data, x: Array, kept: Array) -> None:
         assert data.labels is not None
-        labels = data.labels.reshape(-1)[self.rows]
-        chosen = labels[:, None] == np.arange(x.shape[-1])
-        loss = -exact_log_softmax(x, kept)[chosen]
-        probabilities = exact_softmax(x, kept)
-        self.exact = [loss, probabilities - chosen]
-        self.scale = [abs(loss), probabilities + chosen]
+        if self.case.labels == "probabilities":
+            labels = _as_rows(data.labels, self.case)[self.rows].astype(np.longdouble)
+        else:
+            indices = data.labels.reshape(-1)[self.rows]
+            labels = (indices[:, None] == np.arange(x.shape[-1])).astype(np.longdouble)
+        terms = np.where(labels == 0, 0, labels * exact_log_softmax(x, kept))
+        loss = -terms.sum(axis=-1)
+        self.exact, self.scale = [loss], [abs(loss)]
+        if self.case.option("return_grad"):
+            weighed = labels.sum(axis=-1, keepdims=True) * exact_softmax(x, kept)
+            self.exact.append(weighed - labels)
+            self.scale.append(weighed + labels)
 
     def _make_segments(self, data: Data) -> None:
         assert data.indptr is not None
@@ -166,6 +173,8 @@ class Reference:
         """Return the result's arrays in the form of ``exact``, all rows."""
         case = self.case
         if case.function == "softmax_cross_entropy":
+            if not case.option("return_grad"):
+                return [np.asarray(result).reshape(-1)]
             loss, grad = result
             return [np.asarray(loss).reshape(-1), _as_rows(np.asarray(grad), case)]
         array = np.asarray(result)
@@ -176,23 +185,27 @@ class Reference:
     def score(self, result: Any) -> Score:
         """Return the errors of a result, and whether it is wrong."""
         worst, means, wrong = 0.0, [], None
+        dtype = self.case.result_dtype
         for part, exact, scale in zip(self._parts(result), self.exact, self.scale, strict=True):
-            if part.dtype != self.case.dtype:
+            if part.dtype != dtype:
                 wrong = wrong or f"the result is {part.dtype}"
             got = part[self.rows].astype(np.longdouble)
             same = got == exact  # infinities included: their difference would be NaN
             with np.errstate(invalid="ignore"):
                 error = np.where(same, 0, abs(got - exact))
                 relative = np.where(same, 0, error / np.maximum(1, abs(exact)))
-                ulps = np.where(same, 0, error / ulp_size(scale, self.case.dtype))
-            if not (relative <= tolerance(self.case.dtype)).all():
+                ulps = np.where(same, 0, error / ulp_size(scale, dtype))
+            if not (relative <= tolerance(dtype)).all():
                 wrong = wrong or f"off by {float(relative.max()):.1g}"
             worst = max(worst, float(ulps.max()))
             means.append(float(ulps.mean()))
         return Score(worst, max(means), wrong or self._whole(result))
 
     def _whole(self, result: Any) -> str | None:
-        """Return what is wrong with the rows that were not sampled, if a cheap look can tell."""
+        """Return what is wrong with the whole result, if a cheap look can tell."""
+        shape = np.shape(result[-1] if isinstance(result, tuple) else result)
+        if shape != self.case.result_shape:
+            return f"the result has the shape {shape}"
         for part in self._parts(result):
             if np.isnan(part).any():
                 return "NaN"
@@ -200,6 +213,6 @@ class Reference:
             return None
         sums = self._parts(result)[0].sum(axis=-1, dtype=np.float64)
         off = float(abs(sums - 1).max())
-        if off > 2 * tolerance(self.case.dtype):
+        if off > 2 * tolerance(self.case.result_dtype):
             return f"rows sum to 1 +- {off:.1g}"
         return None

@@ -39,7 +39,7 @@ class Run:
         found: dict[str, tuple[str, Call | Exception]] = {
             self.subject.name: ("subject", self.subject.call(case, data))
         }
-        for peer in self.rivals:
+        for peer in filter(lambda peer: peer.takes(case), self.rivals):
             try:
                 call: Call | Exception | None = peer.call(case, data)
             except Exception as error:  # noqa: BLE001 - a peer's failure is a result to show
@@ -121,6 +121,8 @@ def _describe(case: Case, rows: list[dict[str, Any]], ghz: float) -> Cell:
         "shape": list(case.shape),
         "axis": case.axis,
         "out": case.out,
+        "layout": case.layout,
+        "options": {name: str(getattr(value, "__name__", value)) for name, value in case.options},
         "input": case.source,
         "workers": case.workers,
         "tags": sorted(case.tags),

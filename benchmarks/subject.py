@@ -65,8 +65,8 @@ class Subject:
             args, options = _arguments(case, data)
             options = {**options, "workers": 1}
             calls["one worker"] = Call(getattr(self.functions, case.function), args, options)
-        if case.axis != -1:
-            x = np.ascontiguousarray(np.moveaxis(data.x, case.axis, -1))
+        if "other-axis" in case.tags:
+            x = np.ascontiguousarray(np.moveaxis(data.x, case.dimension, -1))
             calls["last axis"] = Call(self.functions.softmax, (x,), {"out": np.empty_like(x)})
         return calls
 
@@ -76,28 +76,25 @@ def _as_it_is(result: Any) -> Any:
     return result
 
 
-def result_buffer(case: Case, data: Data) -> Array:
+def result_buffer(case: Case) -> Array:
     """Return a warm ``out=`` for a cell."""
-    shape = case.shape
-    if case.function == "logsumexp":
-        shape = tuple(np.delete(shape, case.axis))
-    return np.zeros(shape, data.x.dtype)
+    return np.zeros(case.result_shape, case.result_dtype)
 
 
 def _arguments(case: Case, data: Data) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    options: dict[str, Any] = {}
+    options = dict(case.options)
     if case.axis != -1:
         options["axis"] = case.axis
     if data.where is not None:
         options["where"] = data.where
     if case.out:
-        options["out"] = result_buffer(case, data)
+        options["out"] = result_buffer(case)
     if case.workers > 1:
         options["workers"] = case.workers
     if case.function.endswith("_backward"):
         return (data.grad_output, data.x), options
     if case.function == "softmax_cross_entropy":
-        return (data.x, data.labels), {**options, "return_grad": True}
+        return (data.x, data.labels), options
     if case.function == "segment_softmax":
         return (data.x, data.indptr), options
-    return (data.x,), options
+    return (data.given,), options

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from . import accuracy, cases, cli, inputs, readme, reference, timing
+from . import accuracy, cases, cli, inputs, peers, readme, reference, timing
 from .targets import targets
 
 if TYPE_CHECKING:
@@ -64,6 +65,35 @@ def test_cell_names_are_unique_and_every_cell_has_a_reason() -> None:
 def test_an_unknown_cell_is_refused(pattern: str) -> None:
     with pytest.raises(cases.UsageError, match="no-such-cell"):
         cases.select(quick=True, pattern=pattern)
+
+
+def test_layouts_keep_the_values_and_are_what_they_say() -> None:
+    plain = cases.Case("a", (32, 46), "a")
+    x = {layout: inputs.make(replace(plain, layout=layout)).x for layout in inputs.LAYOUTS}
+    for laid in x.values():
+        np.testing.assert_array_equal(laid, x["contiguous"])
+    assert x["strided"].strides == (64 * 4, 4)
+    assert x["Fortran"].strides == (4, 32 * 4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "needs"),
+    [
+        ({}, set()),
+        ({"options": (("temperature", 0.7),)}, {"temperature"}),
+        ({"options": (("dtype", np.float64),)}, {"dtype"}),
+        ({"dtype": "int64"}, {"dtype"}),
+        ({"layout": "strided"}, {"strided"}),
+        ({"dtype": "float64", "layout": "list"}, {"list"}),
+        ({"labels": "probabilities"}, {"probabilities"}),
+    ],
+    ids=str,
+)
+def test_a_peer_is_asked_for_no_more_than_it_can(fields: dict[str, Any], needs: set[str]) -> None:
+    case = replace(cases.Case("a", (2, 3), "a"), **fields)
+    assert case.needs == needs
+    assert peers.NumPy(1).takes(case)
+    assert peers.Peer(1).takes(case) == (not needs)
 
 
 def test_the_readme_section_has_ratios_losses_and_errors(document: dict[str, Any]) -> None:
@@ -163,6 +193,16 @@ def test_the_reference_agrees_with_mpmath(function: str, dtype: str) -> None:
             assert abs(residual / true) < 2.0**-60
 
 
+def test_the_reference_divides_by_the_temperature() -> None:
+    case = cases.Case("a", (3, 20), "a", dtype="float64", options=(("temperature", 0.7),))
+    data = inputs.make(case)
+    weights = np.exp(data.x / 0.7)
+    expected = weights / weights.sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(
+        reference.Reference(case, data).exact[0].astype(float), expected, rtol=1e-13
+    )
+
+
 def test_ulp_size_is_the_spacing_below_the_exact_value() -> None:
     at = np.array([1.0, 1.5, 2.0, 0.0, 1e-45], np.longdouble)
     tiny = 2.0**-149
@@ -179,6 +219,16 @@ def test_a_wrong_answer_is_marked(spoil: float) -> None:
     assert checker.score(right).max_ulp <= 0.5
     right[2, 3] = spoil
     assert checker.score(right).wrong is not None
+
+
+def test_an_answer_of_another_shape_or_dtype_is_marked() -> None:
+    case = cases.Case("a", (6,), "a", function="logsumexp", options=(("keepdims", True),))
+    data = inputs.make(case)
+    checker = reference.Reference(case, data)
+    right = checker.exact[0].astype("float32")
+    assert checker.score(right).wrong is None
+    assert checker.score(right[0]).wrong == "the result has the shape ()"
+    assert checker.score(right.astype("float64")).wrong == "the result is float64"
 
 
 def test_a_timed_call_passes_its_arguments_and_runs_its_suffix() -> None:
