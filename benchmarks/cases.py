@@ -136,7 +136,7 @@ def _latency() -> Iterator[Case]:
         "one prediction of a 46-class classifier: call overhead is nearly all of it",
         source="clusters46",
         quick=True,
-        tags=_tags("latency"),
+        tags=_tags("call", "latency"),
     )
     yield from _both_dtypes(one)
     yield replace(
@@ -144,7 +144,7 @@ def _latency() -> Iterator[Case]:
         name="one-row-46-out",
         reason="the same row into a buffer the caller keeps",
         out=True,
-        tags=_tags("latency-out"),
+        tags=_tags("call", "latency-out"),
     )
     yield Case(
         "hot-loop-10",
@@ -155,6 +155,65 @@ def _latency() -> Iterator[Case]:
         quick=True,
         tags=_tags("hot-loop"),
     )
+
+
+def _calls() -> Iterator[Case]:
+    """Yield small calls with each option and function: nearly all of their time is the call."""
+    row = Case("call", (46,), "", source="clusters46", quick=True, tags=_tags("call"))
+
+    def call(name: str, reason: str, of: Case = row, **fields: Any) -> Case:
+        return replace(of, name=f"call-{name}", reason=reason, **fields)
+
+    yield call("where", "action values of one state under its mask of legal moves", where=True)
+    yield call(
+        "temperature", "one sampling step, or one calibrated prediction",
+        options=(("temperature", 0.7),),
+    )  # fmt: skip
+    yield call(
+        "temperature-int", "a temperature written as an int, as most are",
+        options=(("temperature", 2),),
+    )  # fmt: skip
+    yield call("axis-none", "axis=None, SciPy's default, spelled out in code that comes from it",
+               axis=None)  # fmt: skip
+    yield call("dtype", "float32 logits, float64 probabilities", options=(("dtype", np.float64),))
+    yield call("float16", "half precision, which a network's output may be in", dtype="float16")
+    yield call("int64", "counts or votes as scores", dtype="int64")
+    yield call(
+        "list", "a Python list, as a first try or a JSON request has it",
+        dtype="float64", layout="list", tags=_tags("call", "call-of-list"),
+    )  # fmt: skip
+    yield call("log_softmax", "log-probabilities of one prediction", function="log_softmax")
+    yield call("logsumexp", "one row's log-partition, a scalar", function="logsumexp")
+    yield call(
+        "keepdims", "the same, to be subtracted from its logits",
+        function="logsumexp", options=(("keepdims", True),),
+    )  # fmt: skip
+
+    rows = replace(row, shape=(32, 46))
+    yield call("rows", "a small batch, for the next three to be read beside", rows)
+    yield call("strided", "the real classes of a vocabulary padded to 64: x[:, :46]", rows,
+               layout="strided")  # fmt: skip
+    yield call("fortran", "Fortran order, as a transposed or pandas array has it", rows,
+               layout="Fortran")  # fmt: skip
+    yield call("axis-0", "46 columns of 32 classes: the reduced axis strides", rows, axis=0)
+    for function in ("softmax_backward", "log_softmax_backward"):
+        yield call(function, "the gradient of a small batch", rows, function=function)
+
+    step = replace(row, shape=(32, 10), source="digits", function="softmax_cross_entropy")
+    with_gradient = {"options": (("return_grad", True),)}
+    yield call(
+        "training-step", "loss and gradient of a batch of 32 over ten classes", step,
+        **with_gradient, tags=_tags("call", "training-step"),
+    )  # fmt: skip
+    yield call("loss", "the loss alone, as validation takes it", step)
+    yield call(
+        "soft-labels", "loss and gradient against a teacher's probabilities", step,
+        **with_gradient, labels="probabilities",
+    )  # fmt: skip
+    yield call(
+        "segments", "32 ragged rows of 60 elements on average, as a graph's nodes have edges", row,
+        shape=(1930,), source="normal", function="segment_softmax",
+    )  # fmt: skip
 
 
 def _short_rows() -> Iterator[Case]:
@@ -296,7 +355,8 @@ def _family() -> Iterator[Case]:
 CASES: tuple[Case, ...] = tuple(
     case
     for group in (
-        _latency, _short_rows, _rows_in_cache, _long_rows, _large_arrays, _other_axes, _family,
+        _latency, _calls, _short_rows, _rows_in_cache, _long_rows, _large_arrays, _other_axes,
+        _family,
     )
     for case in group()
 )  # fmt: skip

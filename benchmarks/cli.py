@@ -67,7 +67,7 @@ def _limit_threads(threads: int, instruction_set: str | None) -> None:
 def _list_cells() -> int:
     for case in cases.CASES:
         mark = "quick" if case.quick else "full "
-        print(f"{mark}  {case.name:26} {case.label:44} {case.reason}")
+        print(f"{mark}  {case.name:26} {case.label:56} {case.reason}")
     return 0
 
 

@@ -39,6 +39,15 @@ def ratio(cell: Cell | None, name: str) -> float | None:
     return float(found["ratio"]["median"]) if found else None
 
 
+def share(cell: Cell, name: str) -> tuple[float, float, float] | None:
+    """Return our time in terms of a contender's: lower quartile, median, upper quartile."""
+    found = row(cell, name)
+    if found is None:
+        return None
+    spread = found["ratio"]
+    return 1 / spread["q3"], 1 / spread["median"], 1 / spread["q1"]
+
+
 def cell_named(document: Document, name: str) -> Cell | None:
     """Return a cell by name, or None if the run left it out."""
     return next((cell for cell in document["cells"] if cell["name"] == name), None)

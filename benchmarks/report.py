@@ -21,7 +21,9 @@ from .document import (
     peers,
     ratio,
     row,
+    share,
     subject,
+    tagged,
     times,
     ulp,
 )
@@ -114,6 +116,20 @@ def peers_table(document: Document) -> Table:
     return table
 
 
+def calls_table(calls: list[Cell]) -> Table:
+    """Return the table of small calls beside ``numpy.exp`` of as many float32 numbers."""
+    table = Table(title="Small calls: time of fastsoftmax beside numpy.exp of a float32 array")
+    for heading in ("call", "time", "numpy.exp", "time / numpy.exp's [quartiles]"):
+        table.add_column(heading, justify="left" if heading == "call" else "right", no_wrap=True)
+    for cell in calls:
+        exp, spread = row(cell, "numpy.exp"), share(cell, "numpy.exp")
+        if exp and spread:
+            ours, theirs = (duration(r["seconds"]["median"]) for r in (subject(cell), exp))
+            q1, median, q3 = spread
+            table.add_row(cell["label"], ours, theirs, f"{times(median)} [{q1:.2f}–{q3:.2f}]")
+    return table
+
+
 def targets_table(document: Document) -> Table:
     """Return the nine targets with the measured figures."""
     table = Table(title="Targets")
@@ -179,6 +195,8 @@ def print_report(console: Console, document: Document) -> None:
             if peer_names(part):
                 console.print(peers_table(part))
                 print_standing(console, part)
+    if calls := tagged(document, "call"):
+        console.print(calls_table(calls))
     for cell in (document.get("beyond_cache") or {}).values():
         if isinstance(cell, dict):
             console.print(beyond_cache_row(cell), highlight=False)

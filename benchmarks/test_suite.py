@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from . import accuracy, cases, cli, inputs, peers, readme, reference, timing
+from .subject import Subject
 from .targets import targets
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 RATIO = {"q1": 1.9, "median": 2.0, "q3": 2.1}
+CALLS = cases.select(quick=False, pattern="call")
 
 
 def contender(name: str, role: str, seconds: float, ratio: float, **more: Any) -> dict[str, Any]:
@@ -65,6 +67,41 @@ def test_cell_names_are_unique_and_every_cell_has_a_reason() -> None:
 def test_an_unknown_cell_is_refused(pattern: str) -> None:
     with pytest.raises(cases.UsageError, match="no-such-cell"):
         cases.select(quick=True, pattern=pattern)
+
+
+def test_every_call_cell_is_quick_and_has_a_label_of_its_own() -> None:
+    assert all(case.quick for case in CALLS)
+    assert len({case.label for case in CALLS}) == len(CALLS)
+
+
+@pytest.mark.parametrize("case", CALLS, ids=lambda case: case.name)
+def test_ours_and_numpys_formula_are_right_in_every_call_cell(case: cases.Case) -> None:
+    data = inputs.make(case)
+    checker = reference.Reference(case, data)
+    assert checker.score(Subject().call(case, data).result()).wrong is None
+    numpy = peers.NumPy(1)
+    assert numpy.takes(case)
+    call = numpy.call(case, data)
+    assert call is not None
+    with np.errstate(all="ignore"):
+        assert checker.score(call.result()).wrong is None
+
+
+@pytest.mark.parametrize("case", CALLS, ids=lambda case: case.name)
+def test_the_yardstick_of_calls_is_a_fresh_exp_of_contiguous_float32(case: cases.Case) -> None:
+    data = inputs.make(case)
+    yardstick = peers.references(case, data)["numpy.exp"]
+    (x,) = yardstick.args
+    assert yardstick.function is np.exp
+    assert yardstick.kwargs == {}
+    assert (x.shape, x.dtype, x.flags.c_contiguous) == (case.shape, np.float32, True)
+
+
+def test_the_list_cell_hands_out_a_list_beside_asarray_of_it() -> None:
+    case = next(case for case in CALLS if case.layout == "list")
+    data = inputs.make(case)
+    assert Subject().call(case, data).args == (data.x.tolist(),)
+    assert peers.references(case, data)["numpy.asarray"].args == (data.x.tolist(),)
 
 
 def test_layouts_keep_the_values_and_are_what_they_say() -> None:
@@ -200,6 +237,19 @@ def test_the_reference_divides_by_the_temperature() -> None:
     expected = weights / weights.sum(axis=-1, keepdims=True)
     np.testing.assert_allclose(
         reference.Reference(case, data).exact[0].astype(float), expected, rtol=1e-13
+    )
+
+
+def test_the_reference_takes_probabilities_as_labels() -> None:
+    case = next(case for case in CALLS if case.labels == "probabilities")
+    data = inputs.make(case)
+    assert data.labels is not None
+    x, labels = data.x.astype(float), data.labels.astype(float)
+    log_p = x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+    loss, grad = (part.astype(float) for part in reference.Reference(case, data).exact)
+    np.testing.assert_allclose(loss, -(labels * log_p).sum(axis=-1), rtol=1e-12)
+    np.testing.assert_allclose(
+        grad, labels.sum(axis=-1, keepdims=True) * np.exp(log_p) - labels, atol=1e-12
     )
 
 
