@@ -136,7 +136,7 @@ def _latency() -> Iterator[Case]:
         "one prediction of a 46-class classifier: call overhead is nearly all of it",
         source="clusters46",
         quick=True,
-        tags=_tags("call", "latency"),
+        tags=_tags("call", "plainest-call"),
     )
     yield from _both_dtypes(one)
     yield replace(
@@ -144,7 +144,7 @@ def _latency() -> Iterator[Case]:
         name="one-row-46-out",
         reason="the same row into a buffer the caller keeps",
         out=True,
-        tags=_tags("call", "latency-out"),
+        tags=_tags("call"),
     )
     yield Case(
         "hot-loop-10",

@@ -193,6 +193,41 @@ def test_targets_count_a_wrong_peer_out(document: dict[str, Any]) -> None:
     assert len(targets(document)) == 9
 
 
+@pytest.mark.parametrize(
+    ("spread", "verdict"),
+    [((2.1, 2.2, 2.4), "met"), ((1.5, 1.8, 1.9), "not met"), ((1.9, 2.2, 2.4), "undecided")],
+)
+def test_a_target_is_undecided_where_its_quartiles_enclose_the_bound(
+    document: dict[str, Any], spread: tuple[float, float, float], verdict: str
+) -> None:
+    # numpy.exp over ours: the plainest call is held to half of numpy.exp's time, others to 1.4.
+    exp = contender("numpy.exp", "reference", 2e-7, 2.0)
+    exp["ratio"] = dict(zip(("q1", "median", "q3"), spread, strict=True))
+    asarray = contender("numpy.asarray", "reference", 1e-6, 1.0)
+    ours = contender("fastsoftmax", "subject", 1e-7, 1.0)
+    for name, *more in (
+        ("plain", "plainest-call"), ("list", "call-of-list"), ("step", "training-step"), ("other",),
+    ):  # fmt: skip
+        document["cells"].append(
+            {"name": name, "tags": ["call", *more], "contenders": [ours, exp, asarray]}
+        )
+    target = targets(document)[0]
+    assert target.verdict == verdict
+    assert ("[" in str(target.checks[0])) == (verdict == "undecided")
+
+
+def test_the_slowest_call_is_judged_by_all_of_them(document: dict[str, Any]) -> None:
+    for name, spread in (("noisy", (0.5, 0.6, 0.9)), ("slow", (0.63, 0.65, 0.66))):
+        exp = contender("numpy.exp", "reference", 1e-7, 1.0)
+        exp["ratio"] = dict(zip(("q1", "median", "q3"), spread, strict=True))
+        rows = [contender("fastsoftmax", "subject", 1e-7, 1.0), exp]
+        document["cells"].append({"name": name, "tags": ["call"], "contenders": rows})
+    slowest = targets(document)[0].checks[1]
+    assert "2 others (noisy)" in slowest.label
+    assert slowest.quartiles == (1 / 0.66, 1 / 0.5)
+    assert slowest.met is False
+
+
 def test_accuracy_sections_take_the_worst_family(document: dict[str, Any]) -> None:
     tally = vars(accuracy.Tally(max_ulp=1.0, mean_ulp=0.5))
     entry = {"library": "SciPy", "function": "softmax", "dtype": "float32", **tally}
