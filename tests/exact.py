@@ -1,33 +1,78 @@
-"""Exact results in long double, for arrays of many elements.
+"""Exact results in long double, and how far from them a result may be.
 
-The residual of ``x - max`` is carried, so that what is left is the error of long double's exp: far
-below a float64 ULP where that type is wider than a double (x86-64 and AArch64 Linux).
+The residuals of ``x - max`` and of its quotient by the temperature are carried, so that what is left
+is the error of long double's exp: far below a float64 ULP where that type is wider than a double
+(x86-64 and AArch64 Linux).
 """
+
+import sys
 
 import numpy as np
 
 IS_WIDER = np.finfo(np.longdouble).nmant > np.finfo(np.float64).nmant
 
+BOUND = {"softmax": 3.0, "log_softmax": 3.0, "logsumexp": 4.0}
+"""ULP, of any result of any row; of logsumexp, of the larger of the result and the maximum."""
+BOUND_SUBNORMAL = 1.5
+"""ULP, of results below the smallest normal: their spacing is larger than their error."""
+BOUND_GRADIENT = 3.0
+"""ULP of the sum of the sizes of the terms that a gradient is the difference of."""
+BOUND_LOSS = 3.0
+"""ULP of the sum of the sizes of the terms that a loss is the sum of."""
+SMOOTHING_COSTS = 2.0
+"""ULP more for a loss with smoothing: the label's share, its product and the sum are rounded."""
+
+
+def info(dtype):
+    """Return numpy.finfo, for bfloat16 too."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "f":
+        return np.finfo(dtype)
+    return sys.modules["ml_dtypes"].finfo(dtype)
+
 
 def ulp_size(at, dtype):
     """Return the spacing of `dtype` at `at`; the smallest normal's below that."""
-    info = np.finfo(dtype)
+    limits = info(dtype)
     exponent = np.frexp(at)[1] - 1
-    exponent = np.where(at == 0, info.minexp, np.maximum(exponent, info.minexp))
-    return np.ldexp(np.longdouble(1), exponent - info.nmant)
+    exponent = np.where(at == 0, limits.minexp, np.maximum(exponent, limits.minexp))
+    return np.ldexp(np.longdouble(1), exponent - limits.nmant)
+
+
+def _quotient(high, low, divisor):
+    """Return (high + low) / divisor as two numbers, whose product is split as Dekker's."""
+    if divisor == 1:
+        return high, low
+    factor = np.longdouble(2) ** ((np.finfo(np.longdouble).nmant + 2) // 2) + 1
+
+    def halves(value):
+        upper = factor * value - (factor * value - value)
+        return upper, value - upper
+
+    quotient = high / divisor
+    (a, a_low), (b, b_low) = halves(quotient), halves(np.longdouble(divisor))
+    rest = ((high - a * b) - a * b_low - a_low * b) - a_low * b_low
+    return quotient, (rest + low) / divisor
 
 
 class _Rows:
-    """A row's maximum, ``x - max`` as two numbers, and the weights e^(x - max)."""
+    """A row's maximum, ``d = (x - max) / temperature`` as two numbers, and the weights e^d.
 
-    def __init__(self, x):
+    What `where` drops is as -inf. A row without an answer (a NaN or +inf, or only -inf) is NaN.
+    """
+
+    def __init__(self, x, where=None, temperature=1):
         x = x.astype(np.longdouble)
+        if where is not None:
+            x = np.where(where, x, -np.inf)
         self.top = x.max(axis=-1, keepdims=True)
+        shift = np.where(np.isfinite(self.top), self.top, np.nan)
         with np.errstate(invalid="ignore"):
-            self.high = x - self.top
-            taken = self.high - x
-            low = (x - (self.high - taken)) - (self.top + taken)
-        self.low = np.where(np.isfinite(self.high), low, 0)
+            high = x - shift
+            taken = high - x
+            low = (x - (high - taken)) - (shift + taken)
+            high, low = _quotient(high, np.where(np.isfinite(low), low, 0), temperature)
+        self.high, self.low = high, np.where(np.isfinite(low), low, 0)
         self.weights = np.exp(self.high) * (1 + self.low)
 
     def log(self):
@@ -37,16 +82,19 @@ class _Rows:
         return np.log1p(rest.sum(axis=-1, keepdims=True))
 
 
-def exact_softmax(x):
-    weights = _Rows(x).weights
-    return weights / weights.sum(axis=-1, keepdims=True)
+def exact_softmax(x, where=None, temperature=1):
+    weights = _Rows(x, where, temperature).weights
+    result = weights / weights.sum(axis=-1, keepdims=True)
+    return result if where is None else np.where(where, result, 0)
 
 
-def exact_log_softmax(x):
-    rows = _Rows(x)
-    return rows.high - (rows.log() - rows.low)
+def exact_log_softmax(x, where=None, temperature=1):
+    rows = _Rows(x, where, temperature)
+    result = rows.high - (rows.log() - rows.low)
+    return result if where is None else np.where(where, result, -np.inf)
 
 
-def exact_logsumexp(x):
-    rows = _Rows(x)
-    return (rows.top + rows.log())[..., 0]
+def exact_logsumexp(x, where=None):
+    rows = _Rows(x, where)
+    total = np.where(np.isfinite(rows.top), rows.top + rows.log(), rows.top)
+    return total[..., 0]

@@ -11,18 +11,23 @@ from dataclasses import dataclass
 import mpmath
 import numpy as np
 import pytest
-from exact import IS_WIDER, exact_log_softmax, exact_logsumexp, exact_softmax, ulp_size
+from exact import (
+    BOUND,
+    BOUND_GRADIENT,
+    BOUND_LOSS,
+    BOUND_SUBNORMAL,
+    IS_WIDER,
+    SMOOTHING_COSTS,
+    exact_log_softmax,
+    exact_logsumexp,
+    exact_softmax,
+    ulp_size,
+)
 
 from fastsoftmax import _api, _backend
 
-BOUND = {"softmax": 3.0, "log_softmax": 3.0, "logsumexp": 4.0}
-"""ULP, of any result of any row; of logsumexp, of the larger of the result and the maximum."""
-BOUND_SUBNORMAL = 1.5
-"""ULP, of results below the smallest normal: their spacing is larger than their error."""
 MEAN_BOUND = 0.5
 """ULP, mean over the results of one family."""
-BOUND_GRADIENT = 3.0
-"""ULP of the sum of the sizes of the terms that a gradient is the difference of."""
 SUM_BOUND = {"float32": 1.2e-7, "float64": 2.3e-16}
 """How far the sum of a row of softmax may be from 1."""
 
@@ -365,8 +370,7 @@ def test_cross_entropy_is_right_to_a_few_ulp(fs, dtype, smoothing):
             losses.add(loss, terms.sum(axis=-1), terms.sum(axis=-1))
             p = exact_softmax(x)
             grads.add(grad, p - t, p + t)
-    # With smoothing, the label's share, its product and the sum are roundings of their own.
-    assert losses.largest <= BOUND["log_softmax"] + (2 if smoothing else 0)
+    assert losses.largest <= BOUND_LOSS + (SMOOTHING_COSTS if smoothing else 0)
     assert grads.largest <= BOUND_GRADIENT
 
 
