@@ -16,6 +16,12 @@ def fs(backend_name):
     return _api.Functions(_backend.load(backend_name))
 
 
+@pytest.fixture(scope="session")
+def numpy_fs():
+    """Return the public functions over NumPy, the specification of the others."""
+    return _api.Functions(_backend.load("numpy"))
+
+
 @pytest.fixture(params=_backend.INSTRUCTION_SETS)
 def native_fs(request):
     """Return the public functions over one instruction set's kernels."""

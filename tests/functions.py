@@ -146,5 +146,6 @@ CALLS = (
     LOGSUMEXP.with_option("where", lambda y: {"where": y > 0.25}),
     ENTROPY_OF_TARGETS.with_option("smoothing", lambda _: {"label_smoothing": 0.1}),
 )
+GRADIENTS = (SOFTMAX_BACKWARD, LOG_SOFTMAX_BACKWARD)
 EVERY_OPTION = tuple(sorted({option for function in FUNCTIONS for option in function.options}))
 """The keywords of any function, most of which are no keyword of another."""

@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 from calls import calls
 from hypothesis import HealthCheck, given, settings
+from invalid_calls import invalid_calls
 from reference import promised, within
 
 EXAMPLES = float(os.environ.get("FASTSOFTMAX_EXAMPLES", "1"))
@@ -75,3 +76,26 @@ def test_any_call_gives_what_its_plainest_form_gives_to_a_few_ulp(fs, backend_na
         call.out.of(before)[...] = results[0]
     # Nothing has been written but `out`.
     assert (call.memory == before).all()
+
+
+def error_of(call, fs):
+    """Return the type and the message of what a call raises."""
+    try:
+        call.run(fs)
+    except (TypeError, ValueError, IndexError) as error:
+        return type(error), str(error)
+    return None
+
+
+@given(invalid_calls())
+@tried(600)
+def test_any_invalid_call_is_refused_in_the_same_words_and_writes_nothing(fs, numpy_fs, call):
+    before = call.call.memory.copy()
+    error = error_of(call, fs)
+    assert (call.call.memory == before).all()
+    assert error is not None
+    assert any(error[0] is kind and error[1].startswith(text) for kind, text in call.wrong), (
+        error,
+        call.wrong,
+    )
+    assert error == error_of(call, numpy_fs)

@@ -1,0 +1,238 @@
+"""Calls that must be refused, for hypothesis to draw: a valid one with one thing wrong, or two."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from calls import Call, calls
+from functions import (
+    ENTROPY_OF_LABELS,
+    ENTROPY_OF_TARGETS,
+    EVERY_OPTION,
+    GRADIENTS,
+    SEGMENT_SOFTMAX,
+)
+from hypothesis import strategies as st
+from numpy.exceptions import AxisError
+
+
+@dataclass(eq=False)
+class InvalidCall:
+    """A call that raises, and nothing else."""
+
+    call: Call
+    by_position: list[Any]
+    by_keyword: dict[str, Any]
+    wrong: list[tuple[type, str]]
+    """For each thing that is wrong, the exception and how its message begins."""
+
+    def run(self, fs):
+        return getattr(fs, self.call.function.name)(*self.by_position, **self.by_keyword)
+
+    def _repr_pretty_(self, printer, _cycle):
+        printer.text(f"{self.call.function.name}(*{self.by_position}, **{self.by_keyword})")
+
+
+def other_types(shape):
+    """Return arrays of dtypes that no function takes."""
+    ml_dtypes = sys.modules.get("ml_dtypes")
+    narrow = ["float8_e5m2", "float8_e4m3fn", "float8_e4m3b11fnuz"] if ml_dtypes else []
+    yield from (np.zeros(shape, dtype) for dtype in (complex, object, "U1", "S2", "M8[s]", "m8[s]"))
+    yield from (np.zeros(shape, np.dtype(getattr(ml_dtypes, name))) for name in narrow)
+    yield np.zeros(shape, [("a", "f4")])
+
+
+# Each of these spoils `named`, the arguments by name, and returns the exception and how its
+# message begins; or it returns None where a call has nothing of that kind.
+
+
+def a_dtype(draw, call, named):
+    name = draw(st.sampled_from(call.function.operands))
+    wrong = draw(st.sampled_from(list(other_types(named[name].shape))))
+    named[name] = wrong
+    return TypeError, f"{name} must be "
+
+
+def a_subclass(draw, call, named):
+    names = [*call.function.operands, *(["where"] if call.mask else [])]
+    name = draw(st.sampled_from(names))
+    named[name] = np.ma.masked_array(named[name])
+    return TypeError, f"{name} must not be a MaskedArray"
+
+
+def a_second_shape(_draw, call, named):
+    if call.function not in (*GRADIENTS, ENTROPY_OF_LABELS, ENTROPY_OF_TARGETS):
+        return None
+    name = call.function.operands[1]
+    named[name] = np.zeros((2, *named[name].shape), named[name].dtype)
+    of = "grad_output and output" if call.function in GRADIENTS else "labels"
+    return ValueError, of
+
+
+def an_axis(draw, call, named):
+    if call.function.axes == "none":
+        return None
+    ndim = named[call.function.operands[0]].ndim
+    wrong = [
+        (ndim + 1, AxisError, f"axis {ndim + 1} is out of bounds"),
+        (np.int64(-ndim - 2), AxisError, f"axis {-ndim - 2} is out of bounds"),
+        *((axis, TypeError, "axis must be an integer") for axis in (0.0, "0", [0], True, np.True_)),
+    ]
+    if call.function.axes == "one":
+        wrong += [(axis, TypeError, "axis must be an integer") for axis in (None, (0,), ())]
+    elif ndim:
+        wrong += [((0, 0), ValueError, "axis must not name an axis twice")]
+        wrong += [((0, -ndim), ValueError, "axis must not name an axis twice")]
+        wrong += [((0, ndim), AxisError, f"axis {ndim} is out of bounds")]
+    named["axis"], *expected = draw(st.sampled_from(wrong))
+    return expected
+
+
+def a_mask(draw, call, named):
+    if "where" not in call.function.options:
+        return None
+    shape = named[call.function.operands[0]].shape
+    wrong = [
+        (np.ones(shape, np.uint8), TypeError, "where must be of dtype bool"),
+        (np.ones(shape), TypeError, "where must be of dtype bool"),
+        (1, TypeError, "where must be of dtype bool"),
+        (np.ones((2, *shape), bool), ValueError, "where must be broadcastable"),
+    ]
+    named["where"], *expected = draw(st.sampled_from(wrong))
+    return expected
+
+
+def an_output(draw, call, named):
+    if call.out is None:
+        return None
+    out = named["out"]
+    locked = out[...]
+    locked.flags.writeable = False
+    wrong = [
+        (out.tolist(), TypeError, "out must be a NumPy array"),
+        (np.zeros(out.shape, np.int64), TypeError, "out must be of dtype"),
+        (np.zeros(out.shape, np.complex64), TypeError, "out must be of dtype"),
+        (np.zeros(out.shape, out.dtype).astype(">f8"), TypeError, "out must be of dtype"),
+        (out[np.newaxis], ValueError, "out must have the result's shape"),
+        (np.zeros((*out.shape, 2), out.dtype), ValueError, "out must have the result's shape"),
+        (locked, ValueError, "out must be writeable"),
+        (np.ma.masked_array(out), TypeError, "out must not be a MaskedArray"),
+    ]
+    named["out"], *expected = draw(st.sampled_from(wrong))
+    return expected
+
+
+ABOVE_0 = "temperature must be finite and above 0"
+SHARE = "label_smoothing must be from 0 to 1"
+NUMBERS = [
+    *(("temperature", number, ValueError, ABOVE_0) for number in (0, 0.0, -0.0, -1, -0.5, -1e300)),
+    *(("temperature", number, ValueError, ABOVE_0) for number in (np.nan, np.inf, 10**400)),
+    *(("temperature", number, ValueError, ABOVE_0) for number in (np.float32(-2), np.float64(0))),
+    *(("temperature", other, TypeError, "temperature must be") for other in ("1", 1j, b"1")),
+    *(("label_smoothing", number, ValueError, SHARE) for number in (-0.1, 1.5, np.nan, 2)),
+    *(("label_smoothing", number, ValueError, SHARE) for number in (np.float32(-1), np.inf)),
+    *(("label_smoothing", other, TypeError, "label_smoothing must be") for other in ("0", None)),
+    *(("workers", number, ValueError, "workers must be positive") for number in (0, -100_000)),
+    *(("workers", other, TypeError, "workers must be an integer") for other in (1.0, "2", [1])),
+    *(
+        ("keepdims", other, TypeError, "keepdims must be True or False")
+        for other in (1, "no", None)
+    ),
+    *(
+        ("return_grad", other, TypeError, "return_grad must be True or False")
+        for other in (1, None)
+    ),
+    *(("dtype", dtype, TypeError, "dtype must be") for dtype in (int, bool, complex, "V4", "what")),
+]
+"""Keyword, value, exception and how its message begins."""
+
+
+def a_number(draw, call, named):
+    wrong = [(key, *rest) for key, *rest in NUMBERS if key in call.function.options]
+    key, named[key], *expected = draw(st.sampled_from(wrong))
+    return expected
+
+
+def labels(draw, call, named):
+    logits, given = named[call.function.operands[0]], named.get("labels")
+    if call.function is ENTROPY_OF_LABELS and given.size and 0 not in logits.shape:
+        outside = draw(st.sampled_from([-1, call.classes, np.iinfo(np.int64).max]))
+        spoilt = np.array(given, np.int64)
+        spoilt.flat[draw(st.integers(0, given.size - 1))] = outside
+        named["labels"] = spoilt
+        return IndexError, "labels must be class indices from 0 to"
+    if call.function is ENTROPY_OF_TARGETS:
+        named["labels"] = np.ones(logits.shape, bool)
+        return TypeError, "labels must be class indices of an integer dtype or probabilities"
+    return None
+
+
+def row_pointers(draw, call, named):
+    if call.function is not SEGMENT_SOFTMAX:
+        return None
+    length = len(named["data"])
+    wrong = [
+        ([0, 5 + length, length], ValueError, "indptr must not decrease"),
+        ([1, length + 1], ValueError, "indptr must start with 0"),
+        ([0, length + 1], ValueError, "indptr must end with the length of data"),
+        ([[0, length]], ValueError, "indptr must be 1-D"),
+        ([0.0, length], TypeError, "indptr must be of an integer dtype"),
+        (np.array([0, 2**64 - 1, length], np.uint64), ValueError, "indptr must not decrease"),
+    ]
+    named["indptr"], *expected = draw(st.sampled_from(wrong))
+    return expected
+
+
+def a_keyword(draw, call, named):
+    others = sorted({*EVERY_OPTION, "dim", "axes"} - {*call.function.options})
+    name = draw(st.sampled_from(others))
+    named[name] = draw(st.sampled_from([None, 1, 1.0]))
+    return TypeError, f"{call.function.name}() got an unexpected keyword argument '{name}'"
+
+
+def a_missing_operand(draw, call, named):
+    del named[draw(st.sampled_from(call.function.operands))]
+    return TypeError, f"{call.function.name}() missing 1 required positional argument"
+
+
+SPOILERS = [
+    a_dtype,
+    a_subclass,
+    a_second_shape,
+    an_axis,
+    a_mask,
+    an_output,
+    a_number,
+    a_number,
+    labels,
+    row_pointers,
+    a_keyword,
+    a_missing_operand,
+]
+
+
+@st.composite
+def invalid_calls(draw):
+    """Draw a call with one thing wrong, or two."""
+    call = draw(calls())
+    by_position, by_keyword = call.arguments()
+    named = {
+        **dict(zip([*call.function.operands, "axis"], by_position, strict=False)),
+        **by_keyword,
+    }
+    if draw(st.sampled_from([False] * 9 + [True])):
+        first = [named.pop(name) for name in call.function.operands]
+        axis = [named.pop("axis", -1)] if call.function.axes != "none" else []
+        wrong = TypeError, f"{call.function.name}() takes "
+        return InvalidCall(call, [*first, *axis, None], named, [wrong])
+    wrong = []
+    for spoil in draw(st.lists(st.sampled_from(SPOILERS), min_size=1, max_size=2, unique=True)):
+        if all(name in named for name in call.function.operands):
+            wrong.append(spoil(draw, call, named))
+    wrong = [tuple(expected) for expected in wrong if expected is not None]
+    if not wrong:
+        wrong = [a_keyword(draw, call, named)]
+    return InvalidCall(call, [], named, wrong)
