@@ -29,10 +29,12 @@ class Record:
     """The operand of a gradient, labels or targets."""
     parameter: float
     """The temperature, or the label smoothing."""
+    family: str = ""
+    """Of rows whose hash is by itself."""
 
     @property
     def key(self):
-        return f"{self.function} {self.dtype}"
+        return " ".join(filter(None, (self.function, self.dtype, self.family)))
 
     @property
     def header(self):
@@ -111,6 +113,21 @@ def _adversarial(source, rows, n, wide):
     yield special
 
 
+def thresholds(source, dtype, n):
+    """Return rows whose maximum is ±4096 or a neighbour of that, at the first, last or any place.
+
+    The digits of the other elements go beyond the spacing there, so that where a maximum is
+    subtracted is seen in a result.
+    """
+    bits = {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7}[dtype]
+    up, down = 1 + 2.0**-bits, 1 - 2.0 ** -(bits + 1)
+    tops = 4096 * np.array([1, up, down, -1, -up, -down])
+    x = np.repeat(tops, 3)[:, np.newaxis] - 0.01 - 4 * abs(source.uniform((18, n), 2))
+    for place, at in enumerate((0, n // 2, n - 1)):
+        x[place::3, at] = tops
+    return _in(dtype, x)
+
+
 def _inputs(source, dtype):
     """Yield arrays of rows in the dtype (bfloat16: float32 to be rounded by its bits)."""
     for n in (*range(1, 301), 511, 512, 513, 1000, 4099, 20000):
@@ -155,16 +172,29 @@ def _parameters(function):
 def records():
     """Return every record, in the order in which their results are hashed."""
     found = []
+    for function, dtype in _functions_and_dtypes():
+        source = Source(0x5EED)
+        inputs = [_in(dtype, x) for x in _inputs(source, dtype)]
+        # Arbitrary bits: infinities and NaNs of every kind among them.
+        raw = [source.bits((8, n), dtype) for n in (1, 2, 7, 31, 200)]
+        kind = UNSIGNED[dtype] if dtype == "bfloat16" else dtype
+        inputs += [bits.view(kind) for bits in raw]
+        found += _records_of(function, dtype, source, inputs)
+    for function, dtype in _functions_and_dtypes():
+        source = Source(0x4096)
+        inputs = [thresholds(source, dtype, n) for n in (1, 2, 3, 10, 46, 300, 1000)]
+        found += _records_of(function, dtype, source, inputs, "thresholds")
+    return found
+
+
+def _functions_and_dtypes():
     for function in (*FUNCTIONS, *ENTROPY):
         for dtype in DTYPES[:2] if function in ENTROPY else DTYPES:
-            source = Source(0x5EED)
-            inputs = [_in(dtype, x) for x in _inputs(source, dtype)]
-            # Arbitrary bits: infinities and NaNs of every kind among them.
-            raw = [source.bits((8, n), dtype) for n in (1, 2, 7, 31, 200)]
-            kind = UNSIGNED[dtype] if dtype == "bfloat16" else dtype
-            inputs += [bits.view(kind) for bits in raw]
-            for parameter in _parameters(function):
-                for x in inputs:
-                    second = _second(source, function, dtype, x)
-                    found.append(Record(function, dtype, x, second, parameter))
-    return found
+            yield function, dtype
+
+
+def _records_of(function, dtype, source, inputs, family=""):
+    for parameter in _parameters(function):
+        for x in inputs:
+            second = _second(source, function, dtype, x)
+            yield Record(function, dtype, x, second, parameter, family)

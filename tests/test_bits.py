@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden_rows import DTYPES, ENTROPY, FUNCTIONS, UNSIGNED, Source, records
+from functions import CALLS, GRADIENTS, LOG_SOFTMAX, SOFTMAX
+from golden_rows import DTYPES, ENTROPY, FUNCTIONS, UNSIGNED, Source, records, thresholds
 from toolchain import KERNELS, ON_X86, compile_program, need, run
 
 from fastsoftmax import _api, _backend
@@ -80,7 +81,8 @@ def hashes_of_program(command, rows):
 def test_the_golden_hashes_cover_every_function_and_dtype(rows, golden):
     assert list(golden) == list(dict.fromkeys(record.key for record in rows))
     expected = {f"{f} {d}" for f in FUNCTIONS for d in DTYPES}
-    assert expected | {f"{f} {d}" for f in ENTROPY for d in DTYPES[:2]} == set(golden)
+    expected |= {f"{f} {d}" for f in ENTROPY for d in DTYPES[:2]}
+    assert expected | {f"{key} thresholds" for key in expected} == set(golden)
 
 
 def test_every_nan_is_the_canonical_one(native_fs, rows):
@@ -146,47 +148,9 @@ def sample(dtype, n, rows=ROWS):
     return x.astype(dtype), abs(source.uniform((rows, n), 0)).astype(dtype)
 
 
-def whole(function):
-    """Return a function's call with the second operand, if any; keywords pass."""
-
-    def call(fs, x, y, axis=-1, **options):
-        operands = [x, y] if function.endswith("backward") else [x]
-        return getattr(fs, function)(*operands, axis, **options)
-
-    return call
-
-
-def entropy_of_targets(fs, x, y, axis=-1, **options):
-    loss, grad = fs.softmax_cross_entropy(x, y, axis, return_grad=True, **options)
-    return np.concatenate([np.expand_dims(loss, axis), grad], axis)
-
-
-def entropy_of_labels(fs, x, y, axis=-1, **options):
-    labels = y.argmax(axis)
-    loss, grad = fs.softmax_cross_entropy(x, labels, axis, return_grad=True, **options)
-    return np.concatenate([np.expand_dims(loss, axis), grad], axis)
-
-
-def tempered(fs, x, _, axis=-1, **options):
-    return fs.log_softmax(x, axis, temperature=0.7, **options)
-
-
-def masked(fs, x, y, axis=-1, **options):
-    return fs.softmax(x, axis, where=y > 0.25, **options)
-
-
-CALLS = {name: whole(name) for name in FUNCTIONS}
-CALLS |= {
-    "softmax_cross_entropy of labels": entropy_of_labels,
-    "softmax_cross_entropy of targets": entropy_of_targets,
-    "log_softmax with a temperature": tempered,
-    "softmax with where": masked,
-}
-
-
-@pytest.fixture(params=CALLS)
+@pytest.fixture(params=CALLS, ids=str)
 def call(request):
-    return CALLS[request.param]
+    return request.param.of_rows
 
 
 @pytest.fixture(params=["float32", "float64", "float16"])
@@ -216,9 +180,9 @@ def at_offset(a, offset):
 
 def strided(rows_step, step):
     def lay_out(a):
-        rows, n = a.shape
-        memory = np.zeros((rows * abs(rows_step), n * abs(step)), a.dtype)
-        view = memory[::rows_step, ::step]
+        steps = (rows_step, step)[-a.ndim :]
+        lengths = [n * abs(step) for n, step in zip(a.shape, steps, strict=True)]
+        view = np.zeros(lengths, a.dtype)[tuple(slice(None, None, step) for step in steps)]
         view[...] = a
         return view
 
@@ -320,48 +284,66 @@ def test_the_same_bits_in_any_layout_and_along_any_axis(native_fs, call, dtype, 
         assert_same(call(native_fs, lay_out(x), lay_out(y)), expected)
         assert_same(call(native_fs, lay_out(x), y), expected)
     assert_same(call(native_fs, x.T, y.T, 0).T, expected)
-    single = expected.ndim == 1
     cube, other = (np.moveaxis(a.reshape(3, 4, n), -1, 1) for a in (x, y))
     for lay_out in (np.ascontiguousarray, np.asfortranarray, np.positive):
         got = call(native_fs, lay_out(cube), lay_out(other), 1)
-        assert_same(
-            got.reshape(ROWS) if single else np.moveaxis(got, 1, -1).reshape(expected.shape),
-            expected,
-        )
+        assert_same(np.moveaxis(got, 1, -1).reshape(expected.shape), expected)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS[:3])
+@pytest.mark.parametrize(
+    "function", [function for function in CALLS if function.axes == "several"], ids=str
+)
 def test_the_same_bits_over_several_axes_as_over_one(native_fs, dtype, function):
-    x, _ = sample(dtype, 120)
-    operate = getattr(native_fs, function)
-    expected = operate(x).ravel()
-    assert_same(operate(x.reshape(ROWS, 3, 40), (1, 2)).ravel(), expected)
-    apart = np.ascontiguousarray(np.moveaxis(x.reshape(ROWS, 3, 40), 1, 0))
-    got = operate(apart, (0, 2))
-    assert_same((got if got.ndim == 1 else np.moveaxis(got, 0, 1)).ravel(), expected)
+    x, y = sample(dtype, 120)
+    operands, options = function.from_rows(x, y, -1), function.given(y)
+    (expected,) = function.call(native_fs, operands, **options)
+    axes_apart = {
+        (1, 2): lambda a: a.reshape(ROWS, 3, 40),
+        (0, 2): lambda a: np.ascontiguousarray(np.moveaxis(a.reshape(ROWS, 3, 40), 1, 0)),
+        (2, 0): lambda a: np.ascontiguousarray(np.moveaxis(a.reshape(ROWS, 3, 40), 1, 0)),
+    }
+    for axes, lay_out in axes_apart.items():
+        changed = {name: lay_out(v) if np.ndim(v) else v for name, v in options.items()}
+        (got,) = function.call(native_fs, map(lay_out, operands), axis=axes, **changed)
+        if function.keeps_shape and axes != (1, 2):
+            got = np.moveaxis(got, 0, 1)
+        assert_same(got.reshape(expected.shape), expected)
 
 
+@pytest.mark.parametrize(
+    "function", [function for function in CALLS if "out" in function.options], ids=str
+)
 @pytest.mark.parametrize("n", LENGTHS)
-def test_the_same_bits_in_place_and_into_any_out(native_fs, dtype, n):
+def test_the_same_bits_in_place_and_into_any_out(native_fs, function, dtype, n):
     x, y = sample(dtype, n)
-    for name in ("softmax", "log_softmax", "softmax_backward", "log_softmax_backward"):
-        call = CALLS[name]
-        expected = alone(native_fs, call, x, y)
-        for lay_out in (np.copy, lambda a: at_offset(a, 20), *list(LAYOUTS.values())[:-1]):
-            out = lay_out(np.zeros_like(x))
-            assert call(native_fs, x, y, out=out) is out
-            assert_same(np.ascontiguousarray(out), expected)
-            same = lay_out(x)
-            call(native_fs, same, y, out=same)
-            assert_same(np.ascontiguousarray(same), expected)
-        if name.endswith("backward"):
-            second = y.copy()
-            call(native_fs, x, second, out=second)
-            assert_same(second, expected)
-        # One row later, or earlier: an overlap in part.
-        memory = np.concatenate([x, x[:1]])
-        call(native_fs, memory[:-1], y, out=memory[1:])
-        assert_same(memory[1:], expected)
+    operands, options = function.from_rows(x, y, -1), function.given(y)
+
+    def call(*operands, out=None):
+        return function.call(native_fs, operands, out=out, **options)
+
+    expected = alone(native_fs, function.of_rows, x, y)
+    (fresh,) = call(*operands)
+    assert_same(fresh.reshape(expected.shape), expected)
+    for lay_out in (np.copy, lambda a: at_offset(a, 20), *list(LAYOUTS.values())[:-1]):
+        out = lay_out(np.zeros_like(fresh))
+        assert call(*operands, out=out) == (out,)
+        assert_same(np.ascontiguousarray(out), fresh)
+        for i, operand in enumerate(operands):
+            if operand.shape == fresh.shape:
+                same = list(operands)
+                same[i] = lay_out(operand.copy())
+                call(*same, out=same[i])
+                assert_same(np.ascontiguousarray(same[i]), fresh)
+    if function.keeps_shape:
+        # One row or element later, or earlier: an overlap in part.
+        for i, operand in enumerate(operands):
+            for shift in (-1, 1) if operand.shape == fresh.shape else ():
+                memory = np.concatenate([operand[:1], operand, operand[:1]])
+                same = list(operands)
+                same[i] = memory[1:-1]
+                out = memory[1 + shift : len(memory) - 1 + shift]
+                call(*same, out=out)
+                assert_same(out, fresh)
 
 
 def test_the_same_bits_by_any_number_of_workers(native_fs, call, dtype):
@@ -371,6 +353,24 @@ def test_the_same_bits_by_any_number_of_workers(native_fs, call, dtype):
     for workers in (2, 3, 5):
         assert_same(call(native_fs, x, y, workers=workers), expected)
         assert_same(call(native_fs, x.T, y.T, 0, workers=workers).T, expected)
+
+
+@pytest.mark.parametrize("n", [3, 10, 46, 300, 1000])
+def test_the_same_bits_of_rows_at_a_threshold_whatever_lies_beside_them(native_fs, call, dtype, n):
+    """Kernels may treat a row by itself where its maximum is beyond ±4096; all at the same one."""
+    x = thresholds(Source(n), dtype, n)
+    y = abs(Source(n).uniform(x.shape, 0)).astype(dtype)
+    expected = alone(native_fs, call, x, y)
+    ordinary = Source(n).uniform((40, n), 3).astype(dtype)
+    for batch in (x, np.concatenate([x, ordinary]), np.insert(ordinary, 20, x, axis=0)):
+        others = np.resize(y, batch.shape)
+        whole = alone(native_fs, call, batch, others)
+        assert_same(call(native_fs, batch, others), whole)
+        assert_same(call(native_fs, batch.T.copy(), others.T.copy(), 0).T, whole)
+    for row, other, result in zip(x, y, expected, strict=True):
+        many = np.tile(row, (40, 1)), np.tile(other, (40, 1))
+        assert_same(call(native_fs, *many), np.tile(result, (40, 1)))
+        assert_same(call(native_fs, *(a.T.copy() for a in many), 0).T, np.tile(result, (40, 1)))
 
 
 def test_segments_have_the_bits_of_rows(native_fs, dtype):
@@ -389,33 +389,32 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     "row_bytes", [4012, pytest.param(1032, marks=SLOW), pytest.param(1 << 19, marks=SLOW)]
 )
-@pytest.mark.parametrize(
-    "name", ["softmax", "log_softmax", "softmax_backward", "log_softmax_backward"]
-)
+@pytest.mark.parametrize("function", [SOFTMAX, LOG_SOFTMAX, *GRADIENTS], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_same_bits_streamed(native_fs, name, dtype, row_bytes):
+def test_the_same_bits_streamed(native_fs, function, dtype, row_bytes):
     """Long rows whose results are too many for the caches: whole lines go past them."""
     size = np.dtype(dtype).itemsize
     n = row_bytes // size
     x, y = sample(dtype, n)
-    expected = alone(native_fs, CALLS[name], x, y)
+    expected = alone(native_fs, function.of_rows, x, y)
     times = (33 << 20) // expected.nbytes + 1
-    many, others = np.tile(x, (times, 1)), np.tile(y, (times, 1))
+    operands = [np.tile(a, (times, 1)) for a in function.from_rows(x, y, -1)]
+    many = operands[0]
     memory = np.full(many.size + 48, 7, dtype)
     for offset, workers in ((17, 1), (24, 2)):
         out = memory[offset : offset + many.size].reshape(many.shape)
-        CALLS[name](native_fs, many, others, out=out, workers=workers)
+        function.call(native_fs, operands, out=out, workers=workers)
         assert out.tobytes() == expected.tobytes() * times
         assert (memory[:offset] == 7).all()
         assert (memory[offset + many.size :] == 7).all()
         memory[:] = 7
     apart = np.full((len(many), n + 16), 7, dtype)  # as a line that two rows share, but it is not
-    CALLS[name](native_fs, many, others, out=apart[:, :n])
+    function.call(native_fs, operands, out=apart[:, :n])
     assert apart[:, :n].tobytes() == expected.tobytes() * times
     assert (apart[:, n:] == 7).all()
-    fresh = CALLS[name](native_fs, many, others)
+    (fresh,) = function.call(native_fs, operands)
     assert fresh.tobytes() == expected.tobytes() * times
-    CALLS[name](native_fs, many, others, out=many)
+    function.call(native_fs, operands, out=many)
     assert many.tobytes() == expected.tobytes() * times
 
 
@@ -462,7 +461,7 @@ def test_the_same_bits_of_subnormal_results_whatever_came_before(native_fs, dtyp
         native_fs.softmax(before)
         assert_same(native_fs.softmax(wide), np.tile(expected, (2, 1)))
         native_fs.softmax(before)
-        assert_same(alone(native_fs, CALLS["softmax"], x, x), expected)
+        assert_same(alone(native_fs, SOFTMAX.of_rows, x, x), expected)
 
 
 # ---- the caller's control register ----
@@ -519,6 +518,24 @@ def test_the_same_bits_whatever_the_control_register_which_is_restored(
         assert left & ~FLAGS == changed
         for one, other in zip(got, expected, strict=True):
             assert_same(one, other)
+
+
+def test_the_same_bits_by_two_workers_whatever_the_control_register(
+    native_fs, call, dtype, control_register
+):
+    """A helper has a register of its own."""
+    x, y = sample(dtype, 1001, rows=330)
+    expected = call(native_fs, x, y, workers=1)
+    saved = control_register.get_control()
+    changed = (saved & ~FLAGS) | CONTROLS["all of it"]
+    try:
+        control_register.set_control(changed)
+        got = call(native_fs, x, y, workers=2)
+        left = control_register.get_control()
+    finally:
+        control_register.set_control(saved)
+    assert left & ~FLAGS == changed
+    assert_same(got, expected)
 
 
 if __name__ == "__main__":
