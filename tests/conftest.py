@@ -23,6 +23,11 @@ def numpy_fs():
 
 
 @pytest.fixture(params=_backend.INSTRUCTION_SETS)
-def native_fs(request):
+def native_name(request):
+    return request.param
+
+
+@pytest.fixture
+def native_fs(native_name):
     """Return the public functions over one instruction set's kernels."""
-    return _api.Functions(_backend.load(request.param))
+    return _api.Functions(_backend.load(native_name))

@@ -8,9 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from functions import CALLS
+from toolchain import compile_program, need, run_python
 
 import fastsoftmax
 from fastsoftmax import _workers
@@ -51,58 +54,38 @@ def refused(monkeypatch):
     return threads
 
 
-def calls(fs, x):
-    """Return every public function as a call that takes only options."""
-    labels = np.arange(len(x)) % x.shape[1]
-    indptr = np.arange(0, x.size + 1, 100)
-    return {
-        "softmax": lambda **o: fs.softmax(x, **o),
-        "softmax of columns": lambda **o: fs.softmax(x, 0, **o),
-        "log_softmax": lambda **o: fs.log_softmax(x, **o),
-        "log_softmax where": lambda **o: fs.log_softmax(x, where=x > -3, **o),
-        "logsumexp": lambda **o: fs.logsumexp(x, **o),
-        "softmax_backward": lambda **o: fs.softmax_backward(x, x, **o),
-        "log_softmax_backward": lambda **o: fs.log_softmax_backward(x, x, **o),
-        "cross-entropy": lambda **o: np.column_stack(
-            [
-                a.reshape(len(x), -1)
-                for a in fs.softmax_cross_entropy(x, labels, return_grad=True, **o)
-            ]
-        ),
-        "cross-entropy of targets": lambda **o: fs.softmax_cross_entropy(x, np.abs(x), **o),
-        "segment_softmax": lambda **o: fs.segment_softmax(x.ravel(), indptr, **o),
-    }
+@pytest.fixture(params=CALLS, ids=str)
+def compute(request, fs):
+    """Return a public function as a call that takes rows and options."""
+
+    def call(x, axis=-1, **options):
+        y = np.random.default_rng(1).random(x.shape)
+        return request.param.of_rows(fs, x, y, axis, **options)
+
+    return call
 
 
-NAMES = list(calls(fastsoftmax, np.zeros((100, 100))))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_workers_change_no_bit(fs, x, threads, name):
-    call = calls(fs, x)[name]
-    expected = call()
+@pytest.mark.parametrize("axis", [-1, 0])
+def test_workers_change_no_bit(compute, x, threads, axis):
+    expected = compute(x, axis)
     most = x.size // _workers.MIN_ELEMENTS
     for workers, useful in ((2, 2), (3, 3), (10**20, most), (-1, min(most, CPUS))):
         threads.clear()
-        np.testing.assert_array_equal(call(workers=workers), expected)
+        np.testing.assert_array_equal(compute(x, axis, workers=workers), expected)
         assert threads == [useful] if useful > 1 else set(threads) <= {1}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_small_work_has_one_thread(fs, x, threads, name):
-    small = x[: (2 * _workers.MIN_ELEMENTS - 1) // x.shape[1]]
-    calls(fs, small)[name](workers=8)
-    calls(fs, x)[name](workers=1)
-    calls(fs, x)[name]()
+def test_small_work_has_one_thread(compute, x, threads):
+    compute(x[: (2 * _workers.MIN_ELEMENTS - 1) // x.shape[1]], workers=8)
+    compute(x, workers=1)
+    compute(x)
     assert set(threads) <= {1}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_where_no_thread_starts_the_caller_does_it_all(fs, x, monkeypatch, refused, name):
-    call = calls(fs, x)[name]
-    expected = call()
+def test_where_no_thread_starts_the_caller_does_it_all(compute, x, monkeypatch, refused):
+    expected = compute(x)
     monkeypatch.setattr(_workers, "MIN_ELEMENTS", 1 << 12)  # more than any test before had
-    np.testing.assert_array_equal(call(workers=_workers.MOST_THREADS), expected)
+    np.testing.assert_array_equal(compute(x, workers=_workers.MOST_THREADS), expected)
     assert refused
 
 
@@ -272,6 +255,79 @@ def test_a_forked_child_has_threads_of_its_own(x):
     assert queue.get(timeout=60)
     child.join(60)
     assert child.exitcode == 0
+
+
+FORK = """
+import os
+import numpy as np
+import fastsoftmax as fs
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+x = np.random.default_rng(0).normal(0, 3, (3000, 100))
+expected = fs.softmax(x, workers=2)
+assert threads() > 1
+child = os.fork()
+if child == 0:
+    assert threads() == 1
+    assert (fs.softmax(x, workers=2) == expected).all()
+    os._exit(10 + threads())
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+assert (fs.softmax(x, workers=2) == expected).all()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="cannot count threads")
+def test_a_forked_child_calls_no_helper_that_was_its_parents(native_name):
+    done = run_python("-W", "ignore", "-c", FORK, backend=native_name)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "12\n")
+
+
+NO_MEMORY = """
+import ctypes
+import numpy as np
+import fastsoftmax as fs
+from functions import CALLS
+
+library = ctypes.CDLL(None)
+library.get_control.restype = ctypes.c_uint64
+library.refused.restype = ctypes.c_uint64
+for function in CALLS:
+    for dtype in ("float32", "float16"):
+        rng = np.random.default_rng(0)
+        x = rng.normal(0, 3, (1000, 333)).astype(dtype)
+        y = rng.random(x.shape).astype(dtype)
+        for axis in (-1, 0):
+            expected = function.of_rows(fs, x, y, axis)
+            for threads, workers in ((1, 1), (2, 2), (3, 2)):
+                control = library.get_control()
+                # Half a strip of columns, and less than any array here.
+                library.refuse_memory(threads, 1 << 12, 1 << 19)
+                try:
+                    got = function.of_rows(fs, x, y, axis, workers=workers)
+                except MemoryError:
+                    got = expected
+                finally:
+                    library.refuse_memory(0, 0, 0)
+                where = str(function), dtype, axis, threads
+                assert got.tobytes() == expected.tobytes(), where
+                assert library.get_control() & ~0x3F == control & ~0x3F, where
+print(library.refused())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="preloads a library")
+def test_where_memory_is_refused_there_is_an_error_and_no_wrong_result(
+    native_name, tmp_path, monkeypatch
+):
+    """In the caller's thread, in a helper's or in both; the control register is restored."""
+    need("gcc")
+    library = compile_program("gcc", "refuse_memory.c", tmp_path / "r.so", "-shared", "-fPIC")
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+    done = run_python("-c", NO_MEMORY, backend=native_name)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) > 0
 
 
 def test_the_kernels_release_the_gil(native_fs):

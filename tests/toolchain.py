@@ -50,9 +50,11 @@ def compile_program(compiler, program, output, *options, sources=()):
     return output
 
 
-def run_python(*arguments, under=()):
-    """Run Python in a child that imports what this process would, and chooses the backend itself."""
+def run_python(*arguments, under=(), backend=None):
+    """Run Python in a child that imports what this process would; the backend is its own choice."""
     environment = {k: v for k, v in os.environ.items() if k != "FASTSOFTMAX_BACKEND"}
+    if backend is not None:
+        environment["FASTSOFTMAX_BACKEND"] = backend
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     return subprocess.run(
         [*under, sys.executable, *arguments],
