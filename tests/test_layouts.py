@@ -1,11 +1,15 @@
 """Any layout gives what the contiguous row gives: on the kernels, to the bit; and nothing else is written."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
+from functions import CALLS
+from functions import FUNCTIONS as ALL
 
 FUNCTIONS = ("softmax", "log_softmax", "logsumexp")
+OVER_SEVERAL_AXES = [function for function in ALL if function.axes == "several"]
 SHAPE = (5, 7, 33)
 AXES = [-1, 0, 1, -2, None, (0, 1), (1, 2), (0, 2), (2, 0), (0, 1, 2), ()]
 CANARY = 0xA5
@@ -25,17 +29,24 @@ def same(fs, got, expected):
         np.testing.assert_array_equal(got, expected)
 
 
-def by_rows(fs, name, x, axis):
+def by_rows(fs, function, x, y, axis):
     """Return a result computed row by row from contiguous copies."""
     axes = range(x.ndim) if axis is None else np.atleast_1d(axis).astype(int) % x.ndim
     axes = sorted(axes)
-    kept = [d for d in range(x.ndim) if d not in axes]
-    moved = np.ascontiguousarray(x.transpose(*kept, *axes))
-    rows = moved.reshape(*moved.shape[: len(kept)], -1)
-    results = np.array([getattr(fs, name)(row.copy()) for row in rows.reshape(-1, rows.shape[-1])])
-    if name == "logsumexp":
-        return results.reshape(moved.shape[: len(kept)])
-    return results.reshape(moved.shape).transpose(np.argsort([*kept, *axes]))
+    order = [*(d for d in range(x.ndim) if d not in axes), *axes]
+    lead = x.ndim - len(axes)
+    moved = [np.ascontiguousarray(a.transpose(order)) for a in (x, y)]
+    shape = moved[0].shape
+    rows = [a.reshape(math.prod(shape[:lead]), -1) for a in moved]
+    results = np.array(
+        [
+            function.call(fs, function.from_rows(row.copy(), other.copy(), -1))[0]
+            for row, other in zip(*rows, strict=True)
+        ]
+    )
+    if not function.keeps_shape:
+        return results.reshape(shape[:lead])
+    return results.reshape(shape).transpose(np.argsort(order))
 
 
 def variants(x):
@@ -58,13 +69,14 @@ def variants(x):
 
 
 @pytest.mark.parametrize("axis", AXES)
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("function", OVER_SEVERAL_AXES, ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
-def test_any_axis_and_layout_has_the_values_of_the_contiguous_row(fs, dtype, name, axis):
-    x = data(SHAPE, dtype)
-    expected = by_rows(fs, name, x, axis)
-    for _, array in variants(x):
-        same(fs, getattr(fs, name)(array, axis), expected)
+def test_any_axis_and_layout_has_the_values_of_the_contiguous_row(fs, dtype, function, axis):
+    x, y = data(SHAPE, dtype), data(SHAPE, dtype, seed=1)
+    expected = by_rows(fs, function, x, y, axis)
+    for (_, array), (_, other) in zip(variants(x), variants(y), strict=True):
+        (got,) = function.call(fs, function.from_rows(array, other, -1), axis=axis)
+        same(fs, got, expected)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -166,15 +178,19 @@ def test_gaps_of_a_strided_output_stay(fs, name, axis):
     assert np.all(memory[:, ::2] == 7)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_input_is_never_written(fs, name):
-    x = data((50, 40), np.float32)
-    before = x.copy()
-    x.flags.writeable = False
-    for axis in (-1, 0, None):
-        getattr(fs, name)(x, axis)
-        getattr(fs, name)(x, axis, where=x > 0)
-    np.testing.assert_array_equal(x, before)
+@pytest.mark.parametrize("function", CALLS, ids=str)
+def test_the_operands_are_never_written(fs, function):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(0, 5, (50, 40)), rng.random((50, 40))
+    for axis in (-1, 0):
+        operands = function.from_rows(x, y, axis)
+        before = [operand.copy() for operand in operands]
+        for operand in operands:
+            operand.flags.writeable = False
+        options = {"axis": axis} if function.axes != "none" else {}
+        function.call(fs, operands, **options, **function.given(y))
+        for operand, held in zip(operands, before, strict=True):
+            np.testing.assert_array_equal(operand, held)
 
 
 def test_keepdims(fs):

@@ -8,6 +8,7 @@ import pydoc
 
 import numpy as np
 import pytest
+from functions import FUNCTIONS
 
 import fastsoftmax
 from fastsoftmax import _api, _backend, _workers
@@ -31,6 +32,20 @@ def test_the_signature_is_that_of_the_method(fs, name):
     assert [(p.name, p.kind, p.default) for p in got] == [
         (p.name, p.kind, p.default) for p in expected
     ]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=str)
+def test_the_tests_know_every_argument(fs, function):
+    parameters = inspect.signature(getattr(fs, function.name)).parameters.values()
+    axis = [] if function.axes == "none" else ["axis"]
+    positional = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    keywords = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    assert positional == [*function.operands, *axis]
+    assert sorted(keywords) == sorted(function.options)
+
+
+def test_the_tests_know_every_function():
+    assert {function.name for function in FUNCTIONS} == set(METHODS)
 
 
 @pytest.mark.parametrize("name", METHODS)
