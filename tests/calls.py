@@ -30,6 +30,7 @@ except ImportError:
     bfloat16 = None
 
 MOST_ELEMENTS = 3000
+MOST_DIMENSIONS = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
 OMITTED = object()
 """An option that is not passed."""
 
@@ -63,6 +64,17 @@ MEANINGS = {
 def result_dtype(dtype):
     """Return the dtype of the result of an operand."""
     return np.dtype(np.float64) if dtype.kind in "biu" else dtype.newbyteorder("=")
+
+
+# Made once, since making a strategy takes longer than a draw from it.
+SELDOM = st.sampled_from([False] * 4 + [True])
+SPELLED = {name: st.sampled_from(values) for name, values in SPELLINGS.items()}
+ANY_DTYPE = st.sampled_from(DTYPES)
+ANY_FUNCTION = st.sampled_from(FUNCTIONS)
+SOME_EXTENTS = {
+    axes: st.lists(st.sampled_from(EXTENTS), min_size=least, max_size=most)
+    for axes, least, most in (("none", 1, 1), ("one", 1, 4), ("several", 0, 4))
+}
 
 
 # ---- where arrays lie ----
@@ -107,14 +119,13 @@ class Place:
     is_odd: bool
 
 
-@st.composite
-def places(draw):
-    return Place(
-        draw(st.sampled_from(["apart", "apart", "same", "shifted", "over"])),
-        draw(st.integers(0, 3)),
-        draw(st.sampled_from([0, 0, 1, -1, 2, 5, -7])),
-        draw(st.sampled_from([False, False, False, True])),
-    )
+ANY_PLACE = st.builds(
+    Place,
+    st.sampled_from(["apart", "apart", "same", "shifted", "over"]),
+    st.integers(0, 3),
+    st.sampled_from([0, 0, 1, -1, 2, 5, -7]),
+    st.sampled_from([False, False, False, True]),
+)
 
 
 @st.composite
@@ -212,6 +223,9 @@ FLOAT_VALUES = {
     "from 0 to 1": lambda rng, shape, _: np.maximum(0, rng.uniform(-0.3, 1, shape)),
     "logarithms": lambda rng, shape, _: -rng.exponential(4, shape),
 }
+
+
+ANY_VALUES = st.sampled_from(list(FLOAT_VALUES))
 
 
 def content(rng, kind, shape, dtype):
@@ -345,10 +359,11 @@ def computed_dtype(function, dtypes, asked):
 
 @st.composite
 def shapes(draw, axes):
-    least, most = {"none": (1, 1), "one": (1, 4), "several": (0, 4)}[axes]
-    extents = draw(st.lists(st.sampled_from(EXTENTS), min_size=least, max_size=most))
+    extents = draw(SOME_EXTENTS[axes])
     if len(extents) == 1 and draw(st.booleans()):
         extents = [draw(st.integers(0, 300))]
+    if axes == "several" and draw(st.integers(0, 50)) == 50:
+        extents = [1] * (MOST_DIMENSIONS - len(extents)) + extents
     size = 1
     for d, n in enumerate(extents):
         extents[d] = n if size * n <= MOST_ELEMENTS else 1
@@ -380,14 +395,10 @@ def axis_arguments(draw, axes, ndim):
     return {"int": d, "negative": d - ndim, "int64": np.int64(d)}[kind], (d,)
 
 
-def seldom():
-    return st.sampled_from([False] * 4 + [True])
-
-
 @st.composite
 def windows(draw, dtype, shape, *, any_order=True, may_repeat=True):
     """Draw an array's dtype, in either byte order, and its strides, some of them 0."""
-    if any_order and dtype not in HALF[1:] and draw(seldom()):
+    if any_order and dtype not in HALF[1:] and draw(SELDOM):
         dtype = dtype.newbyteorder()
     return Window(dtype, shape, draw(strides_of(shape, dtype.itemsize, may_repeat)))
 
@@ -395,7 +406,7 @@ def windows(draw, dtype, shape, *, any_order=True, may_repeat=True):
 @st.composite
 def mask_shapes(draw, shape):
     """Draw a shape that broadcasts to another."""
-    narrowed = [1 if draw(seldom()) else n for n in shape]
+    narrowed = [1 if draw(SELDOM) else n for n in shape]
     return tuple(narrowed[draw(st.sampled_from([0, 0, 0, 1, len(shape)])) :])
 
 
@@ -410,7 +421,7 @@ def second_operands(draw, function, shape, axes, first, rng):
     if function is SEGMENT_SOFTMAX:
         fitting = [d for d in INTEGERS if np.iinfo(d).max >= shape[0]]
         return row_pointers(rng, shape[0]).astype(draw(st.sampled_from(fitting)))
-    own = draw(st.sampled_from(DTYPES)) if draw(seldom()) else first
+    own = draw(ANY_DTYPE) if draw(SELDOM) else first
     if {own, first} == set(HALF):  # which have no common dtype
         own = first
     if function is ENTROPY_OF_TARGETS:
@@ -434,19 +445,19 @@ def settings_of(axes, passed):
 @st.composite
 def calls(draw):
     """Draw a valid call of any function."""
-    function = draw(st.sampled_from(FUNCTIONS))
+    function = draw(ANY_FUNCTION)
     rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
     shape = draw(shapes(function.axes))
     axis, axes = draw(axis_arguments(function.axes, len(shape)))
     if function is ENTROPY_OF_LABELS and shape[axes[0]] == 0:  # no class can be named
         shape = tuple(n or 1 for n in shape)
     spelled = [name for name in function.options if name in SPELLINGS]
-    passed = {name: draw(st.sampled_from(SPELLINGS[name])) for name in spelled}
+    passed = {name: draw(SPELLED[name]) for name in spelled}
     settings = settings_of(axes, passed)
     passed["axis"] = axis
 
-    dtype = draw(st.sampled_from(DTYPES))
-    contents = [content(rng, draw(st.sampled_from(list(FLOAT_VALUES))), shape, dtype)]
+    dtype = draw(ANY_DTYPE)
+    contents = [content(rng, draw(ANY_VALUES), shape, dtype)]
     if len(function.operands) > 1:
         contents.append(draw(second_operands(function, shape, axes, dtype, rng)))
     may_repeat = function is not SEGMENT_SOFTMAX
@@ -459,14 +470,14 @@ def calls(draw):
             mask = draw(windows(np.dtype(bool), draw(mask_shapes(shape))))
             contents.append(rng.random(mask.shape) < draw(st.sampled_from([0, 0.3, 0.7, 1])))
     passed = {name: value for name, value in passed.items() if value is not OMITTED}
-    if "out" in function.options and not draw(seldom()):
+    if "out" in function.options and not draw(SELDOM):
         result = computed_dtype(function, [w.dtype for w in operands], passed.get("dtype"))
         of = shape if function.keeps_shape else reduced(shape, settings)
         out = draw(windows(result, of, any_order=False, may_repeat=False))
 
     filled = [*operands, *([mask] if mask else [])]
     listed = [*filled, *([out] if out else [])]
-    how = [draw(places()) for _ in listed]
+    how = [draw(ANY_PLACE) for _ in listed]
     for attempt in (how, [Place("apart", 0, 0, is_odd=False)] * len(listed)):
         memory = arrange(listed, attempt)
         memory[...] = rng.integers(0, 256, memory.size, np.uint8)

@@ -82,17 +82,14 @@ def within(got, exact, allowed):
 
 
 def rows_last(array, axes):
-    """Return rows of the elements of `axes` in a last axis, and how to undo that for a result."""
-    kept = [d for d in range(array.ndim) if d not in axes]
-    order = (*kept, *axes)
+    """Return rows of the elements of `axes`, 2-D, and how to undo that for results."""
+    order = [*(d for d in range(array.ndim) if d not in axes), *axes]
     moved = array.transpose(order)
-    shape = moved.shape
-    lead = shape[: len(kept)]
 
     def undo(rows):
-        return rows.reshape(shape).transpose(np.argsort(order)) if order else rows.reshape(shape)
+        return rows.reshape(moved.shape).transpose(np.argsort(order).astype(int))
 
-    return moved.reshape(*lead, math.prod(shape[len(kept) :])), undo
+    return moved.reshape(-1, math.prod(array.shape[d] for d in axes)), undo
 
 
 def promised(name, operands, settings):
@@ -179,15 +176,14 @@ def _gradient(name, g, y, axes):
 
 
 def _entropy(logits, labels, settings):
-    (axis,) = settings.axes
     rows, undo = rows_last(logits, settings.axes)
     n = rows.shape[-1]
     smoothing = np.longdouble(settings.label_smoothing)
     by_index = labels.dtype.kind in "iu"
     if by_index:
-        shares = (labels[..., np.newaxis] == np.arange(n)).astype(np.longdouble)
+        shares = (labels.reshape(-1, 1) == np.arange(n)).astype(np.longdouble)
     else:
-        shares = np.moveaxis(labels, axis, -1).astype(np.longdouble)
+        shares = rows_last(labels, settings.axes)[0].astype(np.longdouble)
     target = shares if smoothing == 0 else (1 - smoothing) * shares + smoothing / n
     logarithms = exact_log_softmax(rows)
     no_answer = np.isnan(logarithms).any(axis=-1)
@@ -199,10 +195,14 @@ def _entropy(logits, labels, settings):
     allowed = tolerance_of_terms(loss, bound, logits.dtype, size)
     # An impossible class costs inf, and what no distribution holds may cost anything.
     proper = np.all((target >= 0) & np.isfinite(target), axis=-1)
+    # Nor is there a promise where a class's own loss, which may count little, is beyond the format.
+    proper &= np.all(fits(abs(logarithms), logits.dtype) | ~np.isfinite(logarithms), axis=-1)
     allowed = np.where(proper & (np.isinf(loss) | no_answer), 0, allowed)
     allowed = np.where(proper, allowed, np.inf)
+    shape = reduced(logits.shape, settings)
+    losses = loss.reshape(shape), allowed.reshape(shape)
     if not settings.return_grad:
-        return [(loss, allowed)]
+        return [losses]
     share = exact_softmax(rows)
     grad = target.sum(axis=-1, keepdims=True) * share - target
     size = abs(target) + abs(target).sum(axis=-1, keepdims=True) * share
@@ -210,4 +210,4 @@ def _entropy(logits, labels, settings):
     of_grad = tolerance_of_terms(grad, bound, logits.dtype, size)
     of_grad = np.where(no_answer[..., np.newaxis] & proper[..., np.newaxis], 0, of_grad)
     of_grad = np.where(proper[..., np.newaxis], of_grad, np.inf)
-    return [(loss, allowed), (undo(grad), undo(of_grad))]
+    return [losses, (undo(grad), undo(of_grad))]

@@ -63,9 +63,12 @@ def compute(function, x, y, out):
         out = out.ravel()
     elif function.label.startswith(ENTROPY_OF_LABELS.label):
         operands[1] = y.argmax(-1)
-    options = {"out": out} if "out" in function.options else {}
+    options = {}
     if "return_grad" in function.options:
         options["return_grad"] = True
+        out = (None, out)
+    if "out" in function.options:
+        options["out"] = out
     function.call(fastsoftmax, operands, **options, **function.given(y))
 
 
