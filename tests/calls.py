@@ -7,7 +7,7 @@ the operands, the mask and `out` alike.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ SINGLE, DOUBLE, LONG = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.l
 INTEGERS = [np.dtype(code) for code in "bBhHiIlLqQ"]
 DTYPES = [*[SINGLE, DOUBLE] * 6, *HALF * 3, np.dtype(bool), *INTEGERS, LONG]
 
-EXTENTS = [0, *[1] * 8, *[2, 3] * 4, 4, 5, 7, 8, 10, 15, 16, 17, 31, 33, 46, 64, 70]
+EXTENTS = [0, *[1] * 6, *[2, 3] * 4, 4, 5, 7, 8, 10, 15, 16, 17, 31, 33, 46, 64, 70]
 SPELLINGS = {
     "temperature": [
         *[OMITTED] * 4,
@@ -117,14 +117,18 @@ class Place:
     shift: int
     """In elements; in bytes where `is_odd`."""
     is_odd: bool
+    part: float
+    """What to shift by as well, of the window's length."""
 
 
+APART = Place("apart", 0, 0, is_odd=False, part=0)
 ANY_PLACE = st.builds(
     Place,
     st.sampled_from(["apart", "apart", "same", "shifted", "over"]),
     st.integers(0, 3),
     st.sampled_from([0, 0, 1, -1, 2, 5, -7]),
     st.sampled_from([False, False, False, True]),
+    st.sampled_from([0, 0, 0, 0.6, -0.6, 0.9]),
 )
 
 
@@ -181,7 +185,8 @@ def _place(window, place, placed):
         window.at = (end + 127) // 64 * 64 + abs(shift) - window.span[0]
         return
     other = placed[place.other % len(placed)]
-    window.at = other.at + shift
+    size = math.prod(window.shape) * window.dtype.itemsize
+    window.at = other.at + shift + round(place.part * size) // 16 * 16
     alike = other.shape == window.shape and other.dtype.itemsize == window.dtype.itemsize
     if alike and not other.repeats and place.relation != "over":
         window.strides = other.strides
@@ -376,6 +381,8 @@ def axis_arguments(draw, axes, ndim):
     """Draw `axis` as it is written, and the axes that it means, counted from 0."""
     if axes == "none":
         return OMITTED, ()
+    if axes == "last" and ndim:
+        return draw(st.sampled_from([OMITTED, -1, ndim - 1])), (ndim - 1,)
     if ndim == 0:
         return draw(st.sampled_from([OMITTED, -1, 0, None, (), np.int64(0)])), ()
     kinds = ["omitted", "int", "negative", "int64"]
@@ -396,8 +403,11 @@ def axis_arguments(draw, axes, ndim):
 
 
 @st.composite
-def windows(draw, dtype, shape, *, any_order=True, may_repeat=True):
+def windows(draw, dtype, shape, *, is_plain, any_order=True, may_repeat=True):
     """Draw an array's dtype, in either byte order, and its strides, some of them 0."""
+    if is_plain:
+        order = reversed(range(len(shape)))
+        return Window(dtype, shape, _nested(shape, dtype.itemsize, order, [1] * len(shape)))
     if any_order and dtype not in HALF[1:] and draw(SELDOM):
         dtype = dtype.newbyteorder()
     return Window(dtype, shape, draw(strides_of(shape, dtype.itemsize, may_repeat)))
@@ -444,41 +454,50 @@ def settings_of(axes, passed):
 
 @st.composite
 def calls(draw):
-    """Draw a valid call of any function."""
+    """Draw a valid call of any function: a plain one, as most are, or one of any kind."""
+    is_plain = draw(st.booleans())
     function = draw(ANY_FUNCTION)
     rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
     shape = draw(shapes(function.axes))
-    axis, axes = draw(axis_arguments(function.axes, len(shape)))
+    axis, axes = draw(
+        axis_arguments(
+            "last" if is_plain and function.axes != "none" else function.axes, len(shape)
+        )
+    )
     if function is ENTROPY_OF_LABELS and shape[axes[0]] == 0:  # no class can be named
         shape = tuple(n or 1 for n in shape)
     spelled = [name for name in function.options if name in SPELLINGS]
-    passed = {name: draw(SPELLED[name]) for name in spelled}
+    passed = {name: draw(SPELLED[name]) for name in spelled if not is_plain or draw(SELDOM)}
     settings = settings_of(axes, passed)
     passed["axis"] = axis
 
-    dtype = draw(ANY_DTYPE)
+    dtype = draw(st.sampled_from([SINGLE, DOUBLE]) if is_plain else ANY_DTYPE)
     contents = [content(rng, draw(ANY_VALUES), shape, dtype)]
     if len(function.operands) > 1:
         contents.append(draw(second_operands(function, shape, axes, dtype, rng)))
     may_repeat = function is not SEGMENT_SOFTMAX
-    operands = [draw(windows(a.dtype, a.shape, may_repeat=may_repeat)) for a in contents]
+    operands = [
+        draw(windows(a.dtype, a.shape, is_plain=is_plain, may_repeat=may_repeat)) for a in contents
+    ]
     mask = out = None
-    if "where" in function.options:
+    if "where" in function.options and not is_plain:
         passed["where"] = draw(st.sampled_from([OMITTED, OMITTED, None, True, np.True_, ...]))
         if passed["where"] is ...:
             del passed["where"]
-            mask = draw(windows(np.dtype(bool), draw(mask_shapes(shape))))
+            mask = draw(windows(np.dtype(bool), draw(mask_shapes(shape)), is_plain=False))
             contents.append(rng.random(mask.shape) < draw(st.sampled_from([0, 0.3, 0.7, 1])))
     passed = {name: value for name, value in passed.items() if value is not OMITTED}
     if "out" in function.options and not draw(SELDOM):
         result = computed_dtype(function, [w.dtype for w in operands], passed.get("dtype"))
         of = shape if function.keeps_shape else reduced(shape, settings)
-        out = draw(windows(result, of, any_order=False, may_repeat=False))
+        out = draw(windows(result, of, is_plain=is_plain, any_order=False, may_repeat=False))
 
     filled = [*operands, *([mask] if mask else [])]
     listed = [*filled, *([out] if out else [])]
     how = [draw(ANY_PLACE) for _ in listed]
-    for attempt in (how, [Place("apart", 0, 0, is_odd=False)] * len(listed)):
+    if is_plain:
+        how = [replace(place, is_odd=False) for place in how]
+    for attempt in (how, [APART] * len(listed)):
         memory = arrange(listed, attempt)
         memory[...] = rng.integers(0, 256, memory.size, np.uint8)
         for window, values in zip(filled, contents, strict=True):

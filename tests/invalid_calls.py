@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from calls import Call, calls
+from calls import MOST_DIMENSIONS, Call, calls
 from functions import (
     ENTROPY_OF_LABELS,
     ENTROPY_OF_TARGETS,
@@ -186,10 +186,15 @@ def row_pointers(draw, call, named):
     return expected
 
 
+def foreign_keywords(function):
+    """Return the keywords of other functions, and those of other libraries."""
+    return sorted({*EVERY_OPTION, "dim", "axes"} - {*function.options})
+
+
 def a_keyword(draw, call, named):
-    others = sorted({*EVERY_OPTION, "dim", "axes"} - {*call.function.options})
+    others = foreign_keywords(call.function)
     name = draw(st.sampled_from(others))
-    named[name] = draw(st.sampled_from([None, 1, 1.0]))
+    named[name] = draw(st.sampled_from([None, 1, 1.0, 0.5]))
     return TypeError, f"{call.function.name}() got an unexpected keyword argument '{name}'"
 
 
@@ -217,7 +222,7 @@ SPOILERS = [
 @st.composite
 def invalid_calls(draw):
     """Draw a call with one thing wrong, or two."""
-    call = draw(calls())
+    call = draw(calls().filter(lambda call: len(call.operands[0].shape) < MOST_DIMENSIONS))
     by_position, by_keyword = call.arguments()
     named = {
         **dict(zip([*call.function.operands, "axis"], by_position, strict=False)),
@@ -235,4 +240,7 @@ def invalid_calls(draw):
     wrong = [tuple(expected) for expected in wrong if expected is not None]
     if not wrong:
         wrong = [a_keyword(draw, call, named)]
-    return InvalidCall(call, [], named, wrong)
+    by_position = []
+    if draw(st.booleans()) and all(name in named for name in call.function.operands):
+        by_position = [named.pop(name) for name in call.function.operands]
+    return InvalidCall(call, by_position, named, wrong)

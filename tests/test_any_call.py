@@ -49,7 +49,7 @@ def have_the_same_bits(got, expected):
 
 
 @given(calls())
-@tried(1500)
+@tried(2000)
 def test_any_call_gives_what_its_plainest_form_gives_to_a_few_ulp(fs, backend_name, call):
     operands, options = call.plain()
     expected = call.function.call(fs, operands, **options)
@@ -88,7 +88,7 @@ def error_of(call, fs):
 
 
 @given(invalid_calls())
-@tried(600)
+@tried(900)
 def test_any_invalid_call_is_refused_in_the_same_words_and_writes_nothing(fs, numpy_fs, call):
     before = call.call.memory.copy()
     error = error_of(call, fs)

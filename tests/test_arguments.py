@@ -4,6 +4,9 @@ import re
 
 import numpy as np
 import pytest
+from calls import MEANINGS, OMITTED, SPELLINGS
+from functions import FUNCTIONS
+from invalid_calls import NUMBERS, foreign_keywords
 from numpy.exceptions import AxisError
 
 X = np.arange(12.0).reshape(3, 4)
@@ -182,3 +185,49 @@ def test_every_way_to_pass_an_argument(fs, name):
         np.testing.assert_array_equal(got, expected)
     by_column = function(np.ascontiguousarray(X.T))
     np.testing.assert_array_equal(function(X, 0), by_column.T)
+
+
+# ---- every function, called as plainly as it can be, which may be a path of its own ----
+
+
+def plain_calls(function, **options):
+    """Yield calls of small arrays, with each of the options as it is and together with `out`."""
+    for dtype in (np.float32, np.float64):
+        operands = function.make((4, 5), dtype, np.random.default_rng(0))
+        yield operands, options
+        if function.keeps_shape and "out" not in options:
+            yield operands, {"out": np.full_like(operands[0], 7), **options}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=str)
+def test_a_keyword_of_another_function_is_refused_by_name(fs, function):
+    for keyword in foreign_keywords(function):
+        for value in (None, 1, 1.0, 0.5, True, np.ones(())):
+            for operands, options in plain_calls(function, **{keyword: value}):
+                message = f"^{function.name}\\(\\) got an unexpected keyword argument '{keyword}'"
+                with pytest.raises(TypeError, match=message):
+                    function.call(fs, operands, **options)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=str)
+def test_a_number_out_of_range_or_of_another_type_is_refused(fs, function):
+    for keyword, value, exception, message in NUMBERS:
+        for operands, options in plain_calls(function, **{keyword: value}):
+            if keyword in function.options:
+                with pytest.raises(exception, match=f"^{re.escape(message)}"):
+                    function.call(fs, operands, **options)
+                assert np.all(options.get("out", 7) == 7)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=str)
+def test_every_way_to_write_an_option_is_accepted(fs, function):
+    """And means what its plainest form means: np.True_ what True does, np.float32(1) what 1 does."""
+    for keyword in SPELLINGS.keys() & {*function.options} - {"dtype"}:
+        for value in SPELLINGS[keyword]:
+            if value is not OMITTED:
+                plain = MEANINGS.get(keyword, lambda given: given and int(given))(value)
+                for operands, options in plain_calls(function):
+                    expected = function.call(fs, operands, **{keyword: plain})
+                    got = function.call(fs, operands, **{keyword: value}, **options)
+                    for one, other in zip(got, expected, strict=True):
+                        np.testing.assert_array_equal(one, other)

@@ -119,15 +119,24 @@ def test_in_place_and_into_any_layout(fs, name, axis):
         same(fs, array, expected)
 
 
-@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
-@pytest.mark.parametrize("shift", [-40, -33, -1, 1, 5, 33])
-def test_a_partial_overlap_goes_through_a_temporary(fs, name, shift):
-    buffer = data(5 * 33 + 80, np.float64)
-    x = buffer[40 : 40 + 5 * 33].reshape(5, 33)
-    out = buffer[40 + shift : 40 + shift + 5 * 33].reshape(5, 33)
-    expected = getattr(fs, name)(x.copy())
-    assert getattr(fs, name)(x, out=out) is out
-    same(fs, out, expected)
+@pytest.mark.parametrize("function", [f for f in CALLS if f.keeps_shape], ids=str)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_a_partial_overlap_goes_through_a_temporary(fs, function, dtype):
+    """Of `out` with each operand, by one element to all but one."""
+    x, y = data((5, 33), dtype), data((5, 33), dtype, seed=1)
+    operands, options = function.from_rows(x, y, -1), function.given(y)
+    (expected,) = function.call(fs, operands, **options)
+    for which, operand in enumerate(operands):
+        for shift in (1, 5, 33, 40, 82, 83, 100, 164) if operand.shape == expected.shape else ():
+            for sign in (-1, 1):
+                buffer = np.zeros(3 * 165, dtype)
+                start = 165 + sign * shift
+                overlapped = list(operands)
+                overlapped[which] = buffer[165:330].reshape(operand.shape)
+                overlapped[which][...] = operand
+                out = buffer[start : start + 165].reshape(operand.shape)
+                assert function.call(fs, overlapped, out=out, **options)[0] is out
+                same(fs, out, expected)
 
 
 def test_overlaps_of_other_kinds(fs):
