@@ -40,7 +40,7 @@ class Subject:
         except (ImportError, ValueError) as error:
             raise UsageError(str(error)) from error
         self.instruction_set: str = backend.name
-        self.functions = _api.Functions(backend)
+        self.functions = _api.over(backend)
 
     @property
     def native(self) -> bool:

@@ -425,7 +425,7 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _count(workers: Any) -> int | None:
-    return None if workers is None else _workers.count("workers", workers)
+    return None if workers is None else min(_workers.count("workers", workers), sys.maxsize)
 
 
 def _integers(axis: Any) -> tuple[int, ...] | None:

@@ -13,13 +13,13 @@ def backend_name(request):
 @pytest.fixture
 def fs(backend_name):
     """Return the public functions over one backend."""
-    return _api.Functions(_backend.load(backend_name))
+    return _api.over(_backend.load(backend_name))
 
 
 @pytest.fixture(scope="session")
 def numpy_fs():
     """Return the public functions over NumPy, the specification of the others."""
-    return _api.Functions(_backend.load("numpy"))
+    return _api.over(_backend.load("numpy"))
 
 
 @pytest.fixture(params=_backend.INSTRUCTION_SETS)
@@ -30,4 +30,4 @@ def native_name(request):
 @pytest.fixture
 def native_fs(native_name):
     """Return the public functions over one instruction set's kernels."""
-    return _api.Functions(_backend.load(native_name))
+    return _api.over(_backend.load(native_name))

@@ -388,7 +388,7 @@ def report():
     for function in FUNCTIONS:
         for dtype in DTYPES:
             for name in _backend.available():
-                fs = _api.Functions(_backend.load(name))
+                fs = _api.over(_backend.load(name))
                 found = {f: tally(fs, function, dtype, f) for f in (*FAMILIES, *LONG)}
                 worst = max(found, key=lambda f: found[f].largest)
                 mean = max(found, key=lambda f: found[f].mean)

@@ -20,7 +20,7 @@ def inputs(name, shape, dtype, axis=-1, seed=0):
     from fastsoftmax import _api, _backend
 
     rng = np.random.default_rng(seed)
-    forward = getattr(_api.Functions(_backend.load("numpy")), name.removesuffix("_backward"))
+    forward = getattr(_api.over(_backend.load("numpy")), name.removesuffix("_backward"))
     g = rng.normal(size=shape).astype(dtype)
     return g, forward(rng.normal(0, 2, shape).astype(dtype), axis)
 

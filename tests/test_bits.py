@@ -449,7 +449,7 @@ def test_the_same_bits_of_subnormal_results_whatever_came_before(native_fs, dtyp
     x[7] += 2.0**14
     x[9] /= 50  # a row without
     x[11, 1] = np.nan
-    expected = _api.Functions(_backend.load("generic")).softmax(x)
+    expected = _api.over(_backend.load("generic")).softmax(x)
     assert (expected > 0).any(where=expected < np.finfo(dtype).smallest_normal)
     ordinary = np.zeros((64, 8), dtype)
     wide = np.asfortranarray(np.tile(x, (2, 1)))
@@ -540,7 +540,7 @@ def test_the_same_bits_by_two_workers_whatever_the_control_register(
 
 if __name__ == "__main__":
     # The portable unit is the one that every machine has.
-    fresh = hashes_of(_api.Functions(_backend.load("generic")), records())
+    fresh = hashes_of(_api.over(_backend.load("generic")), records())
     if ml_dtypes is None:
         raise SystemExit("golden.json needs ml_dtypes, for bfloat16")
     GOLDEN.write_text(json.dumps(fresh, indent=4) + "\n")
