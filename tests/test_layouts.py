@@ -155,6 +155,24 @@ def test_overlaps_of_other_kinds(fs):
     same(fs, fs.softmax(x, where=mask[:, :20], out=mask.view(np.float32)), wanted)
 
 
+@pytest.mark.parametrize("function", [f for f in ALL if "where" in f.options], ids=str)
+@pytest.mark.parametrize("axis", [-1, 0])
+def test_the_mask_may_lie_where_the_result_goes(fs, function, axis):
+    """A result is many bytes of the mask, whose later rows must have been read before."""
+    x = np.moveaxis(data((4000, 7), np.float64), -1, axis)
+    kept = x > -3
+    (expected,) = function.call(fs, (x,), axis=axis, where=kept)
+    memory = np.zeros(20 * x.size, np.uint8)
+    start = 8 * x.size
+    for shift in (-8 * x.size + 64, -320, 0, 400, 1000, 8000):
+        mask = memory[start : start + x.size].view(bool).reshape(kept.shape)
+        mask[...] = kept
+        place = slice(start + shift, start + shift + expected.nbytes)
+        out = memory[place].view(np.float64).reshape(expected.shape)
+        function.call(fs, (x,), axis=axis, where=mask, out=out)
+        same(fs, out, expected)
+
+
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_length_at_every_offset_writes_its_rows_and_nothing_else(native_fs, name, dtype):
