@@ -70,7 +70,9 @@ class NumpyBackend:
         if plan.axis == ():
             return self._run_elements(plan)
         single = plan.function in ("logsumexp", "softmax_cross_entropy")
-        x = _rules.cast(plan.x, plan.result)
+        x, y = _rules.cast(plan.x, plan.result), plan.y
+        if y is not None and plan.function.endswith("_backward"):
+            y = _rules.cast(y, plan.result)
         out, grad = plan.out, None
         if out is None:
             out = np.empty(plan.shape, plan.result) if single else np.empty_like(x)
@@ -85,7 +87,7 @@ class NumpyBackend:
         k = len(plan.axes)
         call = _Call(
             x=rows(x),
-            y=None if plan.y is None else rows(plan.y),
+            y=None if y is None else rows(y),
             where=None if plan.where is None else rows(np.broadcast_to(plan.where, x.shape)),
             out=out.reshape([x.shape[d] for d in kept] + [1] * k) if single else rows(out),
             grad=None if grad is None else rows(grad),
@@ -179,10 +181,13 @@ class NumpyBackend:
             hot = labels.reshape(-1, 1) == np.arange(n)[tile[-1] if tile else slice(None)]
             return hot.astype(_wide(c.x))
 
-        def smoothed(share: Array, uniform: float) -> Array:
-            if c.smoothing == 0:
+        smoothing = _wide(c.x).type(c.smoothing)
+
+        def smoothed(share: Array, classes: int) -> Array:
+            """Smooth the share of one class, or the sum over several."""
+            if smoothing == 0:
                 return share
-            return share * (1 - c.smoothing) + c.smoothing * uniform
+            return share * (1 - smoothing) + smoothing / n * classes
 
         def block(x: Array, t: Array, loss: Array, grad: Array | None) -> None:
             rows = _Rows(x, 1, None, 1.0)
@@ -190,7 +195,7 @@ class NumpyBackend:
             mass: Any = 0.0
             for tile, part in rows.parts():
                 share = shares(t, tile)
-                target = smoothed(share, 1 / n)
+                target = smoothed(share, 1)
                 # A class that is not asked for contributes nothing, impossible (-inf) or not.
                 terms = np.where(target == 0, 0.0, target * part.log_softmax(rows.total))
                 losses = losses - _add(terms)
@@ -198,11 +203,11 @@ class NumpyBackend:
             _store(loss, (), np.where(np.isnan(rows.shift), np.nan, losses))
             if grad is None:
                 return
-            mass = 1.0 if by_index else smoothed(mass, 1.0)
+            mass = 1.0 if by_index else smoothed(mass, n)
             for tile, part in rows.parts():
-                target = smoothed(shares(t, tile), 1 / n)
+                target = smoothed(shares(t, tile), 1)
                 gradient = part.softmax(rows.total) * mass - target
-                if by_index and c.smoothing == 0:  # 1 - p without its cancellation
+                if by_index and smoothing == 0:  # 1 - p without its cancellation
                     gradient = np.where(target == 1, -part.complement(rows.total), gradient)
                 _store(grad, tile, gradient)
 

@@ -111,7 +111,10 @@ SOFTMAX_BACKWARD = Function(
     _both,
 )
 LOG_SOFTMAX_BACKWARD = replace(
-    SOFTMAX_BACKWARD, label="log_softmax_backward", name="log_softmax_backward"
+    SOFTMAX_BACKWARD,
+    label="log_softmax_backward",
+    name="log_softmax_backward",
+    options=("where", *_SHARED),
 )
 ENTROPY_OF_LABELS = Function(
     "softmax_cross_entropy of class indices",
@@ -144,6 +147,7 @@ CALLS = (
     SOFTMAX.with_option("where", lambda y: {"where": y > 0.25}),
     LOG_SOFTMAX.with_option("a temperature", lambda _: {"temperature": 0.7}),
     LOGSUMEXP.with_option("where", lambda y: {"where": y > 0.25}),
+    LOG_SOFTMAX_BACKWARD.with_option("where", lambda y: {"where": y > 0.25}),
     ENTROPY_OF_TARGETS.with_option("smoothing", lambda _: {"label_smoothing": 0.1}),
 )
 GRADIENTS = (SOFTMAX_BACKWARD, LOG_SOFTMAX_BACKWARD)

@@ -102,7 +102,7 @@ def promised(name, operands, settings):
         if name == "softmax_cross_entropy":
             return _entropy(*operands, settings)
         if name.endswith("backward"):
-            return [_gradient(name, *operands, settings.axes)]
+            return [_gradient(name, *operands, settings)]
         return [_forward(name, operands[0], settings)]
 
 
@@ -156,9 +156,12 @@ def _segments(data, indptr):
     return exact, _of_softmax(exact, data.dtype)
 
 
-def _gradient(name, g, y, axes):
-    (rows, undo), (outputs, _) = rows_last(g, axes), rows_last(y, axes)
+def _gradient(name, g, y, settings):
+    (rows, undo), (outputs, _) = rows_last(g, settings.axes), rows_last(y, settings.axes)
     rows, outputs = rows.astype(np.longdouble), outputs.astype(np.longdouble)
+    where = None if settings.where is None else rows_last(settings.where, settings.axes)[0]
+    if where is not None:
+        rows, outputs = np.where(where, rows, 0), np.where(where, outputs, -np.inf)
     if name == "softmax_backward":
         inner, factor, left = rows * outputs, outputs, outputs * rows
     else:
@@ -172,7 +175,10 @@ def _gradient(name, g, y, axes):
     allowed = np.where(proper, allowed, np.inf)
     # Of a row with a NaN that every element depends on, every element is NaN.
     spoilt = np.isnan(inner).any(axis=-1, keepdims=True)
-    return undo(np.where(spoilt, np.nan, exact)), undo(np.where(spoilt, 0, allowed))
+    exact, allowed = np.where(spoilt, np.nan, exact), np.where(spoilt, 0, allowed)
+    if where is not None:
+        exact, allowed = np.where(where, exact, 0), np.where(where, allowed, 0)
+    return undo(exact), undo(allowed)
 
 
 def _entropy(logits, labels, settings):

@@ -75,7 +75,7 @@ def test_functions_can_be_pickled_and_copied(name):
         assert again == function
 
 
-@pytest.mark.parametrize("module", [_api, _backend, _workers])
+@pytest.mark.parametrize("module", [fastsoftmax, _backend, _workers])
 def test_the_examples_in_the_docstrings(module):
     pytest.importorskip("scipy")  # one example is a sparse matrix
     result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE, raise_on_error=False)

@@ -107,9 +107,10 @@ FSM_CORE VEC F(log_gradient)(VEC g, VEC y, const F(expected) *s, int shifted) {
 }
 FSM_NOINLINE void F(log_gradient_partial)(const REAL *g, const REAL *y, REAL *out, size_t n,
                                           const F(expected) *s, int shifted, F(edge) *edge,
-                                          int last) {
+                                          int last, VEC *any_nan) {
     const VEC a = V(load_partial)(g, n, 0), b = V(load_partial)(y, n, -INFINITY);
     const VEC gradient = F(log_gradient)(a, b, s, shifted);
+    *any_nan = V(add)(*any_nan, gradient);
     if (last) {
         F(put_last)(out, gradient, n, edge);
     } else {
@@ -120,14 +121,18 @@ FSM_NOINLINE void F(log_gradient_partial)(const REAL *g, const REAL *y, REAL *ou
 /* Whole vectors of a row's gradient from element i on; returns where they end. */
 FSM_CORE size_t F(log_gradients)(const REAL *g, const REAL *y, REAL *out, size_t i, size_t n,
                                  const F(expected) *expected, ptrdiff_t ahead_g, ptrdiff_t ahead_y,
-                                 int shifted, const F(edge) *edge) {
+                                 int shifted, const F(edge) *edge, VEC *any_nan) {
     const F(expected) s = *expected;
+    VEC sum = *any_nan;
     for (; i + LANES <= n; i += LANES) {
         FSM_PREFETCH((const char *)(g + i) + ahead_g);
         FSM_PREFETCH((const char *)(y + i) + ahead_y);
         const VEC a = V(load)(g + i), b = V(load)(y + i);
-        F(put)(out + i, F(log_gradient)(a, b, &s, shifted), edge);
+        const VEC gradient = F(log_gradient)(a, b, &s, shifted);
+        sum = V(add)(sum, gradient);
+        F(put)(out + i, gradient, edge);
     }
+    *any_nan = sum;
     return i;
 }
 
@@ -148,7 +153,11 @@ static void F(log_softmax_backward_along)(const fsm_rows *b) {
             F(sum_add)(&sum, V(load_partial)(g + i, b->n - i, 0));
         }
         const pair total = F(sum_total)(&sum);
-        const F(start) s = F(row_start)(F(row_max)(y, b->n), FC(CUT), &b->temperature);
+        /* Far below 0 there is nothing but weights of 0, also where the largest is -inf. */
+        const REAL largest = F(row_max)(y, b->n);
+        const REAL top = largest < -FC(SHIFT_ABOVE) ? 0 : largest;
+        const F(start) s = F(row_start)(top, FC(CUT), &b->temperature);
+        VEC any_nan = V(set1)(0); /* the sum of all results: NaN if one of them is */
         const pair product = {total.hi * FC(SCALE_INVERSE),
                               fma(total.hi, FC(SCALE_INVERSE), -total.hi * FC(SCALE_INVERSE)) +
                                   total.hi * FC(SCALE_INVERSE_LO) + total.lo * FC(SCALE_INVERSE)};
@@ -166,15 +175,17 @@ static void F(log_softmax_backward_along)(const fsm_rows *b) {
         const ptrdiff_t ahead_g = last ? 0 : b->x_stride, ahead_y = last ? 0 : b->y_stride;
         i = F(before_line)(out, b->n);
         if (i) {
-            F(log_gradient_partial)(g, y, out, i, &expected, s.shifted, edge, 0);
+            F(log_gradient_partial)(g, y, out, i, &expected, s.shifted, edge, 0, &any_nan);
         }
-        i = FSM_UNLIKELY(s.shifted) ? F(log_gradients)(g, y, out, i, b->n, &expected, 0, 0, 1, NULL)
-            : edge ? F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, edge)
-                   : F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, NULL);
+        i = FSM_UNLIKELY(s.shifted)
+                ? F(log_gradients)(g, y, out, i, b->n, &expected, 0, 0, 1, NULL, &any_nan)
+            : edge ? F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, edge, &any_nan)
+                   : F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, NULL, &any_nan);
         if (i < b->n) {
-            F(log_gradient_partial)(g + i, y + i, out + i, b->n - i, &expected, s.shifted, edge, 1);
+            F(log_gradient_partial)(g + i, y + i, out + i, b->n - i, &expected, s.shifted, edge, 1,
+                                    &any_nan);
         }
-        if (FSM_UNLIKELY(s.shifted || !F(harmless)((REAL)total.hi) || total.hi != total.hi)) {
+        if (FSM_UNLIKELY(V(equal)(any_nan, any_nan) != ALL_LANES)) {
             F(edge_flush)(edge);
             F(canonical_nans)(out, b->n);
         }

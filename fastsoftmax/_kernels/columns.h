@@ -588,9 +588,14 @@ static size_t F(log_softmax_backward_columns)(const fsm_rows *b, size_t first) {
     const VEC unbias = F(lanes_unbias)(s.steps), minus_zero = V(set1)(FC(MINUS_ZERO));
     minus_hi = V(sub)(minus_zero, hi);
     minus_lo = V(sub)(minus_zero, lo);
+    VEC sum = V(set1)(0);
     for (size_t i = 0; i < b->n; i++) {
         const VEC e = V(mul)(F(weight)(y[i], &s.row, 0), unbias);
         g[i] = V(fma)(e, minus_hi, V(fma)(e, minus_lo, g[i]));
+        sum = V(add)(sum, g[i]);
+    }
+    if (V(equal)(sum, sum) != ALL_LANES) { /* for the row kernel to make every NaN the canonical one */
+        return 0;
     }
     F(columns_store)(ROW(b->out, b->out_stride, first), b->out_stride, g, b->n);
     return LANES;
