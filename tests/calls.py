@@ -335,13 +335,17 @@ class Call:
         return operands, options
 
     def __repr__(self):
-        by_position, by_keyword = self.arguments()
-        shown = [_show(value) for value in by_position]
-        shown += [f"{name}={_show(value)}" for name, value in by_keyword.items()]
-        return f"{self.function.name}({', '.join(shown)})"
+        return written(self.function.name, *self.arguments())
 
     def _repr_pretty_(self, printer, _cycle):
         printer.text(repr(self))  # what hypothesis shows
+
+
+def written(name, by_position, by_keyword):
+    """Return a call as it is written, its arrays by where they lie."""
+    shown = [_show(value) for value in by_position]
+    shown += [f"{name}={_show(value)}" for name, value in by_keyword.items()]
+    return f"{name}({', '.join(shown)})"
 
 
 def _show(value):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from calls import MOST_DIMENSIONS, Call, calls
+from calls import MOST_DIMENSIONS, Call, calls, written
 from functions import (
     ENTROPY_OF_LABELS,
     ENTROPY_OF_TARGETS,
@@ -33,7 +33,7 @@ class InvalidCall:
         return getattr(fs, self.call.function.name)(*self.by_position, **self.by_keyword)
 
     def _repr_pretty_(self, printer, _cycle):
-        printer.text(f"{self.call.function.name}(*{self.by_position}, **{self.by_keyword})")
+        printer.text(written(self.call.function.name, self.by_position, self.by_keyword))
 
 
 def other_types(shape):
