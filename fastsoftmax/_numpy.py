@@ -150,7 +150,7 @@ class NumpyBackend:
 
         def block(g: Array, y: Array, out: Array) -> None:
             tiles = _tiles(g, c.k)
-            inner = sum(_add(_load(g, tile, c.k) * _load(y, tile, c.k)) for tile in tiles)
+            inner = sum(_add_exactly(_load(g, tile, c.k) * _load(y, tile, c.k)) for tile in tiles)
             for tile in tiles:
                 _store(out, tile, _load(y, tile, c.k) * (_load(g, tile, c.k) - inner))
 
@@ -161,7 +161,7 @@ class NumpyBackend:
 
         def block(g: Array, y: Array, out: Array, where: Array | None) -> None:
             tiles = _tiles(g, c.k)
-            total = sum(_add(_load(g, tile, c.k, where, 0.0)) for tile in tiles)
+            total = sum(_add_exactly(_load(g, tile, c.k, where, 0.0)) for tile in tiles)
             for tile in tiles:
                 p = np.exp(_load(y, tile, c.k, where))
                 _store(out, tile, _load(g, tile, c.k, where, 0.0) - p * total, where, 0.0)
@@ -444,6 +444,15 @@ def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
 
 def _add(values: Array) -> Array:
     return np.sum(values, axis=-1, keepdims=True)
+
+
+def _add_exactly(values: Array) -> Array:
+    """Return the sum over a tile, rounded once or twice: see (d)."""
+    _, exponent = np.frexp(np.max(np.abs(values), axis=-1, keepdims=True))
+    exponent = np.minimum(exponent + values.shape[-1].bit_length(), np.finfo(values.dtype).maxexp - 1)
+    cut = np.ldexp(np.ones((), values.dtype), exponent)
+    heads = (values + cut) - cut
+    return _add(heads) + _add(np.where(np.isfinite(heads), values - heads, 0.0))
 
 
 def _at(array: Array, tile: Index) -> Array:

@@ -161,7 +161,9 @@ def test_the_mask_may_lie_where_the_result_goes(fs, function, axis):
     """A result is many bytes of the mask, whose later rows must have been read before."""
     x = np.moveaxis(data((4000, 7), np.float64), -1, axis)
     kept = x > -3
-    (expected,) = function.call(fs, (x,), axis=axis, where=kept)
+    operands = function.make(x.shape, np.float64, np.random.default_rng(2), axis)
+    operands = (x, *operands[1:])
+    (expected,) = function.call(fs, operands, axis=axis, where=kept)
     memory = np.zeros(20 * x.size, np.uint8)
     start = 8 * x.size
     for shift in (-8 * x.size + 64, -320, 0, 400, 1000, 8000):
@@ -169,7 +171,7 @@ def test_the_mask_may_lie_where_the_result_goes(fs, function, axis):
         mask[...] = kept
         place = slice(start + shift, start + shift + expected.nbytes)
         out = memory[place].view(np.float64).reshape(expected.shape)
-        function.call(fs, (x,), axis=axis, where=mask, out=out)
+        function.call(fs, operands, axis=axis, where=mask, out=out)
         same(fs, out, expected)
 
 

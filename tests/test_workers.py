@@ -82,11 +82,13 @@ def test_small_work_has_one_thread(compute, x, threads):
     assert set(threads) <= {1}
 
 
-def test_where_no_thread_starts_the_caller_does_it_all(compute, x, monkeypatch, refused):
-    expected = compute(x)
-    monkeypatch.setattr(_workers, "MIN_ELEMENTS", 1 << 12)  # more than any test before had
-    np.testing.assert_array_equal(compute(x, workers=_workers.MOST_THREADS), expected)
-    assert refused
+def test_where_no_thread_starts_numpy_does_it_all_in_the_caller(numpy_fs, x, refused):
+    for function in CALLS:
+        y = np.random.default_rng(1).random(x.shape)
+        expected = function.of_rows(numpy_fs, x, y)
+        refused.clear()
+        np.testing.assert_array_equal(function.of_rows(numpy_fs, x, y, workers=4), expected)
+        assert refused
 
 
 def test_threads_have_a_limit():
@@ -323,11 +325,42 @@ def test_where_memory_is_refused_there_is_an_error_and_no_wrong_result(
 ):
     """In the caller's thread, in a helper's or in both; the control register is restored."""
     need("gcc")
-    library = compile_program("gcc", "refuse_memory.c", tmp_path / "r.so", "-shared", "-fPIC")
+    assert refusals(NO_MEMORY, native_name, tmp_path, monkeypatch) > 0
+
+
+NO_THREADS = """
+import ctypes
+import numpy as np
+import fastsoftmax as fs
+from functions import CALLS
+
+library = ctypes.CDLL(None)
+library.refused.restype = ctypes.c_uint64
+rng = np.random.default_rng(0)
+x, y = rng.normal(0, 3, (3000, 100)), rng.random((3000, 100))
+for function in CALLS:
+    expected = function.of_rows(fs, x, y)
+    library.refuse_threads(1)
+    assert (function.of_rows(fs, x, y, workers=4) == expected).all(), function
+library.refuse_threads(0)
+assert (function.of_rows(fs, x, y, workers=4) == expected).all()
+print(library.refused())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="preloads a library")
+def test_where_the_system_has_no_thread_the_caller_does_it_all(native_name, tmp_path, monkeypatch):
+    assert refusals(NO_THREADS, native_name, tmp_path, monkeypatch) >= len(CALLS)
+
+
+def refusals(program, name, tmp_path, monkeypatch):
+    """Run a program that is refused memory or threads, and return how often it was."""
+    need("gcc")
+    library = compile_program("gcc", "refuse.c", tmp_path / "r.so", "-shared", "-fPIC")
     monkeypatch.setenv("LD_PRELOAD", str(library))
-    done = run_python("-c", NO_MEMORY, backend=native_name)
+    done = run_python("-c", program, backend=name)
     assert (done.returncode, done.stderr) == (0, "")
-    assert int(done.stdout) > 0
+    return int(done.stdout)
 
 
 def test_the_kernels_release_the_gil(native_fs):

@@ -153,9 +153,8 @@ static void F(log_softmax_backward_along)(const fsm_rows *b) {
             F(sum_add)(&sum, V(load_partial)(g + i, b->n - i, 0));
         }
         const pair total = F(sum_total)(&sum);
-        /* Far below 0 there is nothing but weights of 0, also where the largest is -inf. */
-        const REAL largest = F(row_max)(y, b->n);
-        const REAL top = largest < -FC(SHIFT_ABOVE) ? 0 : largest;
+        /* e^y itself, which the weights are in units of: of a maximum far below 0 the unit would be 0. */
+        const REAL largest = F(row_max)(y, b->n), top = largest < 0 ? 0 : largest;
         const F(start) s = F(row_start)(top, FC(CUT), &b->temperature);
         VEC any_nan = V(set1)(0); /* the sum of all results: NaN if one of them is */
         const pair product = {total.hi * FC(SCALE_INVERSE),
@@ -269,6 +268,17 @@ typedef struct {
     double ratio, logarithm;
 } F(entropy_sums);
 
+/* The loss of a row where compensated sums give NaN, as of a class that is impossible (-inf) and asked for: infinite. */
+FSM_NOINLINE REAL F(entropy_special)(const F(entropy) *e, REAL log_hi) {
+    double loss = 0;
+    for (size_t i = 0; i < e->n; i++) {
+        const double label = e->target ? (double)e->target[i] : i == e->label;
+        const double t = label * e->keep + e->spread;
+        loss += t == 0 ? 0 : t * ((double)log_hi - (double)e->x[i]);
+    }
+    return (REAL)loss;
+}
+
 static REAL F(entropy_row)(const F(entropy) *e, const F(entropy_sums) *sums) {
     const REAL maximum = sums->start.maximum;
     if (FSM_UNLIKELY(F(no_answer)(maximum, sums->logarithm))) {
@@ -293,6 +303,9 @@ static REAL F(entropy_row)(const F(entropy) *e, const F(entropy_sums) *sums) {
         } else {
             loss = (REAL)(e->keep * (double)loss + smooth.hi);
         }
+    }
+    if (FSM_UNLIKELY(loss != loss)) {
+        loss = F(entropy_special)(e, log_hi);
     }
     if (e->grad) {
         const pair top = sums->top;

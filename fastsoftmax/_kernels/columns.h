@@ -577,8 +577,8 @@ static size_t F(log_softmax_backward_columns)(const fsm_rows *b, size_t first) {
     F(columns_load)(CONST_ROW(b->y, b->y_stride, first), b->y_stride, y, b->n);
     const F(sum) total = F(columns_dot)(g, NULL, b->n);
     F(lanes_split)(&total, &hi, &lo);
-    /* The largest of a log_softmax is near 0: one that is not could leave the range of 2^(N - bias). */
-    const VEC top = F(columns_max)(y, b->n);
+    /* As in the row kernel. One far above 0 could leave the range of 2^(N - bias). */
+    const VEC top = V(max)(F(columns_max)(y, b->n), V(set1)(0));
     if (!F(starts_of)(&s, top, FC(CUT), &b->temperature, 0) || !F(columns_below)(top, 32) ||
         !F(columns_below)(hi, FC(MAX) * (REAL)0x1p-60)) {
         return 0;

@@ -1,5 +1,8 @@
-/* A malloc that fails where a test says so. Preloaded, so that it comes before the C library's. */
+/* A malloc and a pthread_create that fail where a test says so. Preloaded, so that they come before the C library's. */
 #define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -21,6 +24,23 @@ void refuse_memory(int in_threads, size_t from, size_t to) {
     atomic_store(&least, from);
     atomic_store(&most, to);
     atomic_store(&threads, in_threads);
+}
+
+static atomic_int no_threads;
+
+void refuse_threads(int refuse) {
+    atomic_store(&no_threads, refuse);
+}
+
+/* As where the system has no more threads. */
+int pthread_create(pthread_t *thread, const pthread_attr_t *options, void *(*run)(void *), void *argument) {
+    if (atomic_load(&no_threads)) {
+        atomic_fetch_add(&count, 1);
+        return EAGAIN;
+    }
+    int (*create)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    *(void **)&create = dlsym(RTLD_NEXT, "pthread_create");
+    return create(thread, options, run, argument);
 }
 
 uint64_t refused(void) {
