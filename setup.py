@@ -95,8 +95,17 @@ class BuildExtension(build_ext):
 kernels = Path("fastsoftmax/_kernels")
 native = Extension(
     "fastsoftmax._native",
-    sources=["fastsoftmax/_native.pyx", "fastsoftmax/_threads.c", *sorted(map(str, kernels.glob("*.c")))],
-    depends=["setup.py", "fastsoftmax/_c.pxd", "fastsoftmax/_threads.h", *sorted(map(str, kernels.glob("*.h")))],
+    sources=[
+        "fastsoftmax/_native.pyx",
+        "fastsoftmax/_threads.c",
+        *sorted(map(str, kernels.glob("*.c"))),
+    ],
+    depends=[
+        "setup.py",
+        "fastsoftmax/_c.pxd",
+        "fastsoftmax/_threads.h",
+        *sorted(map(str, kernels.glob("*.h"))),
+    ],
     include_dirs=["fastsoftmax", str(kernels), np.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_25_API_VERSION")],
     optional=not FAILURE_IS_FATAL,  # an editable install then goes on without the file

@@ -7,6 +7,7 @@ one by ``FASTSOFTMAX_BACKEND`` before they import the package.
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
@@ -51,6 +52,41 @@ class Backend(Protocol):
         """Return the result of a plan that has elements, in its `out` if that is given."""
 
 
+class NativeBackend:
+    """The kernels of one instruction set."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        # The same functions by their names in a plan, for what the rules have made of a call.
+        fields = [inspect.Parameter(field, _POSITIONAL) for field in _rules.ARGUMENTS]
+        self._by_plan = {
+            function: _native.function(function, name, _refuse, fields)
+            for function in _rules.FUNCTIONS
+        }
+
+    def function(self, general: _Function) -> _Function:
+        """Return the C function, which leaves to `general` what it does not take."""
+        parameters = tuple(inspect.signature(general).parameters.values())
+        return _native.function(general.__name__, self.name, general, parameters)
+
+    def run(self, plan: Plan) -> Any:
+        """Compute a plan without longdouble."""
+        for array in (plan.x, plan.y):
+            if array is not None and array.dtype.num >= _rules.FIRST_USER_DEFINED:
+                _native.know_bfloat16(array.dtype.num)
+        return self._by_plan[plan.function](*plan[: len(_rules.ARGUMENTS)])
+
+
+_POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+def _refuse(*_: Any) -> Any:
+    raise ValueError(
+        "labels or row pointers are out of range that were within it a moment ago: another thread "
+        "changes them"
+    )
+
+
 def runner(backend: Backend) -> Callable[[Plan], Any]:
     """Return what computes a plan and returns what the caller is to have."""
 
@@ -90,7 +126,7 @@ def load(name: str) -> Backend:
     if name == "native" and INSTRUCTION_SETS:
         name = INSTRUCTION_SETS[0]
     if name in INSTRUCTION_SETS:
-        return _native.NativeBackend(name)
+        return NativeBackend(name)
     if NO_EXTENSION:
         reason = NO_EXTENSION if name in _NATIVE_NAMES else "no backend has this name"
     elif name in COMPILED:

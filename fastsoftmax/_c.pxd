@@ -18,7 +18,6 @@ cdef extern from "Python.h":
         pass
     int METH_FASTCALL
     int METH_KEYWORDS
-    PyTypeObject PyFloat_Type
     object PyCFunction_NewEx(PyMethodDef *definition, PyObject *self, PyObject *module)
     object PyObject_Vectorcall(
         PyObject *callable, PyObject *const *arguments, size_t count, PyObject *keywords
@@ -30,6 +29,7 @@ cdef extern from "Python.h":
     int PyList_CheckExact(PyObject *o)
     int PyTuple_CheckExact(PyObject *o)
     int PyUnicode_CheckExact(PyObject *o)
+    int PyType_CheckExact(PyObject *o)
     double PyFloat_AS_DOUBLE(PyObject *o)
     long PyLong_AsLongAndOverflow(PyObject *o, int *overflow)
     PyObject *PyTuple_GET_ITEM(PyObject *o, Py_ssize_t i)
@@ -71,7 +71,9 @@ cdef extern from "numpy/arrayobject.h":
     object PyArray_FromAny(
         PyObject *o, PyArray_Descr *descr, int min_ndim, int max_ndim, int flags, PyObject *context
     )
-    object PyArray_NewLikeArray(PyArrayObject *prototype, int order, PyArray_Descr *descr, int subok)
+    object PyArray_NewLikeArray(
+        PyArrayObject *prototype, int order, PyArray_Descr *descr, int subok
+    )
     object PyArray_Return(PyArrayObject *array)
 
 cdef extern from "numpy/arrayscalars.h":
@@ -85,7 +87,6 @@ cdef extern from "numpy/arrayscalars.h":
         long obval
     ctypedef struct PyLongLongScalarObject:
         long long obval
-    PyTypeObject PyHalfArrType_Type
     PyTypeObject PyFloatArrType_Type
     PyTypeObject PyDoubleArrType_Type
     PyTypeObject PyIntArrType_Type

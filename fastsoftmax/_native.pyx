@@ -6,22 +6,21 @@ Design
 ------
 (a) Each public function is a C function of the vectorcall protocol. What it is given it takes, or
     not: then the Python function of `fastsoftmax._api` gets the same arguments, whose rules raise
-    or convert, and hand back what is taken here (`NativeBackend.run`). Nothing is said twice: what
-    is taken here is a part of what the rules accept, and any doubt is theirs.
+    or convert, and hand back what is taken here. Nothing is said twice: what is taken here is a
+    part of what the rules accept, and any doubt is theirs.
 (b) Taken are base arrays of the formats that the kernels read, and options of exact types: no code
     of the caller's runs between a check and its use.
-(c) Nothing is converted or copied here, and no error is about a value.
+(c) Nothing is copied here, and no error is about a value.
 """
 
+cimport cython
+cimport numpy as cnp
 from cpython.mem cimport PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
-
-cimport cython
-cimport numpy as cnp
 from numpy cimport npy_intp
 
 from fastsoftmax._c cimport *
@@ -29,6 +28,8 @@ from fastsoftmax._c cimport *
 import inspect
 import os
 import sys
+
+import numpy as np
 
 from fastsoftmax import _workers
 
@@ -38,8 +39,6 @@ fsm_limit_helpers(os.cpu_count() or 1)
 if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
     os.register_at_fork(after_in_child=lambda: fsm_forget_helpers())
 
-
-# ---- which kernels there are ----
 
 def compiled():
     """Names of the instruction sets this extension holds kernels for, best first."""
@@ -60,15 +59,6 @@ def compiler():
     return FSM_COMPILER.decode()
 
 
-cdef const fsm_kernels *find_kernels(str name) except NULL:
-    cdef const fsm_kernels *const *tables
-    cdef size_t count = fsm_compiled(&tables)
-    for i in range(count):
-        if tables[i].name.decode() == name and fsm_supported(tables[i]):
-            return tables[i]
-    raise ValueError(f"no kernels for {name!r} on this CPU; available: {', '.join(available())}")
-
-
 # ---- arguments ----
 
 # What arguments are, whatever their names. The fields of `_rules.Plan` have the same order.
@@ -85,10 +75,11 @@ cdef enum:
     SMOOTHING
     RETURN_GRAD
     ARGUMENTS
+    OPTIONS = 1 << TEMPERATURE | 1 << SMOOTHING | 1 << WORKERS | 1 << KEEPDIMS | 1 << RETURN_GRAD
 
 SLOTS = {
     "x": X, "logits": X, "grad_output": X, "data": X,
-    "output": Y, "labels": Y, "indptr": Y,
+    "y": Y, "output": Y, "labels": Y, "indptr": Y,
     "axis": AXIS, "where": WHERE, "out": OUT, "dtype": DTYPE, "temperature": TEMPERATURE,
     "workers": WORKERS, "keepdims": KEEPDIMS, "label_smoothing": SMOOTHING,
     "return_grad": RETURN_GRAD,
@@ -109,20 +100,12 @@ FUNCTIONS = {
 cdef struct signature:
     const fsm_kernels *kernels
     fsm_function function
-    PyObject *general  # the Python function of the same name
+    PyObject *general  # what is called where a call is not taken
     int positional  # how many arguments may be positional
     int parameters
     PyObject *name[ARGUMENTS]  # interned, in the order of the parameters
     int slot[ARGUMENTS]
     unsigned required  # the set of slots without a default
-    bint takes_y
-
-cdef extern from *:
-    """
-    /* A C function whose self is a module is a plain function to repr, help and pickle. */
-    static PyModuleDef fsm_self = {PyModuleDef_HEAD_INIT, "fastsoftmax", NULL, 1024, NULL};
-    """
-    PyModuleDef fsm_self
 
 
 cdef inline bint parse(
@@ -225,27 +208,21 @@ cdef inline bint as_axes(PyObject *o, int ndim, uint64_t *axes) noexcept:
 
 # ---- formats ----
 
-# By NumPy's type number; -1 is not taken. The type number of ml_dtypes.bfloat16 is given when it is
-# registered, and known here once the rules have handed back an array of it.
-cdef signed char FORMAT[24]
-cdef int bfloat16 = -1
+FORMATS = {
+    "float32": FSM_F32, "float64": FSM_F64, "float16": FSM_F16, "bool": FSM_BOOL,
+    "int8": FSM_I8, "uint8": FSM_U8, "int16": FSM_I16, "uint16": FSM_U16,
+    "int32": FSM_I32, "uint32": FSM_U32, "int64": FSM_I64, "uint64": FSM_U64,
+}  # fmt: skip
 
+# The same by NumPy's type number; -1 is not taken.
+cdef signed char FORMAT[24]
 memset(FORMAT, -1, sizeof(FORMAT))
-FORMAT[<int>cnp.NPY_BOOL] = FSM_BOOL
-FORMAT[<int>cnp.NPY_FLOAT16] = FSM_F16
-FORMAT[<int>cnp.NPY_FLOAT] = FSM_F32
-FORMAT[<int>cnp.NPY_DOUBLE] = FSM_F64
-for number, size, is_signed in (
-    (<int>cnp.NPY_BYTE, 1, True), (<int>cnp.NPY_UBYTE, 1, False),
-    (<int>cnp.NPY_SHORT, 2, True), (<int>cnp.NPY_USHORT, 2, False),
-    (<int>cnp.NPY_INT, 4, True), (<int>cnp.NPY_UINT, 4, False),
-    (<int>cnp.NPY_LONG, sizeof(long), True), (<int>cnp.NPY_ULONG, sizeof(long), False),
-    (<int>cnp.NPY_LONGLONG, 8, True), (<int>cnp.NPY_ULONGLONG, 8, False),
-):  # fmt: skip
-    FORMAT[<int>number] = {
-        (1, True): FSM_I8, (1, False): FSM_U8, (2, True): FSM_I16, (2, False): FSM_U16,
-        (4, True): FSM_I32, (4, False): FSM_U32, (8, True): FSM_I64, (8, False): FSM_U64,
-    }[size, is_signed]  # fmt: skip
+for code in "?bBhHiIlLqQefd":
+    FORMAT[<int>np.dtype(code).num] = FORMATS[np.dtype(code).name]
+
+# That of ml_dtypes.bfloat16, which is given to it when it is registered: known here once the rules
+# have handed back an array of it.
+cdef int bfloat16 = -1
 
 
 cdef inline int format_of(int number) noexcept:
@@ -275,23 +252,14 @@ cdef inline int common_float(int a, int b) noexcept:
 cdef int as_dtype(PyObject *o) noexcept:
     """The format of an argument `dtype`; -1 is not taken."""
     cdef PyArray_Descr *descr = NULL
-    cdef PyTypeObject *kind = <PyTypeObject *>o
-    cdef int found = -1
-    if kind == &PyFloatArrType_Type:
-        return FSM_F32
-    if kind == &PyDoubleArrType_Type or kind == &PyFloat_Type:
-        return FSM_F64
-    if kind == &PyHalfArrType_Type:
-        return FSM_F16
-    if PyArray_DescrCheck(o):
-        descr = <PyArray_Descr *>o
-        found = format_of(descr.type_num) if PyDataType_ISNOTSWAPPED(descr) else -1
-    elif PyUnicode_CheckExact(o):
-        if not PyArray_DescrConverter(o, &descr):
-            PyErr_Clear()
-            return -1
-        found = format_of(descr.type_num) if PyDataType_ISNOTSWAPPED(descr) else -1
-        Py_DECREF(<object>descr)
+    cdef int found
+    if not (PyArray_DescrCheck(o) or PyType_CheckExact(o) or PyUnicode_CheckExact(o)):
+        return -1  # whose conversion may run any code
+    if not PyArray_DescrConverter(o, &descr):
+        PyErr_Clear()
+        return -1
+    found = format_of(descr.type_num) if PyDataType_ISNOTSWAPPED(descr) else -1
+    Py_DECREF(<object>descr)
     return found if is_float(found) else -1
 
 
@@ -433,12 +401,34 @@ cdef bint may_be_written(call *c, fsm_function function) noexcept:
     return True
 
 
+cdef bint take_second(PyObject *const *given, fsm_plan *plan, call *c) noexcept:
+    """Take the output of a forward function, labels, or row pointers."""
+    cdef PyArrayObject *y
+    cdef bint is_integer
+    if given[Y] is NULL or not take(plan, c, FSM_Y, given[Y]):
+        return False
+    y = c.array[FSM_Y]
+    is_integer = fsm_is_integer(plan.dtype[FSM_Y])
+    if plan.function == FSM_SEGMENT_SOFTMAX:
+        return c.ndim == 1 and is_integer and PyArray_NDIM(y) == 1 and PyArray_DIMS(y)[0] >= 2
+    if plan.function == FSM_CROSS_ENTROPY:
+        if c.ndim == 0 or (given[AXIS] is not NULL and (given[AXIS] == Py_None or PyTuple_CheckExact(given[AXIS]))):
+            return False
+        if is_integer:
+            return has_rows_shape(c, y)
+        if plan.dtype[FSM_Y] == FSM_F64:
+            plan.computing = FSM_F64
+        return is_float(plan.dtype[FSM_Y]) and same_shape(c.array[FSM_X], y)
+    c.result = common_float(plan.dtype[FSM_X], plan.dtype[FSM_Y])
+    plan.computing = FSM_F64 if c.result == FSM_F64 else FSM_F32
+    return c.result >= 0 and same_shape(c.array[FSM_X], y)
+
+
 cdef inline bint take_operands(
-    const signature *s, PyObject *const *given, fsm_plan *plan, call *c
+    PyObject *const *given, fsm_plan *plan, call *c
 ) noexcept:
     """Take every array but a new result: formats, shapes, and what may overlap."""
-    cdef int asked = -1
-    cdef int other
+    cdef int asked
     cdef PyArrayObject *x
     cdef PyArrayObject *out
     memset(c.array, 0, sizeof(c.array))
@@ -453,40 +443,12 @@ cdef inline bint take_operands(
     c.result = as_float(plan.dtype[FSM_X])
     if not is_default(given[DTYPE]):
         asked = as_dtype(given[DTYPE])
-        if asked < 0 or (asked > FSM_F64 and asked != plan.dtype[FSM_X]):
+        if asked < 0 or (asked > FSM_F64 and asked != <int>plan.dtype[FSM_X]):
             return False
         c.result = asked
     plan.computing = FSM_F64 if c.result == FSM_F64 else FSM_F32
-    c.single = s.function == FSM_LOGSUMEXP or s.function == FSM_CROSS_ENTROPY
-    if s.takes_y:
-        if not take(plan, c, FSM_Y, given[Y]):
-            return False
-        other = plan.dtype[FSM_Y]
-        if s.function == FSM_SEGMENT_SOFTMAX:
-            if (
-                c.ndim != 1 or not fsm_is_integer(<fsm_dtype>other)
-                or PyArray_NDIM(c.array[FSM_Y]) != 1 or PyArray_DIMS(c.array[FSM_Y])[0] < 2
-            ):
-                return False
-        elif s.function == FSM_CROSS_ENTROPY and fsm_is_integer(<fsm_dtype>other):
-            if not has_rows_shape(c, c.array[FSM_Y]):
-                return False
-        elif not same_shape(x, c.array[FSM_Y]):
-            return False
-        elif s.function == FSM_CROSS_ENTROPY:
-            if not is_float(other):
-                return False
-            if other == FSM_F64:
-                plan.computing = FSM_F64
-        else:
-            c.result = common_float(plan.dtype[FSM_X], other)
-            if c.result < 0:
-                return False
-            plan.computing = FSM_F64 if c.result == FSM_F64 else FSM_F32
-    if s.function == FSM_CROSS_ENTROPY and (
-        c.ndim == 0 or given[AXIS] == Py_None
-        or (given[AXIS] is not NULL and PyTuple_CheckExact(given[AXIS]))
-    ):
+    c.single = plan.function == FSM_LOGSUMEXP or plan.function == FSM_CROSS_ENTROPY
+    if plan.function >= FSM_SOFTMAX_BACKWARD and not take_second(given, plan, c):
         return False
     if not is_default(given[WHERE]) and given[WHERE] != Py_True:
         if (
@@ -500,11 +462,11 @@ cdef inline bint take_operands(
             return False
         out = c.array[FSM_OUT]
         if (
-            plan.dtype[FSM_OUT] != c.result
+            <int>plan.dtype[FSM_OUT] != c.result
             or plan.foreign[FSM_OUT]
             or not PyArray_FLAGS(out) & NPY_ARRAY_WRITEABLE
             or not (has_rows_shape(c, out) if c.single else same_shape(x, out))
-            or not may_be_written(c, s.function)
+            or not may_be_written(c, plan.function)
         ):
             return False
     return True
@@ -515,13 +477,13 @@ cdef inline bint take_operands(
 cdef ptrdiff_t step_of(call *c, int operand, int d, int row_d) noexcept:
     """An operand's step along dimension d of x, of the rows' shape its dimension `row_d`."""
     cdef PyArrayObject *a = c.array[operand]
-    cdef bint reduced = c.axes >> d & 1
+    cdef bint is_reduced = c.axes >> d & 1
     if operand == FSM_MASK:
         d -= c.ndim - PyArray_NDIM(a)
         return 0 if d < 0 or PyArray_DIMS(a)[d] == 1 else PyArray_STRIDES(a)[d]
     if PyArray_NDIM(a) == c.ndim and not (operand == FSM_OUT and c.single):
         return PyArray_STRIDES(a)[d]
-    return 0 if reduced else PyArray_STRIDES(a)[d if c.keepdims else row_d]
+    return 0 if is_reduced else PyArray_STRIDES(a)[d if c.keepdims else row_d]
 
 
 cdef void lay_out(fsm_plan *plan, call *c) noexcept:
@@ -533,7 +495,7 @@ cdef void lay_out(fsm_plan *plan, call *c) noexcept:
         first = count
         row_d = 0
         for d in range(c.ndim):
-            if c.axes >> d & 1 == reduced:
+            if <int>(c.axes >> d & 1) == reduced:
                 added.extent = shape[d]
                 for o in range(FSM_OPERANDS):
                     added.step[o] = 0 if c.array[o] is NULL else step_of(c, o, d, row_d)
@@ -558,10 +520,6 @@ cdef void lay_out_segments(fsm_plan *plan, call *c) noexcept:
     plan.dimension[1].extent = PyArray_DIMS(c.array[FSM_X])[0]
     for o in (<int>FSM_X, <int>FSM_OUT):
         plan.dimension[1].step[o] = PyArray_STRIDES(c.array[o])[0]
-
-
-cdef enum:
-    OPTIONS = 1 << TEMPERATURE | 1 << SMOOTHING | 1 << WORKERS | 1 << KEEPDIMS | 1 << RETURN_GRAD
 
 
 cdef bint take_options(
@@ -685,10 +643,10 @@ cdef object attempt(const signature *s, PyObject *const *given, unsigned present
     if elements >= <size_t>MIN_TO_SHARE:
         threads = _workers.threads_for(
             None if given[WORKERS] is NULL else <object>given[WORKERS], elements)
-    if not take_operands(s, given, &plan, &c):
-        return None
     plan.kernels = s.kernels
     plan.function = s.function
+    if not take_operands(given, &plan, &c):
+        return None
     plan.fresh = c.array[FSM_OUT] is NULL
     result = new_result(&plan, &c, FSM_OUT) if plan.fresh else <object>c.array[FSM_OUT]
     if c.return_grad:
@@ -696,36 +654,32 @@ cdef object attempt(const signature *s, PyObject *const *given, unsigned present
     plan.temperature = UNTEMPERED
     if temperature != 1.0:
         plan.temperature = fsm_make_temperature(temperature, plan.computing)
-    if elements < RELEASE_GIL_FROM and is_packed(&c) and fsm_run_packed(
+    if not (elements < RELEASE_GIL_FROM and is_packed(&c) and fsm_run_packed(
         &plan, elements, PyArray_DIMS(c.array[FSM_X])[c.ndim - 1]
-    ):
-        status = 0
-    else:
+    )):
         status = run_any(&plan, &c, elements, threads)
-    if status == FSM_NO_MEMORY:
-        raise MemoryError("no memory for the scratch rows")
-    if status == FSM_BAD_INDEX:
-        return None
+        if status == FSM_NO_MEMORY:
+            raise MemoryError("no memory for the scratch rows")
+        if status == FSM_BAD_INDEX:
+            return None
     if plan.fresh and PyArray_NDIM(c.array[FSM_OUT]) == 0:
         Py_INCREF(result)  # stolen by the call
         result = PyArray_Return(c.array[FSM_OUT])
     return result if grad is None else (result, grad)
 
 
-cdef inline bint is_plain_sequence(PyObject *o) noexcept:
-    return o is not NULL and (
-        PyList_CheckExact(o) or PyTuple_CheckExact(o) or PyFloat_CheckExact(o) or PyLong_CheckExact(o)
-    )
-
-
 cdef object attempt_sequences(const signature *s, PyObject **given, unsigned present):
-    """Try again with arrays in place of lists, tuples and numbers, whose code runs here."""
+    """Attempt a call with arrays in place of lists, tuples and numbers, whose code runs here."""
     cdef list held = []
-    cdef int slot
-    for slot in (X, Y, WHERE):
-        if is_plain_sequence(given[slot]):
+    cdef PyObject *o
+    for slot in (<int>X, <int>Y, <int>WHERE):
+        o = given[slot]
+        if o is not NULL and (
+            PyList_CheckExact(o) or PyTuple_CheckExact(o) or PyFloat_CheckExact(o)
+            or PyLong_CheckExact(o)
+        ):
             try:
-                held.append(PyArray_FromAny(given[slot], NULL, 0, 0, 0, NULL))
+                held.append(PyArray_FromAny(o, NULL, 0, 0, 0, NULL))
             except Exception:  # for the rules to explain
                 return None
             given[slot] = PyList_GET_ITEM(<PyObject *>held, len(held) - 1)
@@ -744,91 +698,64 @@ cdef object called(
     memset(given + 6, 0, (ARGUMENTS - 6) * sizeof(given[0]))
     if parse(s, arguments, count, keywords, given, &present):
         result = attempt(s, given, present)
-        if result is None:
-            result = attempt_sequences(s, given, present)
+        if result is not None:
+            return result
+        result = attempt_sequences(s, given, present)
         if result is not None:
             return result
     return PyObject_Vectorcall(s.general, arguments, count, keywords)
 
 
-cdef void describe(signature *s, name, general):
-    """Read what a function takes from its signature in Python."""
-    parameters = inspect.signature(general).parameters.values()
+# ---- functions ----
+
+cdef extern from *:
+    """
+    /* A C function whose self is a module is a plain function to repr, help and pickle. */
+    static PyModuleDef fsm_self = {PyModuleDef_HEAD_INIT, "fastsoftmax", NULL, 1024, NULL};
+    """
+    PyModuleDef fsm_self
+
+
+def function(str name, str instruction_set, general, parameters):
+    """Return a public function over the kernels of one instruction set, as a C function.
+
+    It takes the `parameters`, of :mod:`inspect`, and calls `general` for what it does not take. It
+    is never freed: it refers to its definition for as long as it lives.
+    """
+    cdef const fsm_kernels *const *tables
+    cdef size_t count = fsm_compiled(&tables)
+    module = PyModule_Create(&fsm_self)
+    cdef signature *s = <signature *>PyModule_GetState(<PyObject *>module)
+    cdef PyMethodDef *definition = <PyMethodDef *>PyMem_Malloc(sizeof(PyMethodDef))
+    if definition is NULL:
+        raise MemoryError
+    for i in range(count):
+        if tables[i].name.decode() == instruction_set:
+            s.kernels = tables[i]
     s.function = FUNCTIONS[name]
-    s.positional = sum(p.kind == p.POSITIONAL_OR_KEYWORD for p in parameters)
+    s.general = <PyObject *>general
     s.parameters = len(parameters)
-    s.required = 0
+    s.positional = s.required = 0
+    names = [sys.intern(parameter.name) for parameter in parameters]
     for i, parameter in enumerate(parameters):
-        interned = sys.intern(parameter.name)
-        Py_INCREF(interned)
-        s.name[<int>i] = <PyObject *>interned
-        s.slot[<int>i] = SLOTS[interned]
-        if parameter.default is parameter.empty:
-            s.required |= 1 << s.slot[<int>i]
-    s.takes_y = s.required >> Y & 1
+        s.name[<int>i] = PyList_GET_ITEM(<PyObject *>names, i)
+        s.slot[<int>i] = SLOTS[parameter.name]
+        s.positional += parameter.kind == parameter.POSITIONAL_OR_KEYWORD
+        s.required |= (parameter.default is parameter.empty) << s.slot[<int>i]
+    # The form that inspect reads the signature of a C function from.
+    text = inspect.Signature([p.replace(annotation=p.empty) for p in parameters])
+    text = f"{name}{text}\n--\n\n{inspect.getdoc(general) or ''}"
+    name_bytes, text_bytes, module_name = name.encode(), text.encode(), "fastsoftmax"
+    definition.ml_name = <const char *>name_bytes
+    definition.ml_doc = <const char *>text_bytes
+    definition.ml_meth = <void *>called
+    definition.ml_flags = METH_FASTCALL | METH_KEYWORDS
+    held = (general, names, name_bytes, text_bytes)
+    Py_INCREF(held)
+    return PyCFunction_NewEx(definition, <PyObject *>module, <PyObject *>module_name)
 
 
-@cython.final
-cdef class NativeBackend:
-    """The kernels of one instruction set; `fastsoftmax._backend.Backend` is the protocol."""
-
-    cdef const fsm_kernels *kernels
-    cdef readonly str name
-
-    def __init__(self, str name):
-        self.kernels = find_kernels(name)
-        self.name = name
-
-    def __repr__(self):
-        return f"NativeBackend({self.name!r})"
-
-    def function(self, general):
-        """Return the C function of a public function; `general` gets the calls that it leaves."""
-        cdef signature *s
-        cdef PyMethodDef *definition
-        # Never freed: the function refers to them for as long as it lives.
-        definition = <PyMethodDef *>PyMem_Malloc(sizeof(PyMethodDef))
-        if definition is NULL:
-            raise MemoryError
-        module = PyModule_Create(&fsm_self)
-        s = <signature *>PyModule_GetState(<PyObject *>module)
-        describe(s, general.__name__, general)
-        s.kernels = self.kernels
-        s.general = <PyObject *>general
-        parameters = [
-            p.replace(annotation=inspect.Parameter.empty)
-            for p in inspect.signature(general).parameters.values()
-        ]
-        # The form that inspect reads the signature of a C function from.
-        text = f"{general.__name__}{inspect.Signature(parameters)}\n--\n\n"
-        text_bytes = (text + (inspect.getdoc(general) or "")).encode()
-        name_bytes = general.__name__.encode()
-        for held in (general, name_bytes, text_bytes):
-            Py_INCREF(held)
-        definition.ml_name = <const char *>name_bytes
-        definition.ml_doc = <const char *>text_bytes
-        definition.ml_meth = <void *>called
-        definition.ml_flags = METH_FASTCALL | METH_KEYWORDS
-        module_name = "fastsoftmax"
-        return PyCFunction_NewEx(definition, <PyObject *>module, <PyObject *>module_name)
-
-    def run(self, plan):
-        """Compute what the rules have made of a call: all that they accept but longdouble."""
-        global bfloat16
-        cdef signature s
-        cdef PyObject *given[ARGUMENTS]
-        for array in (plan.x, plan.y):
-            if array is not None and array.dtype.name == "bfloat16":
-                bfloat16 = (<cnp.ndarray>array).descr.type_num
-        s.kernels = self.kernels
-        s.function = FUNCTIONS[plan.function]
-        s.takes_y = plan.y is not None
-        for i in range(ARGUMENTS):
-            given[i] = PyTuple_GET_ITEM(<PyObject *>plan, i)
-        result = attempt(&s, given, ~0)
-        if result is None:
-            raise ValueError(
-                f"{plan.function}() found labels or row pointers out of range that were within "
-                "it a moment ago: another thread changes them"
-            )
-        return result
+def know_bfloat16(int number):
+    """Take arrays of this type number as bfloat16 from now on."""
+    global bfloat16
+    bfloat16 = number

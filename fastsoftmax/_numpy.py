@@ -21,7 +21,7 @@ Design
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = NDArray[Any]
     Index: TypeAlias = tuple[slice, ...]
+
+_Function = TypeVar("_Function", bound="Callable[..., Any]")
 
 BLOCK = 1 << 14  # elements: the dozen float64 temporaries of a block then fit a 2 MiB L2
 
@@ -61,7 +63,7 @@ class NumpyBackend:
 
     name = "numpy"
 
-    def function(self, general: Callable[..., Any]) -> Callable[..., Any]:
+    def function(self, general: _Function) -> _Function:
         """Return the general function: there is no shortcut."""
         return general
 
@@ -449,7 +451,9 @@ def _add(values: Array) -> Array:
 def _add_exactly(values: Array) -> Array:
     """Return the sum over a tile, rounded once or twice: see (d)."""
     _, exponent = np.frexp(np.max(np.abs(values), axis=-1, keepdims=True))
-    exponent = np.minimum(exponent + values.shape[-1].bit_length(), np.finfo(values.dtype).maxexp - 1)
+    exponent = np.minimum(
+        exponent + values.shape[-1].bit_length(), np.finfo(values.dtype).maxexp - 1
+    )
     cut = np.ldexp(np.ones((), values.dtype), exponent)
     heads = (values + cut) - cut
     return _add(heads) + _add(np.where(np.isfinite(heads), values - heads, 0.0))

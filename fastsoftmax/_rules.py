@@ -29,7 +29,7 @@ FLOATS = "float16, bfloat16 (of ml_dtypes), float32, float64 or longdouble"
 ACCEPTED = f"bool, an integer dtype, {FLOATS}"
 
 _BUILT_IN_FLOATS = (np.float16, np.float32, np.float64, np.longdouble)
-_FIRST_USER_DEFINED = 256  # NumPy's NPY_USERDEF: other packages' types have numbers from here on
+FIRST_USER_DEFINED = 256  # NumPy's NPY_USERDEF: other packages' types have numbers from here on
 
 
 class Plan(NamedTuple):
@@ -66,6 +66,19 @@ class Plan(NamedTuple):
     def shape(self) -> tuple[int, ...]:
         """The shape of the result."""
         return _result_shape(self.function, self.x.shape, self.axes, self.keepdims)
+
+
+ARGUMENTS = Plan._fields[:11]
+"""What a computation needs to know."""
+FUNCTIONS = (
+    "softmax",
+    "log_softmax",
+    "logsumexp",
+    "softmax_backward",
+    "log_softmax_backward",
+    "softmax_cross_entropy",
+    "segment_softmax",
+)
 
 
 # ---- one rule for each function ----
@@ -280,7 +293,7 @@ def _float_of(dtype: np.dtype[Any], name: str = "x") -> np.dtype[Any]:
     """Return the dtype of the result for an operand of `dtype`."""
     if dtype.type in _BUILT_IN_FLOATS:
         return dtype.newbyteorder("=")
-    if dtype.kind in "biu" and dtype.num < _FIRST_USER_DEFINED:
+    if dtype.kind in "biu" and dtype.num < FIRST_USER_DEFINED:
         return np.dtype(np.float64)
     if _is_bfloat16(dtype):
         return dtype

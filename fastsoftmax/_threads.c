@@ -137,8 +137,7 @@ static helper *new_helper(void) {
     }
     h->wake = new_lock();
     h->done = new_lock();
-    if (!h->wake || !h->done ||
-        PyThread_start_new_thread(serve, h) == PYTHREAD_INVALID_THREAD_ID) {
+    if (!h->wake || !h->done || PyThread_start_new_thread(serve, h) == PYTHREAD_INVALID_THREAD_ID) {
         free_helper(h);
         return NULL;
     }
@@ -221,8 +220,7 @@ FSM_NOINLINE int run_in_threads(const fsm_plan *plan, size_t elements, size_t th
         engaged++;
     }
     const size_t each = plan->scratch + LINE;
-    char *memory =
-        each > PTRDIFF_MAX / (engaged + 2) ? NULL : malloc((engaged + 1) * each + LINE);
+    char *memory = each > PTRDIFF_MAX / (engaged + 2) ? NULL : malloc((engaged + 1) * each + LINE);
     int status = FSM_NO_MEMORY;
     if (memory && !engaged) {
         status = fsm_run(plan, 0, plan->items, aligned(memory));

@@ -116,9 +116,8 @@ static ptrdiff_t row_step(const fsm_plan *p, int operand) {
 
 /* Whether a row of the operand is one run of its elements. */
 static int is_run(const fsm_plan *p, int operand) {
-    return p->inner == 1 &&
-           (p->n == 1 ||
-            p->dimension[p->outer].step[operand] == (ptrdiff_t)size_of(p->dtype[operand]));
+    return p->inner == 1 && (p->n == 1 || p->dimension[p->outer].step[operand] ==
+                                              (ptrdiff_t)size_of(p->dtype[operand]));
 }
 
 /* Whether its elements are numbers as the kernels compute with. */
@@ -403,7 +402,8 @@ static void scatter(const part *at, int operand, char *base, size_t rows, const 
     const fsm_plan *p = at->plan;
     const enum fsm_dtype dtype = p->dtype[operand];
     const size_t size = size_of(dtype), wide = size_of(p->computing);
-    const size_t n = is_single(p, operand) ? 1 : at->n, pitch = is_single(p, operand) ? 1 : p->pitch;
+    const size_t n = is_single(p, operand) ? 1 : at->n,
+                 pitch = is_single(p, operand) ? 1 : p->pitch;
     if (n == 1 || is_run(p, operand)) {
         for (size_t r = 0; r < rows; r++) {
             narrow(p, dtype, base + (ptrdiff_t)r * row_step(p, operand), packed + r * pitch * wide,
@@ -452,9 +452,8 @@ static int compute_entropies(const fsm_plan *p, const rows_at *at, size_t rows) 
             .target_stride = at[FSM_Y].step,
             .smoothing = p->smoothing,
             .loss = at[FSM_OUT].base + first * size,
-            .grad = at[FSM_GRAD].base
-                        ? at[FSM_GRAD].base + (ptrdiff_t)first * at[FSM_GRAD].step
-                        : NULL,
+            .grad =
+                at[FSM_GRAD].base ? at[FSM_GRAD].base + (ptrdiff_t)first * at[FSM_GRAD].step : NULL,
             .grad_stride = at[FSM_GRAD].step,
         };
         p->kernels->cross_entropy[p->computing](&batch);
@@ -593,8 +592,8 @@ static int run_strips(const part *at, size_t rows) {
     for (size_t first = 0; first < rows && !status; first += p->strip) {
         char *base[FSM_OPERANDS];
         for (int o = 0; o < FSM_OPERANDS; o++) {
-            base[o] =
-                at->base[o] && first ? at->base[o] + (ptrdiff_t)first * row_step(p, o) : at->base[o];
+            base[o] = at->base[o] && first ? at->base[o] + (ptrdiff_t)first * row_step(p, o)
+                                           : at->base[o];
         }
         status = run_strip(at, base, rows - first < p->strip ? rows - first : p->strip);
     }
@@ -677,8 +676,7 @@ static size_t run_blocks(const part *at, char *x, char *out, size_t rows) {
         }
     }
     for (size_t k = 0; k < blocks; k++) {
-        done[k] =
-            p->kernels->beside[p->function][p->computing](at->scratch + k * n * LINE, n);
+        done[k] = p->kernels->beside[p->function][p->computing](at->scratch + k * n * LINE, n);
         all &= done[k];
     }
     const int streamed = all && (uintptr_t)out % LINE == 0 && streams_beside(p);
@@ -728,7 +726,8 @@ static int run_beside(const part *at, size_t rows) {
 /* Calls `run` for each segment from `first` up to `last` whose pointers, as they are read now, are in order and within the
  * data, and whose length is at most `longest`. */
 FSM_INLINE int for_each_segment(const part *at, size_t first, size_t last, size_t longest,
-                            int (*run)(part *segment, size_t start, void *context), void *context) {
+                                int (*run)(part *segment, size_t start, void *context),
+                                void *context) {
     const fsm_plan *p = at->plan;
     const int64_t elements = (int64_t)p->dimension[1].extent;
     const ptrdiff_t step = p->dimension[0].step[FSM_Y];
@@ -861,9 +860,7 @@ int fsm_run(const void *plan, size_t first, size_t last, void *scratch) {
                 }
             }
         }
-        status = for_each_prefix(&at, p->direct   ? run_direct
-                                      : p->beside ? run_beside
-                                                  : run_strips);
+        status = for_each_prefix(&at, p->direct ? run_direct : p->beside ? run_beside : run_strips);
     }
     fsm_leave(saved);
     return status;
@@ -964,8 +961,8 @@ static int prepare_segments(fsm_plan *p) {
     if (ends[0] != 0 || ends[1] != (int64_t)p->dimension[1].extent) {
         return FSM_BAD_INDEX;
     }
-    const int status = for_each_segment(&all, 0, p->items, p->dimension[1].extent, measure_segment,
-                                        &longest);
+    const int status =
+        for_each_segment(&all, 0, p->items, p->dimension[1].extent, measure_segment, &longest);
     p->n = longest;
     p->direct = is_direct(p, FSM_X) && is_direct(p, FSM_OUT);
     return status || p->direct || !longest ? status : plan_strips(p);

@@ -32,9 +32,9 @@ typedef struct {
 typedef struct {
     const fsm_kernels *kernels;
     enum fsm_function function;
-    enum fsm_dtype computing;           /* FSM_F32 or FSM_F64 */
-    char *base[FSM_OPERANDS];           /* NULL: absent */
-    enum fsm_dtype dtype[FSM_OPERANDS]; /* of what is not absent */
+    enum fsm_dtype computing;            /* FSM_F32 or FSM_F64 */
+    char *base[FSM_OPERANDS];            /* NULL: absent */
+    enum fsm_dtype dtype[FSM_OPERANDS];  /* of what is not absent */
     unsigned char foreign[FSM_OPERANDS]; /* FSM_UNALIGNED | FSM_SWAPPED; inputs only */
     fsm_temperature temperature;
     double smoothing; /* of the labels */
@@ -63,7 +63,7 @@ enum { FSM_UNALIGNED = 1, FSM_SWAPPED = 2 };
 /* What may go wrong; 0: nothing did. */
 enum fsm_status {
     FSM_NO_MEMORY = 1, /* the scratch is larger than memory can be */
-    FSM_BAD_INDEX      /* a class index or row pointer is out of range: results are not to be used */
+    FSM_BAD_INDEX /* a class index or row pointer is out of range: results are not to be used */
 };
 
 /* Whether it is an integer format, as labels that are class indices have. */

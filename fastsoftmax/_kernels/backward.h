@@ -178,8 +178,10 @@ static void F(log_softmax_backward_along)(const fsm_rows *b) {
         }
         i = FSM_UNLIKELY(s.shifted)
                 ? F(log_gradients)(g, y, out, i, b->n, &expected, 0, 0, 1, NULL, &any_nan)
-            : edge ? F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, edge, &any_nan)
-                   : F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, NULL, &any_nan);
+            : edge ? F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, edge,
+                                      &any_nan)
+                   : F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, NULL,
+                                      &any_nan);
         if (i < b->n) {
             F(log_gradient_partial)(g + i, y + i, out + i, b->n - i, &expected, s.shifted, edge, 1,
                                     &any_nan);

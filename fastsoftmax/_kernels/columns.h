@@ -594,7 +594,8 @@ static size_t F(log_softmax_backward_columns)(const fsm_rows *b, size_t first) {
         g[i] = V(fma)(e, minus_hi, V(fma)(e, minus_lo, g[i]));
         sum = V(add)(sum, g[i]);
     }
-    if (V(equal)(sum, sum) != ALL_LANES) { /* for the row kernel to make every NaN the canonical one */
+    if (V(equal)(sum, sum) !=
+        ALL_LANES) { /* for the row kernel to make every NaN the canonical one */
         return 0;
     }
     F(columns_store)(ROW(b->out, b->out_stride, first), b->out_stride, g, b->n);

@@ -107,7 +107,7 @@ typedef struct {
     const char *name;
     fsm_rows_function *rows[FSM_ROW_FUNCTIONS][FSM_COMPUTE_DTYPES];
     fsm_beside_function *beside[FSM_ROW_FUNCTIONS][FSM_COMPUTE_DTYPES]; /* NULL: of none */
-    fsm_tall_function *tall[FSM_COMPUTE_DTYPES];                    /* of softmax; NULL: none */
+    fsm_tall_function *tall[FSM_COMPUTE_DTYPES];                        /* of softmax; NULL: none */
     fsm_cross_entropy_function *cross_entropy[FSM_COMPUTE_DTYPES];
     void (*from_f16)(float *out, const uint16_t *x, size_t n);
     void (*to_f16)(uint16_t *out, const float *x, size_t n);

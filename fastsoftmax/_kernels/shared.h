@@ -19,7 +19,7 @@ typedef struct {
 typedef struct {
     fsm_part_function *run;
     const void *work;
-    char *scratch;          /* `scratch_size` bytes for each thread */
+    char *scratch; /* `scratch_size` bytes for each thread */
     size_t scratch_size;
     size_t step;            /* items of a part */
     volatile size_t status; /* of a part that failed, if any; no part is begun after it */

@@ -33,7 +33,8 @@ void refuse_threads(int refuse) {
 }
 
 /* As where the system has no more threads. */
-int pthread_create(pthread_t *thread, const pthread_attr_t *options, void *(*run)(void *), void *argument) {
+int pthread_create(pthread_t *thread, const pthread_attr_t *options, void *(*run)(void *),
+                   void *argument) {
     if (atomic_load(&no_threads)) {
         atomic_fetch_add(&count, 1);
         return EAGAIN;
