@@ -13,7 +13,6 @@ Design
 (c) Nothing is copied here, and no error is about a value.
 """
 
-cimport cython
 cimport numpy as cnp
 from cpython.mem cimport PyMem_Malloc
 from cpython.object cimport PyObject
@@ -412,7 +411,9 @@ cdef bint take_second(PyObject *const *given, fsm_plan *plan, call *c) noexcept:
     if plan.function == FSM_SEGMENT_SOFTMAX:
         return c.ndim == 1 and is_integer and PyArray_NDIM(y) == 1 and PyArray_DIMS(y)[0] >= 2
     if plan.function == FSM_CROSS_ENTROPY:
-        if c.ndim == 0 or (given[AXIS] is not NULL and (given[AXIS] == Py_None or PyTuple_CheckExact(given[AXIS]))):
+        if c.ndim == 0 or given[AXIS] == Py_None:
+            return False
+        if given[AXIS] is not NULL and PyTuple_CheckExact(given[AXIS]):
             return False
         if is_integer:
             return has_rows_shape(c, y)
@@ -535,7 +536,9 @@ cdef bint take_options(
         as_number(given[SMOOTHING], &plan.smoothing) and 0 <= plan.smoothing <= 1
     ):
         return False
-    if not is_default(given[WORKERS]) and not (as_integer(given[WORKERS], &workers) and workers > 0):
+    if not is_default(given[WORKERS]) and not (
+        as_integer(given[WORKERS], &workers) and workers > 0
+    ):
         return False
     if given[KEEPDIMS] is not NULL and not as_flag(given[KEEPDIMS], &c.keepdims):
         return False

@@ -489,11 +489,7 @@ static int run_direct(const part *at, size_t rows) {
     for (int o = 0; o < FSM_OPERANDS; o++) {
         operands[o] = (rows_at){at->base[o], row_step(p, o)};
     }
-    const int status = compute(at, operands, rows, p->scratch ? at->scratch : NULL);
-    if (p->scratch) {
-        FSM_STREAM_FENCE();
-    }
-    return status;
+    return compute(at, operands, rows, p->scratch ? at->scratch : NULL);
 }
 
 /* ---- strips ---- */
@@ -627,8 +623,8 @@ static int streams_beside(const fsm_plan *p) {
     for (int d = 0; d < p->outer - 1; d++) {
         steps |= (size_t)p->dimension[d].step[FSM_OUT];
     }
-    return p->streamed && p->n <= FSM_BESIDE_LENGTH && p->function != FSM_LOGSUMEXP &&
-           steps % LINE == 0 && p->base[FSM_OUT] != p->base[FSM_X];
+    return p->n <= FSM_BESIDE_LENGTH && p->function != FSM_LOGSUMEXP && steps % LINE == 0 &&
+           p->base[FSM_OUT] != p->base[FSM_X];
 }
 
 /* Blocks of a strip that the kernels did not take are staged. */
@@ -679,7 +675,7 @@ static size_t run_blocks(const part *at, char *x, char *out, size_t rows) {
         done[k] = p->kernels->beside[p->function][p->computing](at->scratch + k * n * LINE, n);
         all &= done[k];
     }
-    const int streamed = all && (uintptr_t)out % LINE == 0 && streams_beside(p);
+    const int streamed = p->streamed && all && (uintptr_t)out % LINE == 0;
     for (size_t i = 0; i < results; i++) {
         char *to = out + (ptrdiff_t)i * out_step;
         for (size_t k = 0; k < blocks; k++) {
@@ -691,9 +687,6 @@ static size_t run_blocks(const part *at, char *x, char *out, size_t rows) {
             }
         }
     }
-    if (streamed) {
-        FSM_STREAM_FENCE();
-    }
     run_other_blocks(at, x, out, done, blocks);
     return blocks * lanes;
 }
@@ -703,7 +696,7 @@ static int run_beside(const part *at, size_t rows) {
     const size_t size = size_of(p->computing);
     const size_t offset = (uintptr_t)at->base[FSM_OUT] % LINE;
     size_t done = 0;
-    if (streams_beside(p) && offset && offset % size == 0 && rows > LINE / size) {
+    if (p->streamed && offset && offset % size == 0 && rows > LINE / size) {
         done = (LINE - offset) / size; /* up to where a line of results starts */
         run_strip(at, at->base, done);
     }
@@ -751,26 +744,26 @@ FSM_INLINE int for_each_segment(const part *at, size_t first, size_t last, size_
     return 0;
 }
 
-static int run_segment(part *segment, size_t start, void *context) {
+/* A segment as one row of the kernels, `row` being the same for all of them but for this. */
+FSM_INLINE int run_segment(part *segment, size_t start, void *row) {
     const fsm_plan *p = segment->plan;
     const fsm_dimension *data = &p->dimension[1];
+    fsm_rows *batch = row;
+    batch->n = segment->n;
+    batch->x = segment->base[FSM_X] + (ptrdiff_t)start * data->step[FSM_X];
+    batch->out = segment->base[FSM_OUT] + (ptrdiff_t)start * data->step[FSM_OUT];
+    p->kernels->rows[FSM_SOFTMAX][p->computing](batch);
+    return 0;
+}
+
+static int stage_segment(part *segment, size_t start, void *unused) {
+    const fsm_dimension *data = &segment->plan->dimension[1];
     char *base[FSM_OPERANDS] = {NULL};
-    (void)context;
+    (void)unused;
     for (int o = FSM_X; o <= FSM_OUT; o += FSM_OUT - FSM_X) {
         base[o] = segment->base[o] + (ptrdiff_t)start * data->step[o];
     }
-    if (!p->direct) {
-        return run_strip(segment, base, 1);
-    }
-    const fsm_rows row = {
-        .rows = 1,
-        .n = segment->n,
-        .x = base[FSM_X],
-        .out = base[FSM_OUT],
-        .temperature = p->temperature,
-    };
-    p->kernels->rows[FSM_SOFTMAX][p->computing](&row);
-    return 0;
+    return run_strip(segment, base, 1);
 }
 
 static int measure_segment(part *segment, size_t start, void *longest) {
@@ -851,7 +844,9 @@ int fsm_run(const void *plan, size_t first, size_t last, void *scratch) {
     const uint64_t saved = fsm_enter();
     int status;
     if (p->function == FSM_SEGMENT_SOFTMAX) {
-        status = for_each_segment(&at, first, last, p->n, run_segment, NULL);
+        fsm_rows row = {.rows = 1, .temperature = p->temperature};
+        status = p->direct ? for_each_segment(&at, first, last, p->n, run_segment, &row)
+                           : for_each_segment(&at, first, last, p->n, stage_segment, NULL);
     } else {
         if (first) {
             for (int o = 0; o < FSM_OPERANDS; o++) {
@@ -861,6 +856,9 @@ int fsm_run(const void *plan, size_t first, size_t last, void *scratch) {
             }
         }
         status = for_each_prefix(&at, p->direct ? run_direct : p->beside ? run_beside : run_strips);
+    }
+    if (p->streamed) {
+        FSM_STREAM_FENCE();
     }
     fsm_leave(saved);
     return status;
@@ -994,6 +992,7 @@ enum fsm_status fsm_prepare(fsm_plan *p) {
     p->streamed = bytes >= (double)fsm_stream_from() && !is_new;
     p->far = bytes >= (double)FAR_FROM;
     if (!p->direct) {
+        p->streamed = p->streamed && p->beside && streams_beside(p);
         return (enum fsm_status)plan_strips(p);
     }
     const size_t row = p->n * size_of(p->computing);

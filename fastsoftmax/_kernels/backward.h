@@ -14,6 +14,26 @@ FSM_INLINE int F(harmless)(REAL a) {
     return a < FC(MAX) * (REAL)0x1p-60 && a > -FC(MAX) * (REAL)0x1p-60;
 }
 
+/* The largest element, and the sum of each lane: NaN where an element is. */
+FSM_CORE REAL F(row_max_and_sum)(const REAL *x, size_t n, VEC *sum) {
+    VEC m0 = V(set1)(-INFINITY), m1 = m0, s0 = V(set1)(0), s1 = s0;
+    size_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        const VEC a = V(load)(x + i), b = V(load)(x + i + LANES);
+        m0 = V(max)(m0, a);
+        m1 = V(max)(m1, b);
+        s0 = V(add)(s0, a);
+        s1 = V(add)(s1, b);
+    }
+    for (; i < n; i += LANES) {
+        const VEC a = V(load_partial)(x + i, n - i < LANES ? n - i : LANES, -INFINITY);
+        m0 = V(max)(m0, a);
+        s0 = V(add)(s0, a);
+    }
+    *sum = V(add)(s0, s1);
+    return V(reduce_max)(V(max)(m0, m1));
+}
+
 /* Vectors of products that are added up as they come before they join a sum that keeps what they round off. */
 #define PRODUCTS 4
 
@@ -107,10 +127,9 @@ FSM_CORE VEC F(log_gradient)(VEC g, VEC y, const F(expected) *s, int shifted) {
 }
 FSM_NOINLINE void F(log_gradient_partial)(const REAL *g, const REAL *y, REAL *out, size_t n,
                                           const F(expected) *s, int shifted, F(edge) *edge,
-                                          int last, VEC *any_nan) {
+                                          int last) {
     const VEC a = V(load_partial)(g, n, 0), b = V(load_partial)(y, n, -INFINITY);
     const VEC gradient = F(log_gradient)(a, b, s, shifted);
-    *any_nan = V(add)(*any_nan, gradient);
     if (last) {
         F(put_last)(out, gradient, n, edge);
     } else {
@@ -121,18 +140,14 @@ FSM_NOINLINE void F(log_gradient_partial)(const REAL *g, const REAL *y, REAL *ou
 /* Whole vectors of a row's gradient from element i on; returns where they end. */
 FSM_CORE size_t F(log_gradients)(const REAL *g, const REAL *y, REAL *out, size_t i, size_t n,
                                  const F(expected) *expected, ptrdiff_t ahead_g, ptrdiff_t ahead_y,
-                                 int shifted, const F(edge) *edge, VEC *any_nan) {
+                                 int shifted, const F(edge) *edge) {
     const F(expected) s = *expected;
-    VEC sum = *any_nan;
     for (; i + LANES <= n; i += LANES) {
         FSM_PREFETCH((const char *)(g + i) + ahead_g);
         FSM_PREFETCH((const char *)(y + i) + ahead_y);
         const VEC a = V(load)(g + i), b = V(load)(y + i);
-        const VEC gradient = F(log_gradient)(a, b, &s, shifted);
-        sum = V(add)(sum, gradient);
-        F(put)(out + i, gradient, edge);
+        F(put)(out + i, F(log_gradient)(a, b, &s, shifted), edge);
     }
-    *any_nan = sum;
     return i;
 }
 
@@ -154,9 +169,10 @@ static void F(log_softmax_backward_along)(const fsm_rows *b) {
         }
         const pair total = F(sum_total)(&sum);
         /* e^y itself, which the weights are in units of: of a maximum far below 0 the unit would be 0. */
-        const REAL largest = F(row_max)(y, b->n), top = largest < 0 ? 0 : largest;
+        VEC lanes;
+        const REAL largest = F(row_max_and_sum)(y, b->n, &lanes);
+        const REAL top = largest < 0 ? 0 : largest;
         const F(start) s = F(row_start)(top, FC(CUT), &b->temperature);
-        VEC any_nan = V(set1)(0); /* the sum of all results: NaN if one of them is */
         const pair product = {total.hi * FC(SCALE_INVERSE),
                               fma(total.hi, FC(SCALE_INVERSE), -total.hi * FC(SCALE_INVERSE)) +
                                   total.hi * FC(SCALE_INVERSE_LO) + total.lo * FC(SCALE_INVERSE)};
@@ -174,19 +190,16 @@ static void F(log_softmax_backward_along)(const fsm_rows *b) {
         const ptrdiff_t ahead_g = last ? 0 : b->x_stride, ahead_y = last ? 0 : b->y_stride;
         i = F(before_line)(out, b->n);
         if (i) {
-            F(log_gradient_partial)(g, y, out, i, &expected, s.shifted, edge, 0, &any_nan);
+            F(log_gradient_partial)(g, y, out, i, &expected, s.shifted, edge, 0);
         }
-        i = FSM_UNLIKELY(s.shifted)
-                ? F(log_gradients)(g, y, out, i, b->n, &expected, 0, 0, 1, NULL, &any_nan)
-            : edge ? F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, edge,
-                                      &any_nan)
-                   : F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, NULL,
-                                      &any_nan);
+        i = FSM_UNLIKELY(s.shifted) ? F(log_gradients)(g, y, out, i, b->n, &expected, 0, 0, 1, NULL)
+            : edge ? F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, edge)
+                   : F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, NULL);
         if (i < b->n) {
-            F(log_gradient_partial)(g + i, y + i, out + i, b->n - i, &expected, s.shifted, edge, 1,
-                                    &any_nan);
+            F(log_gradient_partial)(g + i, y + i, out + i, b->n - i, &expected, s.shifted, edge, 1);
         }
-        if (FSM_UNLIKELY(V(equal)(any_nan, any_nan) != ALL_LANES)) {
+        if (FSM_UNLIKELY(V(equal)(lanes, lanes) != ALL_LANES || !(top < FC(HARMLESS_LOG)) ||
+                         !F(harmless)((REAL)total.hi) || total.hi != total.hi)) {
             F(edge_flush)(edge);
             F(canonical_nans)(out, b->n);
         }

@@ -20,9 +20,11 @@
 #define F32_MINUS_ZERO -0.0f
 #define F32_MAX FLT_MAX
 #define F32_NARROW 3
+#define F32_HARMLESS_LOG 40.0f /* times its exponential nothing harmless overflows */
 #define F64_NAN f64_nan()
 #define F64_MINUS_ZERO -0.0
 #define F64_MAX DBL_MAX
+#define F64_HARMLESS_LOG 40.0
 
 /* The canonical quiet NaN: positive, empty payload, whatever the compiler's NAN is. */
 FSM_INLINE float f32_nan(void) {
