@@ -76,7 +76,7 @@ cdef enum:
     ARGUMENTS
     OPTIONS = 1 << TEMPERATURE | 1 << SMOOTHING | 1 << WORKERS | 1 << KEEPDIMS | 1 << RETURN_GRAD
 
-SLOTS = {
+cdef dict SLOTS = {
     "x": X, "logits": X, "grad_output": X, "data": X,
     "y": Y, "output": Y, "labels": Y, "indptr": Y,
     "axis": AXIS, "where": WHERE, "out": OUT, "dtype": DTYPE, "temperature": TEMPERATURE,
@@ -84,7 +84,7 @@ SLOTS = {
     "return_grad": RETURN_GRAD,
 }  # fmt: skip
 
-FUNCTIONS = {
+cdef dict FUNCTIONS = {
     "softmax": FSM_SOFTMAX,
     "log_softmax": FSM_LOG_SOFTMAX,
     "logsumexp": FSM_LOGSUMEXP,
@@ -207,7 +207,7 @@ cdef inline bint as_axes(PyObject *o, int ndim, uint64_t *axes) noexcept:
 
 # ---- formats ----
 
-FORMATS = {
+cdef dict FORMATS = {
     "float32": FSM_F32, "float64": FSM_F64, "float16": FSM_F16, "bool": FSM_BOOL,
     "int8": FSM_I8, "uint8": FSM_U8, "int16": FSM_I16, "uint16": FSM_U16,
     "int32": FSM_I32, "uint32": FSM_U32, "int64": FSM_I64, "uint64": FSM_U64,
@@ -216,6 +216,7 @@ FORMATS = {
 # The same by NumPy's type number; -1 is not taken.
 cdef signed char FORMAT[24]
 memset(FORMAT, -1, sizeof(FORMAT))
+cdef str code
 for code in "?bBhHiIlLqQefd":
     FORMAT[<int>np.dtype(code).num] = FORMATS[np.dtype(code).name]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # What a thread must have to do at least: some 20 us of work, of which waking it takes half.
 MIN_ELEMENTS = 1 << 16
-# A call has no more, or as many as there are CPUs.
+# Most threads per call: 32, or the number of CPUs if larger.
 MOST_THREADS = 32
 
 _default: ContextVar[int] = ContextVar("fastsoftmax.workers", default=1)
