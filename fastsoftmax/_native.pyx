@@ -124,10 +124,10 @@ cdef inline bint parse(
     for i in range(named):
         # Keywords of a call are interned, and so are the names: others are Python's to compare.
         keyword = PyTuple_GET_ITEM(keywords, i)
-        p = s.positional - 1
-        while p < s.parameters and s.name[p] != keyword:
-            p += 1
-        if p == s.parameters or given[s.slot[p]] != NULL:
+        p = s.parameters - 1  # backwards: operands are seldom named
+        while p >= 0 and s.name[p] != keyword:
+            p -= 1
+        if p < 0 or given[s.slot[p]] != NULL:
             return False
         given[s.slot[p]] = arguments[count + i]
         present[0] |= 1 << s.slot[p]
@@ -556,11 +556,10 @@ cdef enum:
 # Smaller work is not worth asking how many workers there may be.
 cdef npy_intp MIN_TO_SHARE = 2 * _workers.MIN_ELEMENTS
 
-
 cdef fsm_temperature UNTEMPERED = fsm_make_temperature(1.0, FSM_F32)
 
-
-cdef PyArray_Descr *FLOATS[3]
+# The dtypes of results, by their format.
+cdef PyArray_Descr *FLOATS[4]
 FLOATS[<int>FSM_F32] = PyArray_DescrFromType(cnp.NPY_FLOAT)
 FLOATS[<int>FSM_F64] = PyArray_DescrFromType(cnp.NPY_DOUBLE)
 FLOATS[<int>FSM_F16] = PyArray_DescrFromType(cnp.NPY_FLOAT16)
@@ -568,11 +567,8 @@ FLOATS[<int>FSM_F16] = PyArray_DescrFromType(cnp.NPY_FLOAT16)
 
 cdef object new_array(call *c, int ndim, npy_intp *shape):
     """A new array of the results' format, in C order; of the layout of x where `shape` is NULL."""
-    cdef PyArray_Descr *descr = (
-        FLOATS[c.result] if c.result < 3 else PyArray_DescrFromType(bfloat16)
-    )
-    if c.result < 3:
-        Py_INCREF(<object>descr)  # each call below steals a reference
+    cdef PyArray_Descr *descr = FLOATS[c.result]
+    Py_INCREF(<object>descr)  # each call below steals a reference
     if shape is NULL:
         return PyArray_NewLikeArray(c.array[FSM_X], cnp.NPY_KEEPORDER, descr, 0)
     return PyArray_NewFromDescr(&PyArray_Type, descr, ndim, shape, NULL, NULL, 0, NULL)
@@ -762,4 +758,5 @@ def function(str name, str instruction_set, general, parameters):
 def know_bfloat16(int number):
     """Take arrays of this type number as bfloat16 from now on."""
     global bfloat16
+    FLOATS[<int>FSM_BF16] = PyArray_DescrFromType(number)
     bfloat16 = number
