@@ -405,8 +405,8 @@ def _difference(
     """Return (x - shift) / T and, where `exact`, the error of that: what to add to it."""
     scale, power = 1.0, 0
     if temperature != 1.0:
+        # T = scale 2^power, 0.5 <= scale < 1: what overflows by the power does so by T.
         scale, power = math.frexp(temperature)
-        scale, power = 2 * scale, power - 1  # T = scale 2^power, 1 <= scale < 2
         if power > 0:  # before the difference, which might overflow
             x, shift, power = np.ldexp(x, -power), np.ldexp(shift, -power), 0
     d = x - shift

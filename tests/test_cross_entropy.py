@@ -134,6 +134,15 @@ def test_edge_cases(fs, dtype):
     assert fs.softmax_cross_entropy(x[:1], [0], label_smoothing=0.1) == INF
 
 
+@pytest.mark.xfail(strict=True, reason="NaN; the golden bits of such rows would move")
+@pytest.mark.parametrize(
+    ("labels", "smoothing"), [(0, 1.0), (np.array([0.5, 0.5, 0]), 0.0)], ids=["smoothed", "share"]
+)
+def test_an_impossible_class_that_has_a_share_costs_inf(native_fs, labels, smoothing):
+    x = np.array([-INF, 0, 1])
+    assert native_fs.softmax_cross_entropy(x, labels, label_smoothing=smoothing) == INF
+
+
 def test_empty(fs):
     loss, grad = fs.softmax_cross_entropy(np.empty((0, 3)), np.empty(0, int), return_grad=True)
     assert loss.shape == (0,)

@@ -283,17 +283,6 @@ typedef struct {
     double ratio, logarithm;
 } F(entropy_sums);
 
-/* The loss of a row where compensated sums give NaN, as of a class that is impossible (-inf) and asked for: infinite. */
-FSM_NOINLINE REAL F(entropy_special)(const F(entropy) *e, REAL log_hi) {
-    double loss = 0;
-    for (size_t i = 0; i < e->n; i++) {
-        const double label = e->target ? (double)e->target[i] : i == e->label;
-        const double t = label * e->keep + e->spread;
-        loss += t == 0 ? 0 : t * ((double)log_hi - (double)e->x[i]);
-    }
-    return (REAL)loss;
-}
-
 static REAL F(entropy_row)(const F(entropy) *e, const F(entropy_sums) *sums) {
     const REAL maximum = sums->start.maximum;
     if (FSM_UNLIKELY(F(no_answer)(maximum, sums->logarithm))) {
@@ -318,9 +307,6 @@ static REAL F(entropy_row)(const F(entropy) *e, const F(entropy_sums) *sums) {
         } else {
             loss = (REAL)(e->keep * (double)loss + smooth.hi);
         }
-    }
-    if (FSM_UNLIKELY(loss != loss)) {
-        loss = F(entropy_special)(e, log_hi);
     }
     if (e->grad) {
         const pair top = sums->top;

@@ -802,7 +802,6 @@ FSM_CORE void F(log_softmax_plain)(const REAL *x, REAL *out, size_t first, size_
 /* (x - max) / T - log(sum), with x - max as a two-sum and the product's residual carried along. */
 FSM_CORE VEC F(log_softmax_tempered_vector)(VEC x, const F(row) *row, VEC log_hi, VEC log_lo) {
     const VEC zero = V(set1)(0), maximum = row->shift;
-    x = V(mul)(x, row->limit);
     const VEC d = V(sub)(x, maximum);
     const VEC of_max = V(sub)(d, x); /* -(what was taken of max) */
     const VEC error = V(sub)(V(sub)(x, V(sub)(d, of_max)), V(add)(maximum, of_max));
@@ -818,16 +817,7 @@ FSM_CORE VEC F(log_softmax_tempered_vector)(VEC x, const F(row) *row, VEC log_hi
 FSM_NOINLINE void F(log_softmax_tempered)(const REAL *x, REAL *out, size_t n, const F(start) *s,
                                           const fsm_temperature *t, double logarithm) {
     F(row) row = F(row_of)(s, t);
-    /* A power of two that x is multiplied by first (exact): where x - max may overflow, half of T's. */
-    REAL before = 1;
-    if (FSM_UNLIKELY(s->maximum > FC(MAX) * (REAL)0x1p-60 && t->scale <= 1)) {
-        before = (REAL)(t->scale * 0.5);
-        row.scale = V(set1)(1);
-        row.inv_hi = V(set1)((REAL)(t->inv_hi * 2));
-        row.inv_lo = V(set1)((REAL)(t->inv_lo * 2));
-    }
-    row.shift = V(set1)(s->maximum * before);
-    row.limit = V(set1)(before);
+    row.shift = V(set1)(s->maximum);
     REAL hi, lo;
     F(split_log)(0, logarithm, &hi, &lo);
     const VEC log_hi = V(set1)(hi), log_lo = V(set1)(lo);
