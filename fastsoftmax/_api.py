@@ -1,8 +1,8 @@
 """The public functions: their signatures, types and documentation.
 
-What is valid is said in `_rules`; which backend computes it, in `_backend`. The package exports these
-functions as they are over NumPy, and over the kernels as C functions that come here with what they
-do not take themselves.
+What is valid is said in `_rules`; which backend computes it, in `_backend`. The package exports
+these functions as they are over NumPy, and over the kernels as C functions that come here with what
+they do not take themselves.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def softmax(
     ----------
     x : array_like
         Input, of any shape, strides and byte order. Its dtype is bool, an integer dtype,
-        float16, bfloat16 (of ml_dtypes), float32, float64 or longdouble. Masked arrays and
-        :class:`numpy.matrix` are refused.
+        float16, bfloat16 (of ml_dtypes), float32, float64 or longdouble. Masked arrays,
+        :class:`numpy.matrix` and arrays with units are refused.
     axis : int, None or tuple of int, default -1
         The axis to normalise over; None is all axes together, a tuple those axes together.
     where : array_like of bool, optional
@@ -155,8 +155,8 @@ def log_softmax(
     ----------
     x : array_like
         Input, of any shape, strides and byte order. Its dtype is bool, an integer dtype,
-        float16, bfloat16 (of ml_dtypes), float32, float64 or longdouble. Masked arrays and
-        :class:`numpy.matrix` are refused.
+        float16, bfloat16 (of ml_dtypes), float32, float64 or longdouble. Masked arrays,
+        :class:`numpy.matrix` and arrays with units are refused.
     axis : int, None or tuple of int, default -1
         The axis to normalise over; None is all axes together, a tuple those axes together.
     where : array_like of bool, optional
@@ -242,8 +242,8 @@ def logsumexp(
     ----------
     x : array_like
         Input, of any shape, strides and byte order. Its dtype is bool, an integer dtype,
-        float16, bfloat16 (of ml_dtypes), float32, float64 or longdouble. Masked arrays and
-        :class:`numpy.matrix` are refused.
+        float16, bfloat16 (of ml_dtypes), float32, float64 or longdouble. Masked arrays,
+        :class:`numpy.matrix` and arrays with units are refused.
     axis : int, None or tuple of int, default -1
         The axis to sum over; None is all axes together, a tuple those axes together.
     where : array_like of bool, optional
@@ -593,7 +593,8 @@ def over(backend: _backend.Backend, *, by_rules: bool = False) -> types.SimpleNa
     found = types.SimpleNamespace(name=backend.name)
     for function in _functions:
         general = types.FunctionType(function.__code__, scope, function.__name__)
-        general.__defaults__, general.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+        general.__defaults__ = function.__defaults__
+        general.__kwdefaults__ = function.__kwdefaults__
         general.__doc__, general.__module__ = function.__doc__, function.__module__
         setattr(found, function.__name__, general if by_rules else backend.function(general))
     return found

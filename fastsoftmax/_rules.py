@@ -1,9 +1,9 @@
 """What is valid, said once: arguments are checked and brought into the one form of a `Plan`.
 
-Each rule raises an error that names the argument, what it was, and what is accepted, before anything
-is written. Numbers are made numbers before any array is looked at, and arrays are held by views of
-our own: code of the caller's that runs on the way (``__index__``, ``__array__`` ...) cannot change
-what was checked.
+Each rule raises an error that names the argument, what it was, and what is accepted, before
+anything is written. Numbers are made numbers before any array is looked at, and arrays are held by
+views of our own: code of the caller's that runs on the way (``__index__``, ``__array__`` ...)
+cannot change what was checked.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,16 @@ if TYPE_CHECKING:
     Array: TypeAlias = NDArray[Any]
 
 FLOATS = "float16, bfloat16 (of ml_dtypes), float32, float64 or longdouble"
-ACCEPTED = f"bool, an integer dtype, {FLOATS}"
+OPERAND = f"of dtype bool, an integer dtype, {FLOATS}"
+ACCEPTED = {
+    "where": "of dtype bool",
+    "labels": "class indices of an integer dtype or probabilities of a floating-point dtype",
+    "indptr": "of an integer dtype",
+    "dtype": FLOATS,
+    "temperature": "a real number",
+    "label_smoothing": "a real number",
+}
+"""What an argument must be, by its name; any other is an operand."""
 
 _BUILT_IN_FLOATS = (np.float16, np.float32, np.float64, np.longdouble)
 FIRST_USER_DEFINED = 256  # NumPy's NPY_USERDEF: other packages' types have numbers from here on
@@ -38,7 +48,7 @@ class Plan(NamedTuple):
     x: Array
     """The first operand, a base array: logits, data, or the gradient of an output."""
     y: Array | None
-    """The output of the forward function, labels (of an integer dtype: in range), or row pointers."""
+    """The output of the forward function, labels (class indices: in range), or row pointers."""
     axis: int | tuple[int, ...]
     """Counted from 0; a tuple is sorted and holds none, or two or more."""
     where: Array | None
@@ -99,12 +109,12 @@ def forward(
     """Softmax, log_softmax or logsumexp."""
     divisor = _number("temperature", temperature)
     if not 0 < divisor < math.inf:
-        raise ValueError(f"temperature must be finite and above 0, got {temperature!r}")
+        raise ValueError(f"temperature must be finite and above 0, got {_shown(temperature)}")
     kept = _flag("keepdims", keepdims)
     count = _count(workers)
     axes = _integers(axis)
     asked = _asked(dtype)
-    x = _input("x", x, MASK_HINT)
+    x = _input("x", x, has_mask=True)
     plan = Plan(
         x=_cast_early(x, asked),
         y=None,
@@ -125,13 +135,21 @@ def forward(
 
 
 def backward(
-    function: str, grad_output: Any, output: Any, axis: Any, *, out: Any, workers: Any, where: Any = None
+    function: str,
+    grad_output: Any,
+    output: Any,
+    axis: Any,
+    *,
+    out: Any,
+    workers: Any,
+    where: Any = None,
 ) -> Plan:
-    """The gradient of softmax or of log_softmax."""
+    """Gradient of softmax or of log_softmax."""
     count = _count(workers)
     axes = _integers(axis)
-    g = _input("grad_output", grad_output, MASK_HINT if function == "log_softmax_backward" else "")
-    y = _input("output", output)
+    has_mask = function == "log_softmax_backward"
+    g = _input("grad_output", grad_output, has_mask=has_mask)
+    y = _input("output", output, has_mask=has_mask)
     if g.shape != y.shape:
         raise ValueError(
             f"grad_output and output must have the same shape, got {g.shape} and {y.shape}"
@@ -162,15 +180,13 @@ def cross_entropy(
     """Losses, and gradients too if asked for."""
     smoothing = _number("label_smoothing", label_smoothing)
     if not 0 <= smoothing <= 1:
-        raise ValueError(f"label_smoothing must be from 0 to 1, got {label_smoothing!r}")
+        raise ValueError(f"label_smoothing must be from 0 to 1, got {_shown(label_smoothing)}")
     with_gradient = _flag("return_grad", return_grad)
     count = _count(workers)
-    if axis is None or isinstance(axis, tuple):
-        raise TypeError(f"axis must be an integer, the axis of the classes, got {axis!r}")
-    axes = _integers(axis)
+    axes = _integers(axis, several=False)
     x = _input("logits", logits)
     if x.ndim == 0:
-        raise ValueError("logits must have at least one axis, that of the classes; got a scalar")
+        raise ValueError(f"logits must have at least one axis, that of the classes; got {x}")
     classes = _axes(axes, axis, x.ndim)
     assert isinstance(classes, int)
     return Plan(
@@ -218,86 +234,101 @@ def segments(data: Any, indptr: Any, *, out: Any, workers: Any) -> Plan:
 
 # ---- arrays ----
 
-MASK_HINT = "pass {name}.data and where=~{name}.mask"
-"""How a function that takes a mask is given the mask of a masked array."""
+FILLS = {
+    "where": "False",
+    "logits": "-numpy.inf",
+    "data": "-numpy.inf",
+    "grad_output": "0",
+    "output": "0",
+}
+"""What stands for a masked element in an argument that comes without a mask."""
 
 
-def _base(name: str, value: Any, mask_hint: str = "") -> Array:
+def _base(name: str, value: Any, *, has_mask: bool = False) -> Array:
     """Return a view of `value` as a base ndarray, refusing what would lose its meaning by that."""
     if type(value) is np.ndarray:
         return value[...]
-    if isinstance(value, np.ndarray):
-        if isinstance(value, np.ma.MaskedArray):
-            hint = mask_hint or "pass {name}.filled(value), or leave the masked elements out"
-            raise TypeError(
-                f"{name} must not be a MaskedArray, whose mask would be lost; "
-                + hint.format(name=name)
-            )
-        if isinstance(value, np.matrix):
-            raise TypeError(f"{name} must not be a numpy.matrix; pass numpy.asarray({name})")
-        if type(value).__array_ufunc__ is not np.ndarray.__array_ufunc__:
-            raise TypeError(
-                f"{name} must not be a {_kind_of(value)}, whose unit or other meaning would be lost; "
-                f"pass the plain numbers, as numpy.asarray({name}) gives them"
-            )
-        return value.view(np.ndarray)
+    array = _converted(name, value)
+    if isinstance(array, np.ma.MaskedArray):
+        hint = f"{name}.filled({FILLS.get(name, 'value')})"
+        if has_mask or name == "out":
+            hint = f"{name}.data and where=~{name}.mask" if has_mask else "out.data"
+        raise TypeError(f"{name} must not be a MaskedArray, whose mask would be lost; pass {hint}")
+    if isinstance(array, np.matrix):
+        raise TypeError(f"{name} must not be a numpy.matrix; pass numpy.asarray({name})")
+    if type(array).__array_ufunc__ is not np.ndarray.__array_ufunc__:
+        raise TypeError(
+            f"{name} must not be {_kind_of(array)}, whose unit or other meaning would be lost; "
+            f"pass the plain numbers, as numpy.asarray({name}) gives them"
+        )
+    if array.dtype == object and array is not value:
+        raise _refused(name, f"object, from {_kind_of(value)}{_way_in(name, value, array)}")
+    return np.asarray(array)[...]
+
+
+def _converted(name: str, value: Any) -> Array:
+    """Return what NumPy makes of a value; what goes wrong in other code is an error of ours."""
     try:
-        array: Array = np.asarray(value)
-    except ValueError as error:
-        if "inhomogeneous" not in str(error):
-            raise
-        raise ValueError(
-            f"{name} must have rows of one length, got a ragged {_kind_of(value)}; for rows of any "
-            "length join them and use segment_softmax"
-        ) from None
-    if array.dtype == object:
-        raise TypeError(f"{name} must be of dtype {ACCEPTED}, got {_container(name, value)}")
-    return array
+        return np.asanyarray(value)
+    except MemoryError:
+        raise
+    except Exception as error:
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        if "inhomogeneous" in str(error):
+            message = f"{name} must have rows of one length, got {_kind_of(value)} of several"
+            if name in ("x", "data"):
+                message += "; join them with numpy.concatenate and use segment_softmax"
+            raise kind(message) from None
+        message = f"{name} must be what numpy.asarray takes, got {_kind_of(value)}"
+        raise kind(f"{message} ({type(error).__name__}: {error})") from error
+
+
+def _refused(name: str, got: object) -> TypeError:
+    return TypeError(f"{name} must be {ACCEPTED.get(name, OPERAND)}, got {got}")
 
 
 def _kind_of(value: Any) -> str:
-    """Return the type of a value, with the library that it is from."""
+    """Name the type of a value, and the library that it is from."""
+    if value is None:
+        return "None"
     kind = type(value)
     library = kind.__module__.partition(".")[0]
-    return kind.__name__ if library in ("builtins", "numpy") else f"{library} {kind.__name__}"
+    is_known = library in ("builtins", "numpy", "__main__")
+    text = kind.__name__ if is_known else f"{library} {kind.__name__}"
+    return f"an {text}" if text[0] in "aeiouAEIOU" else f"a {text}"
 
 
-def _container(name: str, value: Any) -> str:
-    """Describe what NumPy makes objects of, and the way in."""
-    kind = _kind_of(value)
+def _way_in(name: str, value: Any, array: Array) -> str:
+    """Say how the numbers in what NumPy makes objects of can be passed."""
     if hasattr(value, "tocsr"):
-        return (
-            f"a sparse {kind}; pass {name}.toarray(), or the stored elements of each row to "
-            "segment_softmax(m.data, m.indptr) with m of CSR format"
-        )
+        stored = f", or its stored elements: m = {name}.tocsr(), segment_softmax(m.data, m.indptr)"
+        return f"; pass {name}.toarray(){stored if name in ('x', 'data') else ''}"
     if hasattr(value, "to_numpy"):
-        return (
-            f"a {kind} of objects; pass {name}.to_numpy(dtype='float64'), for nullable columns with "
-            "na_value=numpy.nan"
-        )
-    if hasattr(value, "__next__"):
-        return f"a {kind}; pass list({name})"
+        kinds = {"where": "bool, na_value=False", "labels": "int", "indptr": "int"}
+        kind = kinds.get(name, "float, na_value=numpy.nan")
+        return f"; pass its columns of numbers, nullable ones as {name}.to_numpy({kind})"
+    if isinstance(value, Mapping):
+        return f"; pass list({name}.values())"
     if isinstance(value, (list, tuple)):
-        return f"object, from a {kind} that holds more than numbers"
-    return "object" if isinstance(value, np.ndarray) else f"object, from a {kind}"
+        others = (_kind_of(e) for e in array.flat if not isinstance(e, (int, float, np.generic)))
+        return f" that holds {next(others, 'an integer of more than 64 bits')}"
+    return f"; pass list({name})" if isinstance(value, Iterable) else ""
 
 
-def _input(name: str, value: Any, mask_hint: str = "") -> Array:
+def _input(name: str, value: Any, *, has_mask: bool = False) -> Array:
     """Return an operand as a base array of an accepted dtype."""
-    array = _base(name, value, mask_hint)
+    array = _base(name, value, has_mask=has_mask)
     _float_of(array.dtype, name)
     return array
 
 
 def _float_of(dtype: np.dtype[Any], name: str = "x") -> np.dtype[Any]:
     """Return the dtype of the result for an operand of `dtype`."""
-    if dtype.type in _BUILT_IN_FLOATS:
+    if dtype.type in _BUILT_IN_FLOATS or _is_bfloat16(dtype):
         return dtype.newbyteorder("=")
     if dtype.kind in "biu" and dtype.num < FIRST_USER_DEFINED:
         return np.dtype(np.float64)
-    if _is_bfloat16(dtype):
-        return dtype
-    raise TypeError(f"{name} must be of dtype {ACCEPTED}, got {dtype}")
+    raise _refused(name, dtype)
 
 
 def _is_bfloat16(dtype: np.dtype[Any]) -> bool:
@@ -311,11 +342,11 @@ def _asked(dtype: Any) -> np.dtype[Any] | None:
         return None
     try:
         given = np.dtype(dtype)
-    except TypeError:
-        raise TypeError(f"dtype must be {FLOATS}, got {dtype!r}") from None
+    except Exception:  # noqa: BLE001 - a SyntaxError of a string, or one of the caller's code
+        raise _refused("dtype", _shown(dtype)) from None
     if given.type in _BUILT_IN_FLOATS or _is_bfloat16(given):
         return given.newbyteorder("=")
-    raise TypeError(f"dtype must be {FLOATS}, got {given}")
+    raise _refused("dtype", given)
 
 
 def _cast_early(x: Array, dtype: np.dtype[Any] | None) -> Array:
@@ -348,7 +379,7 @@ def _mask(where: Any, shape: tuple[int, ...], of: str = "x") -> Array | None:
         return None
     mask = _base("where", where)
     if mask.dtype != np.bool_:
-        raise TypeError(f"where must be of dtype bool, got {mask.dtype}")
+        raise _refused("where", mask.dtype)
     try:
         np.broadcast_to(mask, shape)
     except ValueError:
@@ -372,15 +403,15 @@ def _result_shape(
 def _with_output(plan: Plan, out: Any) -> Plan:
     """Return the plan with a checked `out`; it is written afterwards if an input is under it."""
     if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
-    base = _base("out", out, "pass out.data")
+        raise TypeError(f"out must be a NumPy array, got {_kind_of(out)}")
+    base = _base("out", out)
     if base.dtype != plan.result:
         raise TypeError(f"out must be of dtype {plan.result}, the result's, got {base.dtype}")
     if base.shape != plan.shape:
         raise ValueError(f"out must have the result's shape {plan.shape}, got {base.shape}")
     if not base.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
-    elementwise = plan.shape == plan.x.shape and plan.function not in ("logsumexp",)
+    elementwise = plan.shape == plan.x.shape and plan.function != "logsumexp"
     inputs = [(plan.x, elementwise), (plan.where, False)]
     inputs.append((plan.y, elementwise and plan.function != "segment_softmax"))
     apart = base.flags.aligned and all(
@@ -421,19 +452,30 @@ def _number(name: str, value: Any) -> float:
     """Return a real number as a float."""
     if type(value) is float:
         return value
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = _input(name, value)
     try:
-        if isinstance(value, (str, bytes, bytearray)) or np.ndim(value):
+        if isinstance(value, (str, bytes, bytearray)) or getattr(value, "ndim", False):
             raise TypeError
         return float(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a real number, got {value!r}") from None
+    except (TypeError, ValueError):  # ValueError: of a signalling NaN
+        raise _refused(name, _shown(value)) from None
     except OverflowError:
         return math.inf
 
 
+def _shown(value: Any) -> str:
+    """Return what the caller gave as text, however large or broken that is."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - of the caller's code, or of an integer of too many digits
+        text = _kind_of(value)
+    return text if len(text) < 100 else f"{text[:100]}..."
+
+
 def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+        raise TypeError(f"{name} must be True or False, got {_shown(value)}")
     return bool(value)
 
 
@@ -441,21 +483,18 @@ def _count(workers: Any) -> int | None:
     return None if workers is None else min(_workers.count("workers", workers), sys.maxsize)
 
 
-def _integers(axis: Any) -> tuple[int, ...] | None:
+def _integers(axis: Any, *, several: bool = True) -> tuple[int, ...] | None:
     """Return the axes as integers, whatever they stand for; None is all axes."""
-    if axis is None:
+    if axis is None and several:
         return None
-    integers = []
-    for given in axis if isinstance(axis, tuple) else (axis,):
-        try:
-            if isinstance(given, (bool, np.bool_)):
-                raise TypeError
-            integers.append(operator.index(given))
-        except TypeError:
-            raise TypeError(
-                f"axis must be an integer, a tuple of integers or None, got {axis!r}"
-            ) from None
-    return tuple(integers)
+    given = axis if isinstance(axis, tuple) and several else (axis,)
+    try:
+        if any(isinstance(i, (bool, np.bool_)) for i in given):
+            raise TypeError
+        return tuple(operator.index(i) for i in given)
+    except TypeError:
+        accepted = ", a tuple of integers or None" if several else ", the axis of the classes"
+        raise TypeError(f"axis must be an integer{accepted}, got {_shown(axis)}") from None
 
 
 def _axes(integers: tuple[int, ...] | None, given: Any, ndim: int) -> int | tuple[int, ...]:
@@ -468,7 +507,7 @@ def _axes(integers: tuple[int, ...] | None, given: Any, ndim: int) -> int | tupl
             raise AxisError(axis, ndim)
         axes.append(axis % ndim)
     if len(set(axes)) < len(axes):
-        raise ValueError(f"axis must not name an axis twice, got {given!r}")
+        raise ValueError(f"axis must not name an axis twice, got {_shown(given)}")
     return axes[0] if len(axes) == 1 else tuple(sorted(axes))
 
 
