@@ -518,68 +518,62 @@ def _labels(labels: Any, logits: Array, axis: int) -> Array:
     """Return labels: class indices in range, or probabilities of the logits' shape."""
     given = _base("labels", labels)
     rows = logits.shape[:axis] + logits.shape[axis + 1 :]
-    if given.shape == rows and given.size == 0 and isinstance(labels, (list, tuple)):
+    if given.size == 0 and isinstance(labels, (list, tuple)) and given.shape != logits.shape:
         given = given.astype(np.intp)  # [] has no dtype of its own
-    if given.dtype.kind in "iu":
-        if given.shape != rows:
-            raise ValueError(
-                "labels of an integer dtype are class indices, whose shape must be that of logits "
-                f"without the axis of the classes, {rows}; got {given.shape}"
-                + _shape_hint(given, logits, axis)
-            )
-        _check_classes(given, logits.shape[axis])
-        return given
     if given.dtype.kind == "b":
-        raise TypeError(
-            "labels must be class indices of an integer dtype or probabilities of a "
-            "floating-point dtype, got bool; for one-hot labels pass labels.astype(logits.dtype)"
-        )
-    try:
-        _float_of(given.dtype)
-    except TypeError:
-        raise TypeError(
-            "labels must be class indices of an integer dtype or probabilities of a "
-            f"floating-point dtype, got {given.dtype}"
-        ) from None
-    if given.shape != logits.shape:
+        as_type = "float32" if given.shape == logits.shape else "int"
+        raise _refused("labels", f"bool; pass numpy.asarray(labels, '{as_type}')")
+    _float_of(given.dtype, "labels")
+    of_dtype = f"labels of dtype {given.dtype} are"
+    is_one_each = [n for n in given.shape if n != 1] == [n for n in rows if n != 1]
+    hint = ""
+    if given.dtype.kind in "iu":
+        if given.shape == rows:
+            _check_classes(given, logits.shape[axis])
+            return given
+        if is_one_each:
+            hint = f"; pass numpy.reshape(labels, {rows})"
+        elif given.shape == logits.shape:
+            hint = "; one-hot labels are probabilities: pass numpy.asarray(labels, 'float32')"
         raise ValueError(
-            f"labels of dtype {given.dtype} are probabilities, whose shape must be that of logits, "
-            f"{logits.shape}; got {given.shape} (class indices are of an integer dtype)"
-            + ("; the logits are the first argument" if logits.dtype.kind in "iu" else "")
+            f"{of_dtype} class indices, whose shape must be that of logits without the axis of the "
+            f"classes, {rows}; got {given.shape}{hint}"
         )
-    return given
-
-
-def _shape_hint(labels: Array, logits: Array, axis: int) -> str:
-    """Return what to do about indices of another shape that is often given."""
-    if labels.shape == logits.shape and logits.shape[axis] != 1:
-        return "; one-hot labels are probabilities: pass labels.astype(logits.dtype)"
-    if labels.shape == logits.shape[:axis] + (1,) + logits.shape[axis + 1 :]:
-        return f"; pass labels.squeeze({axis})"
-    return ""
+    if given.shape == logits.shape:
+        return given
+    if logits.dtype.kind in "biu" or given.ndim > logits.ndim:
+        hint = "; the order is softmax_cross_entropy(logits, labels)"
+    elif is_one_each:
+        hint = "; class indices are of an integer dtype: pass numpy.asarray(labels, 'int')"
+    raise ValueError(
+        f"{of_dtype} probabilities, whose shape must be that of logits, {logits.shape}; "
+        f"got {given.shape}{hint}"
+    )
 
 
 def _check_classes(labels: Array, classes: int) -> None:
     outside = (labels < 0) | (labels >= classes)
     if not outside.any():
         return
-    if classes == 0:
-        raise IndexError("labels must be class indices, but logits has no classes")
     at = tuple(int(i) for i in np.argwhere(outside)[0])
     where = f" at index {at if len(at) > 1 else at[0]}" if at else ""
+    some = f" from 0 to {classes - 1} for {classes} classes"
+    none = ", of which there are none: logits has no classes"
     raise IndexError(
-        f"labels must be class indices from 0 to {classes - 1} for {classes} classes, "
-        f"got {labels[at]}{where}"
+        f"labels must be class indices{some if classes else none}, got {labels[at]}{where}"
     )
 
 
 def _pointers(indptr: Any, length: int) -> Array:
     """Check the row pointers of `length` elements."""
     given = _base("indptr", indptr)
+    if given.dtype.kind not in "iu" and (given.size or not isinstance(indptr, (list, tuple))):
+        raise _refused("indptr", given.dtype)
     if given.ndim != 1 or given.size == 0:
-        raise ValueError(f"indptr must be 1-D and hold at least the 0, got shape {given.shape}")
-    if given.dtype.kind not in "iu":
-        raise TypeError(f"indptr must be of an integer dtype, got {given.dtype}")
+        raise ValueError(
+            f"indptr must be 1-D and hold at least the 0, got shape {given.shape}"
+            + ("" if given.size else "; for no rows pass [0]")
+        )
     if given[0] != 0:
         raise ValueError(f"indptr must start with 0, got {given[0]}")
     falls = given[1:] < given[:-1]

@@ -159,9 +159,23 @@ BAD = [
     ((X, np.array([0, 2**63], np.uint64)), {}, IndexError, "got 9223372036854775808 at index 1"),
     ((X[0], 3), {}, IndexError, "got 3"),
     ((X, [0]), {}, ValueError, "without the axis of the classes, (2,); got (1,)"),
-    ((X, [[1, 0, 0], [0, 1, 0]]), {}, ValueError, "labels of an integer dtype are class indices"),
+    ((X, []), {}, ValueError, "labels of dtype int64 are class indices, whose shape must be that of logits without the axis of the classes, (2,); got (0,)"),
+    ((np.zeros((0, 3)), np.empty(0)), {}, ValueError, "labels of dtype float64 are probabilities"),
+    ((np.zeros((2, 0)), [0, 0]), {}, IndexError, "labels must be class indices, of which there are none: logits has no classes, got 0 at index 0"),
+    ((X, [[0], [1]]), {}, ValueError, "without the axis of the classes, (2,); got (2, 1); pass numpy.reshape(labels, (2,))"),
+    ((X, [[0, 1]]), {}, ValueError, "; got (1, 2); pass numpy.reshape(labels, (2,))"),
+    ((X.T, [[0, 1]], 0), {}, ValueError, "; got (1, 2); pass numpy.reshape(labels, (2,))"),
+    ((X[0], [1]), {}, ValueError, "without the axis of the classes, (); got (1,); pass numpy.reshape(labels, ())"),
+    ((X[:, :1], [[0], [0]]), {}, ValueError, "; got (2, 1); pass numpy.reshape(labels, (2,))"),
+    ((X, [[1, 0, 0], [0, 1, 0]]), {}, ValueError, "; got (2, 3); one-hot labels are probabilities: pass numpy.asarray(labels, 'float32')"),
+    ((X, [[0.0], [1.0]]), {}, ValueError, "; got (2, 1); class indices are of an integer dtype: pass numpy.asarray(labels, 'int')"),
+    ((LABELS, X), {}, ValueError, "whose shape must be that of logits, (2,); got (2, 3); the order is softmax_cross_entropy(logits, labels)"),
+    ((LABELS.astype(float), X), {}, ValueError, "; the order is softmax_cross_entropy(logits, labels)"),
+    ((LABELS[:, None], X), {}, ValueError, "; the order is softmax_cross_entropy(logits, labels)"),
+    ((1, X[0]), {}, ValueError, "logits must have at least one axis, that of the classes; got 1"),
     ((X, [0.0, 1.0]), {}, ValueError, "labels of dtype float64 are probabilities, whose shape must be that of logits, (2, 3); got (2,)"),
-    ((X, [True, False]), {}, TypeError, "labels must be class indices of an integer dtype or probabilities"),
+    ((X, [True, False]), {}, TypeError, "labels must be class indices of an integer dtype or probabilities of a floating-point dtype, got bool; pass numpy.asarray(labels, 'int')"),
+    ((X, [[True, False, False]] * 2), {}, TypeError, "got bool; pass numpy.asarray(labels, 'float32')"),
     ((X, ["a", "b"]), {}, TypeError, "labels must be class indices"),
     ((X, X + 1j), {}, TypeError, "labels must be class indices"),
     ((X, np.ma.array([0, 1])), {}, TypeError, "labels must not be a MaskedArray"),
@@ -183,3 +197,72 @@ BAD = [
 def test_bad_arguments(fs, arguments, options, exception, message):
     with pytest.raises(exception, match=re.escape(message)):
         fs.softmax_cross_entropy(*arguments, **options)
+
+
+def test_labels_of_no_rows(fs):
+    """[] has no dtype of its own: it is class indices, but for probabilities of its very shape."""
+    for labels in ([], (), np.empty(0, int)):
+        loss, grad = fs.softmax_cross_entropy(np.empty((0, 3)), labels, return_grad=True)
+        assert loss.shape == (0,)
+        assert grad.shape == (0, 3)
+    assert fs.softmax_cross_entropy(np.empty((2, 0, 3)), [[], []]).shape == (2, 0)
+    np.testing.assert_array_equal(fs.softmax_cross_entropy(np.empty((2, 0)), [[], []]), [0, 0])
+    assert fs.softmax_cross_entropy([], []) == 0  # one row without classes
+
+
+def test_what_the_messages_about_labels_say_works(fs):
+    expected = fs.softmax_cross_entropy(X, LABELS)
+    for labels in ([[0], [1]], [[0, 1]]):
+        np.testing.assert_array_equal(
+            fs.softmax_cross_entropy(X, np.reshape(labels, (2,))), expected
+        )
+    for hot in ([[1, 0, 0], [0, 1, 0]], [[True, False, False], [False, True, False]]):
+        given = np.asarray(hot, "float32")
+        for logits in (X, X.astype("f4"), X.astype("f2"), X.astype(int)):
+            got = fs.softmax_cross_entropy(logits, given)
+            np.testing.assert_array_equal(got, fs.softmax_cross_entropy(logits, LABELS))
+
+
+# ---- labels in their own precision ----
+
+
+def test_small_probabilities_count_whatever_the_dtype_of_the_logits(fs):
+    loss = fs.softmax_cross_entropy(
+        np.array([0, -60000], np.float16), np.array([1, 1e-8], np.float32)
+    )
+    assert loss.dtype == np.float16
+    assert loss == np.float16(6e-4)
+    logits = np.zeros(50257, np.float16)
+    logits[1:] = -100
+    teacher = np.full(50257, 1e-8, np.float32)
+    teacher[0] = 1 - 1e-8 * 50256
+    exact = np.sum(teacher[1:].astype(float)) * 100
+    for labels in (teacher, teacher.astype(float), teacher.astype("g"), teacher.astype(">f4")):
+        loss, grad = fs.softmax_cross_entropy(logits, labels, return_grad=True)
+        assert loss == np.float16(exact)
+        np.testing.assert_array_equal(grad[1:], np.float16(-1e-8))
+
+
+@pytest.mark.parametrize("n", [2, 3, 17, 200, 3000])
+@pytest.mark.parametrize("labels", ["float32", "float64", "longdouble"])
+@pytest.mark.parametrize("logits", ["float16", "float32", "int16"])
+def test_the_loss_of_wider_labels_is_that_of_wider_logits_rounded_once(fs, logits, labels, n):
+    rng = np.random.default_rng(n)
+    x = rng.normal(0, 5, (20, n)).astype(logits)
+    t = rng.random((20, n)) ** 20
+    t = (t / t.sum(axis=1, keepdims=True)).astype(labels)
+    wide = np.result_type(np.float64, labels)
+    for axis in (-1, 0):
+        given, of = (x, t) if axis else (x.T.copy(), t.T.copy())
+        loss, grad = fs.softmax_cross_entropy(given, of, axis, return_grad=True)
+        expected, gradient = fs.softmax_cross_entropy(
+            given.astype(wide), of, axis, return_grad=True
+        )
+        assert loss.dtype == grad.dtype == (np.float64 if logits == "int16" else logits)
+        if labels == "float64" or (labels == "longdouble" and logits != "int16"):
+            np.testing.assert_array_equal(loss, expected.astype(loss.dtype))
+            np.testing.assert_array_equal(grad, gradient.astype(loss.dtype))
+        else:  # computed in float32 and rounded twice, or in float64 as the result
+            computed = "float64" if loss.dtype == np.float64 else "float32"
+            allowed = 6 * ulp_size(expected, computed) + 0.501 * ulp_size(expected, loss.dtype)
+            assert np.all(abs(loss.astype(wide) - expected) <= allowed)

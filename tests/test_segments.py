@@ -104,3 +104,16 @@ def test_other_bad_arguments(fs):
         with pytest.raises(exception, match=re.escape(message)):
             fs.segment_softmax(data, [0, 5], out=out, **options)
     assert np.all(out == 7)
+
+
+def test_row_pointers_of_nothing(fs):
+    for indptr in ([], (), [[]]):
+        message = "indptr must be 1-D and hold at least the 0, got shape (0,); for no rows pass [0]"
+        with pytest.raises(
+            ValueError, match=re.escape(message.replace("(0,)", str(np.shape(indptr))))
+        ):
+            fs.segment_softmax([], indptr)
+    with pytest.raises(TypeError, match="indptr must be of an integer dtype, got float64"):
+        fs.segment_softmax([], np.empty(0))
+    for indptr in ([0], np.zeros(1, np.uint8), [0, 0]):
+        assert fs.segment_softmax([], indptr).shape == (0,)
