@@ -47,5 +47,28 @@ REFUSED = {
 }
 """What a TypeError's message must name, and an input."""
 
-NOT_A_NUMBER = {"float16": 0x7E00, "float32": 0x7FC00000, "float64": 0x7FF8000000000000}
+try:
+    import ml_dtypes
+except ImportError:
+    OF_ML_DTYPES = ()
+else:
+    OF_ML_DTYPES = tuple(
+        np.dtype(kind)
+        for name, kind in vars(ml_dtypes).items()
+        if isinstance(kind, type) and issubclass(kind, np.generic) and name != "bfloat16"
+    )
+REFUSED_DTYPES = (
+    *OF_ML_DTYPES,
+    *(np.dtype(code) for code in ("c8", "c16", "G", "O", "U1", "S1", "M8[s]", "m8[s]", "V4")),
+    np.dtype([("a", "f4")]),
+    *([np.dtypes.StringDType()] if hasattr(np.dtypes, "StringDType") else []),
+)
+"""Those that no operand may have: 8 bits and less among them, one of which is of kind "f"."""
+
+NOT_A_NUMBER = {
+    "float16": 0x7E00,
+    "bfloat16": 0x7FC0,
+    "float32": 0x7FC00000,
+    "float64": 0x7FF8000000000000,
+}
 """The one canonical quiet NaN, as bits."""

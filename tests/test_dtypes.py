@@ -3,9 +3,18 @@
 import mpmath
 import numpy as np
 import pytest
-from edge_cases import ACCEPTED_DTYPES, REFUSED
+from edge_cases import ACCEPTED_DTYPES, OF_ML_DTYPES, REFUSED, REFUSED_DTYPES
+from functions import FUNCTIONS as ALL_FUNCTIONS
 
 FUNCTIONS = ("softmax", "log_softmax", "logsumexp")
+ACCEPTED = {
+    "where": "of dtype bool",
+    "labels": "class indices of an integer dtype or probabilities of a floating-point dtype",
+    "indptr": "of an integer dtype",
+    "out": "of dtype float64, the result's",
+    "dtype": "float16, bfloat16 (of ml_dtypes), float32, float64 or longdouble",
+}
+OPERAND = "of dtype bool, an integer dtype, float16, bfloat16 (of ml_dtypes), float32, float64 or longdouble"
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -39,6 +48,35 @@ def test_other_dtypes_are_refused_by_name(fs, name, named):
     ) as info:
         getattr(fs, name)(REFUSED[named])
     assert named.split("'")[0] in str(info.value)
+
+
+def test_the_narrow_types_of_ml_dtypes_are_all_there():
+    pytest.importorskip("ml_dtypes")
+    names = {dtype.name for dtype in OF_ML_DTYPES}
+    assert {"float8_e5m2", "float8_e4m3fn", "int4", "uint4"} <= names
+    assert "bfloat16" not in names
+
+
+@pytest.mark.parametrize("dtype", REFUSED_DTYPES, ids=str)
+@pytest.mark.parametrize("function", ALL_FUNCTIONS, ids=str)
+def test_a_dtype_that_an_argument_may_not_have_is_named_with_those_it_may(fs, function, dtype):
+    """Whatever the argument, and where it is empty too."""
+    for rows in (3, 0):
+        operands = function.make((3, 4), np.float64, np.random.default_rng(0))
+        if rows == 0 and function.axes != "none":
+            operands = tuple(operand[:0] for operand in operands)
+        elif rows == 0:
+            operands = operands[0][:0], operands[1][:1]
+        arguments = dict(zip(function.operands, operands, strict=True))
+        shapes = {name: array.shape for name, array in arguments.items()}
+        shapes["where"] = shapes[function.operands[0]]
+        shapes["out"] = shapes["where"] if function.keeps_shape else (rows,)
+        for name in [*function.operands, *({"where", "out", "dtype"} & {*function.options})]:
+            wrong = dtype if name == "dtype" else np.zeros(shapes[name], dtype)
+            with pytest.raises(TypeError) as info:
+                getattr(fs, function.name)(**{**arguments, name: wrong})
+            accepted = ACCEPTED.get(name, OPERAND)
+            assert str(info.value) == f"{name} must be {accepted}, got {dtype}"
 
 
 def test_integers_are_converted_before_anything_else(fs):
@@ -112,6 +150,20 @@ def test_bfloat16(fs):
     assert set(fs.softmax(special).view(np.uint16).ravel().tolist()) == {0x7FC0}
     with pytest.raises(TypeError, match="float8_e4m3"):
         fs.softmax(x.astype(ml_dtypes.float8_e4m3))
+
+
+@pytest.mark.parametrize("function", ALL_FUNCTIONS, ids=str)
+def test_bfloat16_of_any_byte_order_gives_native_results(fs, function):
+    bfloat16 = np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+    swapped = bfloat16.newbyteorder()
+    operands = function.make((3, 4), bfloat16, np.random.default_rng(0))
+    given = [a.byteswap().view(swapped) if a.dtype == bfloat16 else a for a in operands]
+    for got, expected in zip(function.call(fs, given), function.call(fs, operands), strict=True):
+        assert got.dtype == bfloat16
+        assert got.dtype.isnative
+        np.testing.assert_array_equal(got, expected)
+    if "dtype" in function.options:
+        assert function.call(fs, operands, dtype=swapped)[0].dtype.isnative
 
 
 def test_longdouble_keeps_its_digits(fs):

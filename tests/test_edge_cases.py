@@ -1,10 +1,18 @@
 """The table of edge cases, in every function, dtype, layout and backend."""
 
+import itertools
 import warnings
 
 import numpy as np
 import pytest
+from calls import MOST_DIMENSIONS
 from edge_cases import EDGE_CASES, NOT_A_NUMBER
+from functions import CALLS, FUNCTIONS, SOFTMAX_BACKWARD
+
+try:
+    import ml_dtypes
+except ImportError:
+    ml_dtypes = None
 
 FLOATS = ["float16", "float32", "float64", "longdouble"]
 CASES = [pytest.param(*case[1:], id=case[0]) for case in EDGE_CASES]
@@ -160,3 +168,91 @@ def test_no_warning_and_no_floating_point_error_reaches_the_caller(fs):
                 fs.logsumexp(row, where=where)
         fs.softmax(np.array([0.0, -100.0, -87.5], np.float32))
         fs.softmax(np.array([1e308, -1e308]), dtype=np.float32)
+
+
+# ---- NaNs of any sign and payload ----
+
+
+def not_numbers(dtype):
+    """Return NaNs of both signs and many payloads, quiet and signalling."""
+    quiet = NOT_A_NUMBER[dtype.name]
+    width = 8 * dtype.itemsize
+    infinity = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000}.get(
+        dtype.name, 0x7FF << 52
+    )
+    bits = [quiet, quiet | 0x15, infinity | 1, infinity | 0x2A, 2 ** (width - 1) - 1]
+    bits += [one | 1 << (width - 1) for one in bits]
+    return np.array(bits, f"u{dtype.itemsize}").view(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("call", CALLS, ids=str)
+def test_every_nan_is_the_canonical_one(fs, call, dtype):
+    if dtype == "bfloat16" and ml_dtypes is None:
+        pytest.skip("needs ml_dtypes")
+    dtype = np.dtype(dtype if dtype != "bfloat16" else ml_dtypes.bfloat16)
+    nans = not_numbers(dtype)
+    casts = [{}]
+    if "dtype" in call.options:
+        casts += [{"dtype": other} for other in ("float16", "float32", "float64")]
+    takes_both = call.from_rows is SOFTMAX_BACKWARD.from_rows
+    for n, axis in itertools.product((1, 2, 3, 10, 16, 17, 64, 300), (-1, 0)):
+        shape = (len(nans), n) if axis else (n, len(nans))
+        plain = np.random.default_rng(n).uniform(0.5, 1, (2, *shape)).astype(dtype)
+        options = call.given(plain[1])
+        options |= {} if call.axes == "none" else {"axis": axis}
+        options |= {"return_grad": True} if "return_grad" in call.options else {}
+        for at, cast in itertools.product((0, 1) if takes_both else (0,), casts):
+            both = plain.copy()
+            rows = np.moveaxis(both[at], axis, -1)
+            rows[np.arange(len(nans)), np.arange(len(nans)) % n] = nans
+            for got in call.call(fs, call.from_rows(*both, axis), **options, **cast):
+                bits = np.ascontiguousarray(got[got != got]).view(f"u{got.itemsize}")
+                assert set(bits.tolist()) == {NOT_A_NUMBER[got.dtype.name]}
+
+
+# ---- as many dimensions as NumPy has ----
+
+MANY = (1,) * (MOST_DIMENSIONS - 1) + (3,)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "longdouble", "int8"])
+def test_no_axes_of_as_many_dimensions_as_there_are(fs, dtype):
+    x = np.ones(MANY, dtype)
+    for options in ({}, {"where": np.ones(MANY, bool)}, {"where": np.ones((), bool)}):
+        one = fs.softmax(x, (), **options)
+        assert one.shape == MANY
+        assert np.all(one == 1)
+        out = np.full(MANY, 7, one.dtype)
+        assert fs.softmax(x, (), out=out, **options) is out
+        assert np.all(out == 1)
+        assert np.all(fs.log_softmax(x, (), **options) == 0)
+        np.testing.assert_array_equal(fs.logsumexp(x, (), **options), x)
+
+
+@pytest.mark.parametrize("function", [f for f in FUNCTIONS if f.axes != "none"], ids=str)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "longdouble"])
+def test_as_many_dimensions_as_there_are(fs, function, dtype):
+    """As the row, or the three rows of one element, that it is without the others."""
+    last = MOST_DIMENSIONS - 1
+    several = [None, (), (last,), (0, last), (0, 1), tuple(range(last)), tuple(range(last + 1))]
+    for axis in [-1, last, 0, 5, -last - 1, *(several if function.axes == "several" else [])]:
+        axes = range(last + 1) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+        plain = (1, 3) if last in [d % (last + 1) for d in axes] else (3, 1)
+        x, y = np.random.default_rng(0).random((2, *plain)).astype(dtype)
+        expected = function.call(fs, function.from_rows(x, y, -1))
+        many = [x.reshape(MANY), y.reshape(MANY)]
+        operands = function.from_rows(*many, axis if isinstance(axis, int) else -1)
+        if function.axes == "several":
+            operands = tuple(many[: len(operands)])
+        options = {"axis": axis}
+        if "where" in function.options:
+            options["where"] = np.ones(MANY, bool)
+        got = function.call(fs, operands, **options)
+        for one, other in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(np.ravel(one), np.ravel(other))
+            assert not function.keeps_shape or one.shape == MANY
+        if "out" in function.options:
+            out = np.full(np.shape(got[0]), 7, dtype)
+            assert function.call(fs, operands, **options, out=out)[0] is out
+            np.testing.assert_array_equal(out, got[0])
