@@ -1,14 +1,13 @@
 """The public face: signatures, help, pickling and the examples in the docstrings, on each backend."""
 
-import copy
 import doctest
 import inspect
-import pickle
 import pydoc
+import re
 
-import numpy as np
 import pytest
 from functions import FUNCTIONS
+from toolchain import run_python
 
 import fastsoftmax
 from fastsoftmax import _api, _backend, _workers
@@ -55,8 +54,10 @@ def test_help_shows_name_signature_and_docstring(fs, name):
     assert inspect.getdoc(function) == inspect.getdoc(GENERAL[name])
     text = pydoc.plain(pydoc.render_doc(function))
     first = inspect.getdoc(function).splitlines()[0]
-    assert f"{name}(" in text
+    assert re.search(f"^{name}{re.escape(str(inspect.signature(function)))}$", text, re.MULTILINE)
     assert first in text
+    assert text.splitlines()[0].endswith(f"function {name} in module fastsoftmax")
+    assert re.fullmatch(f"<(built-in )?function {name}( at 0x[0-9a-f]+)?>", repr(function))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -68,11 +69,92 @@ def test_every_docstring_has_the_sections_of_numpydoc(name):
         assert f"\n{parameter} : " in text
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_functions_can_be_pickled_and_copied(name):
-    function = getattr(fastsoftmax, name)
-    for again in (pickle.loads(pickle.dumps(function)), copy.deepcopy(function)):
-        assert again == function
+DUMP = """
+import copy, functools, importlib, json, pickle, sys
+import fastsoftmax
+
+x = [0.0, 1.0]
+found = {}
+for library in sys.argv[2:]:
+    pickler = importlib.import_module(library)
+    for name in fastsoftmax.__all__:
+        function = getattr(fastsoftmax, name)
+        assert copy.copy(function) is copy.deepcopy(function) is function
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            dumped = pickler.dumps(function, protocol)
+            assert pickler.loads(dumped) is function, name
+        found[f"{library} {name}"] = dumped.hex()
+    functions = [functools.partial(fastsoftmax.softmax, axis=0)]
+    if library != "pickle":
+        functions += [lambda x: fastsoftmax.softmax(x), lambda x, f=fastsoftmax.softmax: f(x)]
+    found[f"{library} of others"] = pickler.dumps(functions).hex()
+with open(sys.argv[1], "w") as file:
+    json.dump(found, file)
+"""
+LOAD = """
+import importlib, json, pickle, sys
+
+assert "fastsoftmax" not in sys.modules
+with open(sys.argv[1]) as file:
+    dumped = json.load(file)
+for key in sorted(dumped, key=lambda key: sys.argv[2] not in key):
+    library, name = key.split(maxsplit=1)
+    if not key.endswith("of others"):
+        loaded = pickle.loads(bytes.fromhex(dumped[key]))
+        import fastsoftmax  # only now: to load the first is to import it
+
+        assert loaded is getattr(fastsoftmax, name), key
+    else:
+        for loaded in importlib.import_module(library).loads(bytes.fromhex(dumped[key])):
+            assert (loaded([0.0, 1.0]) == fastsoftmax.softmax([0.0, 1.0])).all(), key
+"""
+
+
+@pytest.mark.parametrize("library", ["pickle", "cloudpickle", "dill"])
+def test_functions_can_be_pickled_and_copied(backend_name, tmp_path, library):
+    """To themselves: in this process, and in one that has not heard of the package."""
+    pytest.importorskip(library)
+    file = tmp_path / "dumped.json"
+    for program, of in ((DUMP, library), (LOAD, "softmax")):
+        done = run_python("-c", program, file, of, backend=backend_name)
+        assert done.returncode == 0, done.stderr
+
+
+WITHOUT_DOCSTRINGS = """
+import inspect, pydoc
+import numpy as np
+import fastsoftmax as fs
+
+def check(fact, text):
+    if not fact:
+        raise SystemExit(text)
+
+check(not __debug__, "this is to be run by python -OO")
+for name in fs.__all__:
+    function = getattr(fs, name)
+    check(function.__doc__ is None, f"{name} has the docstring {function.__doc__!r}")
+    check(name in pydoc.plain(pydoc.render_doc(function)), f"{name} has no help")
+    inspect.signature(function)
+x = np.zeros((2, 2), "f4")
+check((fs.softmax(x) == 0.5).all(), "softmax")
+check((fs.softmax(x.tolist(), where=x == 0, temperature=2) == 0.5).all(), "softmax")
+check((fs.logsumexp(x) == np.log(np.float32(2))).all(), "logsumexp")
+loss, grad = fs.softmax_cross_entropy(x, [0, 1], return_grad=True)
+check((abs(grad) == 0.5).all() and (loss == fs.logsumexp(x)).all(), "cross-entropy")
+check(fs.segment_softmax(x[0], [0, 1, 2]).tolist() == [1, 1], "segments")
+check((fs.log_softmax_backward(x, fs.log_softmax(x)) == 0).all(), "gradient")
+for options in ({"dim": 1}, {"axis": 2}, {"workers": True}, {"temperature": 0}, {"where": 1}):
+    try:
+        fs.softmax(x, **options)
+    except (TypeError, ValueError):
+        continue
+    raise SystemExit(f"{options} were accepted")
+"""
+
+
+def test_everything_works_without_docstrings_and_assertions(backend_name):
+    done = run_python("-OO", "-c", WITHOUT_DOCSTRINGS, backend=backend_name)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("module", [fastsoftmax, _backend, _workers])
