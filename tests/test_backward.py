@@ -136,3 +136,139 @@ def test_bad_arguments(fs, name):
     with pytest.raises(ValueError, match="out must have the result's shape"):
         function(g, y, out=out[:2])
     assert np.all(out == 7)
+
+
+# ---- dtypes of the two operands ----
+
+
+def any_dtype(name):
+    return np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else name)
+
+
+DTYPES = [
+    "bool",
+    "int8",
+    "uint64",
+    "float16",
+    "bfloat16",
+    "float32",
+    "float64",
+    "longdouble",
+    ">f2",
+    ">f4",
+]
+
+
+@pytest.mark.parametrize("first", DTYPES)
+@pytest.mark.parametrize("second", DTYPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_result_is_of_the_common_dtype(fs, name, first, second):
+    """In which it is computed from both: what a cast before the call gives."""
+    pair = any_dtype(first), any_dtype(second)
+    as_float = [np.dtype(float) if d.kind in "biu" else d.newbyteorder("=") for d in pair]
+    rng = np.random.default_rng(0)
+    for shape in ((3, 4), (2, 2, 5), (0, 4)):
+        g, y = (rng.integers(0, 2, shape).astype(dtype) for dtype in pair)
+        if {d.name for d in as_float} == {"float16", "bfloat16"}:
+            message = f"grad_output and output must have a common dtype, got {as_float[0]} and {as_float[1]}"
+            for out in (None, np.full(shape, 7, np.float16)):
+                with pytest.raises(TypeError, match=message):
+                    getattr(fs, name)(g, y, out=out)
+                assert out is None or np.all(out == 7)
+            continue
+        common = np.result_type(*as_float)
+        got = getattr(fs, name)(g, y)
+        assert got.dtype == common
+        assert got.dtype.isnative
+        expected = getattr(fs, name)(g.astype(common), y.astype(common))
+        np.testing.assert_array_equal(got, expected)
+        out = np.empty(shape, common)
+        assert getattr(fs, name)(g, y, out=out) is out
+        np.testing.assert_array_equal(out, expected)
+
+
+# ---- log_softmax_backward over a mask ----
+
+
+def masked_exact(g, y, where, axis):
+    g, y = (np.where(where, a, 0).astype(np.longdouble) for a in (g, y))
+    p = np.where(where, np.exp(y), 0)
+    return np.where(where, g - p * g.sum(axis=axis, keepdims=True), 0)
+
+
+def test_the_gradient_over_a_mask_leaves_out_what_it_masks(fs):
+    x = np.array([0.3, -1.2, 0.8], np.longdouble)
+    where = np.array([True, False, True])
+    g = np.array([1, 1, 0.5], np.longdouble)
+    h = np.longdouble(2) ** -20
+
+    def loss(x):
+        return (g * fs.log_softmax(x, where=where))[where].sum()
+
+    numeric = [(loss(x + h * e) - loss(x - h * e)) / (2 * h) for e in np.eye(3)]
+    got = fs.log_softmax_backward(g, fs.log_softmax(x, where=where), where=where)
+    assert numeric[1] == got[1] == 0
+    np.testing.assert_allclose(got.astype(float), np.array(numeric, float), rtol=1e-10)
+    p = fs.softmax(x[[0, 2]])
+    np.testing.assert_allclose(
+        got[[0, 2]].astype(float), (g[[0, 2]] - 1.5 * p).astype(float), rtol=1e-15
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(
+    ("shape", "axis", "mask"),
+    [
+        ((3, 7), -1, (3, 7)), ((3, 7), -1, (7,)), ((3, 7), 0, (3, 1)), ((3, 7), 0, (3, 7)), ((3, 7), None, (3, 7)),
+        ((2, 3, 65), -1, (3, 1)), ((2, 3, 65), (0, 2), (1, 3, 65)), ((2, 65, 3), 1, (65, 1)), ((2, 3, 4), (), (3, 4)),
+        ((120, 300), -1, (300,)), ((4, 5), -1, ()), ((7,), -1, (7,)),
+    ],
+)  # fmt: skip
+def test_nothing_that_is_masked_is_read(fs, dtype, shape, axis, mask):
+    rng = np.random.default_rng(0)
+    where = rng.random(mask) < 0.6
+    g = rng.normal(size=shape).astype(dtype)
+    y = fs.log_softmax(rng.normal(0, 2, shape).astype(dtype), axis, where=where)
+    full = np.broadcast_to(where, shape)
+    exact = masked_exact(g, y, full, axis)
+    kept = fs.log_softmax_backward(g, y, axis, where=where)
+    assert kept.dtype == dtype
+    assert np.all(kept[~full] == 0)
+    size = np.where(full, np.abs(g), 0).astype(np.longdouble)
+    size = size + np.where(full, np.exp(y.astype(np.longdouble)), 0) * size.sum(
+        axis=axis, keepdims=True
+    )
+    computed = "float32" if dtype == "float16" else dtype
+    allowed = 4 * ulp_size(size, computed)
+    if dtype == "float16":
+        allowed = allowed + 0.501 * ulp_size(exact, dtype)
+    assert np.all(np.abs(kept - exact) <= allowed)
+    for garbage in (np.nan, np.inf, -np.inf, np.finfo(dtype).max, np.finfo(dtype).min, 0):
+        bad_g, bad_y = g.copy(), y.copy()
+        bad_g[~full] = bad_y[~full] = garbage
+        for workers in (None, 2):
+            for out in (None, np.full(shape, 7, dtype), bad_g.copy(), bad_y.copy()):
+                got = fs.log_softmax_backward(
+                    bad_g, bad_y, axis, where=where, out=out, workers=workers
+                )
+                np.testing.assert_array_equal(got, kept)
+        for in_place in (bad_g.copy(), bad_y.copy()):
+            pair = (in_place, bad_y) if in_place.tobytes() == bad_g.tobytes() else (bad_g, in_place)
+            assert fs.log_softmax_backward(*pair, axis, where=where, out=in_place) is in_place
+            np.testing.assert_array_equal(in_place, kept)
+
+
+def test_a_mask_of_the_gradient_that_does_not_fit_is_refused(fs):
+    g = np.zeros((2, 3))
+    for where, exception, message in (
+        (
+            np.ones((2, 4), bool),
+            ValueError,
+            "where must be broadcastable to the shape (2, 3) of grad_output",
+        ),
+        (np.ones((5, 2, 3), bool), ValueError, "got shape (5, 2, 3)"),
+        (np.ones((2, 3)), TypeError, "where must be of dtype bool, got float64"),
+        (1, TypeError, "where must be of dtype bool, got int64"),
+    ):
+        with pytest.raises(exception, match=re.escape(message)):
+            fs.log_softmax_backward(g, g, where=where)
