@@ -251,8 +251,10 @@ def _base(name: str, value: Any, *, has_mask: bool = False) -> Array:
     array = _converted(name, value)
     if isinstance(array, np.ma.MaskedArray):
         hint = f"{name}.filled({FILLS.get(name, 'value')})"
-        if has_mask or name == "out":
-            hint = f"{name}.data and where=~{name}.mask" if has_mask else "out.data"
+        if name == "out":
+            hint = "out.data"
+        elif has_mask:
+            hint = f"{name}.data and where=~{name}.mask"
         raise TypeError(f"{name} must not be a MaskedArray, whose mask would be lost; pass {hint}")
     if isinstance(array, np.matrix):
         raise TypeError(f"{name} must not be a numpy.matrix; pass numpy.asarray({name})")
