@@ -74,7 +74,7 @@ class NativeBackend:
         for array in (plan.x, plan.y):
             if array is not None and array.dtype.num >= _rules.FIRST_USER_DEFINED:
                 _native.know_bfloat16(array.dtype.num)
-        return self._by_plan[plan.function](*plan[: len(_rules.ARGUMENTS)])
+        return self._by_plan[plan.function](*plan.arguments)
 
 
 _POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD

@@ -38,34 +38,39 @@ ACCEPTED = {
 }
 """What an argument must be, by its name; any other is an operand."""
 
-_BUILT_IN_FLOATS = (np.float16, np.float32, np.float64, np.longdouble)
+_BUILT_IN_FLOATS: tuple[type, ...] = (np.float16, np.float32, np.float64, np.longdouble)
 FIRST_USER_DEFINED = 256  # NumPy's NPY_USERDEF: other packages' types have numbers from here on
 
 
 class Plan(NamedTuple):
-    """A valid call. The first eleven fields are in the order of the arguments in `_native.pyx`."""
+    """A valid call. From `x` on the fields are in the order of the arguments in `_native.pyx`."""
 
-    x: Array
-    """The first operand, a base array: logits, data, or the gradient of an output."""
-    y: Array | None
-    """The output of the forward function, labels (class indices: in range), or row pointers."""
-    axis: int | tuple[int, ...]
-    """Counted from 0; a tuple is sorted and holds none, or two or more."""
-    where: Array | None
-    """Of dtype bool, broadcastable to x."""
-    out: Array | None
-    """A base array of the result's shape and dtype that may be written while inputs are read."""
-    dtype: np.dtype[Any] | None
-    temperature: float
-    workers: int | None
-    keepdims: bool
-    label_smoothing: float
-    return_grad: bool
     function: str
     result: np.dtype[Any]
     """The result's dtype."""
     into: Array | None
     """What the caller gave as `out`, to be returned; written afterwards where `out` is None."""
+    x: Array
+    """The first operand, a base array: logits, data, or the gradient of an output."""
+    y: Array | None = None
+    """The output of the forward function, labels (class indices: in range), or row pointers."""
+    axis: int | tuple[int, ...] = 0
+    """Counted from 0; a tuple is sorted and holds none, or two or more."""
+    where: Array | None = None
+    """Of dtype bool, broadcastable to x."""
+    out: Array | None = None
+    """A base array of the result's shape and dtype that may be written while inputs are read."""
+    dtype: np.dtype[Any] | None = None
+    temperature: float = 1.0
+    workers: int | None = None
+    keepdims: bool = False
+    label_smoothing: float = 0.0
+    return_grad: bool = False
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What a computation needs to know, in the order of `ARGUMENTS`."""
+        return self[3:]
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -78,7 +83,7 @@ class Plan(NamedTuple):
         return _result_shape(self.function, self.x.shape, self.axes, self.keepdims)
 
 
-ARGUMENTS = Plan._fields[:11]
+ARGUMENTS = Plan._fields[3:]
 """What a computation needs to know."""
 FUNCTIONS = (
     "softmax",
@@ -116,20 +121,16 @@ def forward(
     asked = _asked(dtype)
     x = _input("x", x, has_mask=True)
     plan = Plan(
+        function,
+        _float_of(x.dtype) if asked is None else asked,
+        into=None,
         x=_cast_early(x, asked),
-        y=None,
         axis=_axes(axes, axis, x.ndim),
         where=_mask(where, x.shape),
-        out=None,
         dtype=asked,
         temperature=divisor,
         workers=count,
         keepdims=kept,
-        label_smoothing=0.0,
-        return_grad=False,
-        function=function,
-        result=_float_of(x.dtype) if asked is None else asked,
-        into=None,
     )
     return plan if out is None else _with_output(plan, out)
 
@@ -154,22 +155,15 @@ def backward(
         raise ValueError(
             f"grad_output and output must have the same shape, got {g.shape} and {y.shape}"
         )
-    common = _common(g.dtype, y.dtype)
     plan = Plan(
+        function,
+        _common(g.dtype, y.dtype),
+        into=None,
         x=g,
         y=y,
         axis=_axes(axes, axis, g.ndim),
         where=_mask(where, g.shape, "grad_output"),
-        out=None,
-        dtype=None,
-        temperature=1.0,
         workers=count,
-        keepdims=False,
-        label_smoothing=0.0,
-        return_grad=False,
-        function=function,
-        result=common,
-        into=None,
     )
     return plan if out is None else _with_output(plan, out)
 
@@ -190,20 +184,15 @@ def cross_entropy(
     classes = _axes(axes, axis, x.ndim)
     assert isinstance(classes, int)
     return Plan(
+        "softmax_cross_entropy",
+        _float_of(x.dtype),
+        into=None,
         x=x,
         y=_labels(labels, x, classes),
         axis=classes,
-        where=None,
-        out=None,
-        dtype=None,
-        temperature=1.0,
         workers=count,
-        keepdims=False,
         label_smoothing=smoothing,
         return_grad=with_gradient,
-        function="softmax_cross_entropy",
-        result=_float_of(x.dtype),
-        into=None,
     )
 
 
@@ -213,22 +202,8 @@ def segments(data: Any, indptr: Any, *, out: Any, workers: Any) -> Plan:
     x = _input("data", data)
     if x.ndim != 1:
         raise ValueError(f"data must be 1-D, got shape {x.shape}")
-    plan = Plan(
-        x=x,
-        y=_pointers(indptr, len(x)),
-        axis=0,
-        where=None,
-        out=None,
-        dtype=None,
-        temperature=1.0,
-        workers=count,
-        keepdims=False,
-        label_smoothing=0.0,
-        return_grad=False,
-        function="segment_softmax",
-        result=_float_of(x.dtype),
-        into=None,
-    )
+    y = _pointers(indptr, len(x))
+    plan = Plan("segment_softmax", _float_of(x.dtype), into=None, x=x, y=y, workers=count)
     return plan if out is None else _with_output(plan, out)
 
 

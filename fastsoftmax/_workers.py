@@ -105,16 +105,18 @@ def count(name: str, n: int) -> int:
     try:
         if isinstance(n, (bool, np.bool_)):
             raise TypeError
-        workers = operator.index(n)
+        wanted = operator.index(n)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {n!r}") from None
-    if workers > 0:
-        return workers
+    if wanted > 0:
+        return wanted
     cpus = os.cpu_count() or 1  # which takes longer than a small softmax
-    workers += cpus + 1
-    if n == 0 or workers <= 0:
-        raise ValueError(f"{name} must be positive, or negative down to -{cpus} (CPUs), got {n}")
-    return workers
+    if not -cpus <= wanted < 0:
+        given = wanted if abs(wanted) < 10**20 else "a larger number"
+        raise ValueError(
+            f"{name} must be positive, or negative down to -{cpus} (CPUs), got {given}"
+        )
+    return cpus + 1 + wanted
 
 
 def worth(workers: int, elements: int) -> int:
