@@ -44,7 +44,7 @@ BLOCK = 1 << 14  # elements: the dozen float64 temporaries of a block then fit a
 
 
 class _Call(NamedTuple):
-    """The operands of a plan, the reduced axes last (of length 1 where there is one number a row)."""
+    """The operands of a plan, the reduced axes last; of length 1 for one number a row."""
 
     x: Array
     y: Array | None
