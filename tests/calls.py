@@ -161,7 +161,8 @@ def _nested(shape, unit, order, steps):
     strides = [0] * len(shape)
     for d in order:
         strides[d] = unit * steps[d]
-        unit *= max(1, shape[d] * abs(steps[d]))
+        if shape[d] > 1:  # or many axes of one element would spread the others over gigabytes
+            unit *= shape[d] * abs(steps[d])
     return tuple(strides)
 
 
