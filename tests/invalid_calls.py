@@ -51,7 +51,7 @@ def other_types(shape):
 
 def a_dtype(draw, call, named):
     name = draw(st.sampled_from(call.function.operands))
-    wrong = draw(st.sampled_from(list(other_types(named[name].shape))))
+    wrong = draw(st.sampled_from(list(other_types(np.shape(named[name])))))
     named[name] = wrong
     return TypeError, f"{name} must be "
 
