@@ -1,5 +1,8 @@
 """Every test that takes `fs` runs on NumPy and on every instruction set that this CPU has."""
 
+import functools
+import types
+
 import pytest
 
 from fastsoftmax import _api, _backend
@@ -31,3 +34,26 @@ def native_name(request):
 def native_fs(native_name):
     """Return the public functions over one instruction set's kernels."""
     return _api.over(_backend.load(native_name))
+
+
+@pytest.fixture
+def rules_fs(native_name):
+    """Return the same, but every call goes through the rules first."""
+    return _api.over(_backend.load(native_name), by_rules=True)
+
+
+@pytest.fixture
+def direct_fs(native_name):
+    """Return the C functions of one instruction set, which fail where they leave a call to the rules."""
+    backend = _backend.load(native_name)
+
+    def alone(general):
+        @functools.wraps(general)  # has the signature, which says what the C function takes
+        def left(*_arguments, **_keywords):
+            raise AssertionError(f"{general.__name__} left a call to the rules")
+
+        return backend.function(left)
+
+    general = vars(_api.over(backend, by_rules=True))
+    functions = {name: alone(general[name]) for name in general.keys() - {"name"}}
+    return types.SimpleNamespace(name=native_name, **functions)

@@ -7,7 +7,9 @@ import os
 import warnings
 
 import numpy as np
-from calls import calls
+import pytest
+from calls import DOUBLE, OMITTED, SINGLE, SPELLINGS, bfloat16, calls
+from functions import CALLS, FUNCTIONS, SEGMENT_SOFTMAX
 from hypothesis import HealthCheck, given, settings
 from invalid_calls import invalid_calls
 from reference import promised, within
@@ -99,3 +101,123 @@ def test_any_invalid_call_is_refused_in_the_same_words_and_writes_nothing(fs, nu
         call.wrong,
     )
     assert error == error_of(call, numpy_fs)
+
+
+# ---- the two ways to a plan: a C function's own, and the rules ----
+
+
+def outcome(call, fs):
+    """Return the results of a call and what else is in memory, which is left as it was."""
+    before = call.memory.copy()
+    results = run(call, fs)
+    if call.out is not None:
+        out = call.out.of(call.memory)
+        results = [out.copy()]
+        out[...] = np.zeros((), out.dtype)
+    after = call.memory.copy()
+    call.memory[...] = before
+    return results, after
+
+
+@given(calls())
+@tried(1000)
+def test_any_call_gives_the_same_directly_and_by_the_rules(native_fs, rules_fs, call):
+    direct, memory = outcome(call, native_fs)
+    ruled, same_memory = outcome(call, rules_fs)
+    assert (memory == same_memory).all()
+    assert len(direct) == len(ruled)
+    for got, expected in zip(direct, ruled, strict=True):
+        assert type(got) is type(expected)
+        assert got.dtype == expected.dtype
+        assert got.shape == expected.shape
+        assert got.strides == expected.strides
+        assert have_the_same_bits(got, expected)
+
+
+@given(invalid_calls())
+@tried(900)
+def test_any_invalid_call_is_refused_in_the_same_words_by_the_rules(native_fs, rules_fs, call):
+    error = error_of(call, native_fs)
+    assert error is not None
+    assert error == error_of(call, rules_fs)
+
+
+def is_plain_argument(name, value):
+    """Whether an option needs no rule: it is of a type whose code the C function knows."""
+    if name == "dtype":
+        return value != "g"
+    if name == "workers":
+        return value is None or value > 0
+    if name == "where":
+        return value is not np.True_
+    return not isinstance(value, np.ndarray)
+
+
+def may_be_taken_directly(call):
+    """Whether arrays lie as kernels can take them, and each option is plain."""
+    operands = [window.of(call.memory) for window in call.operands]
+    x = operands[0]
+    if x.size == 0 or any(array.dtype.char == "g" for array in operands):
+        return False
+    if x.ndim == 0 and "axis" in call.passed:
+        return False
+    if not all(is_plain_argument(*item) for item in call.passed.items()):
+        return False
+    if call.passed.get("dtype") == "f2" and x.dtype != np.float16:
+        return False
+    if call.out is None:
+        return True
+    out = call.out.of(call.memory)
+    inputs = [*operands, *([call.mask.of(call.memory)] if call.mask else [])]
+    return out.flags.aligned and not any(np.may_share_memory(out, array) for array in inputs)
+
+
+@given(calls())
+@tried(2000)
+def test_a_call_that_needs_no_rule_does_not_go_through_them(direct_fs, native_fs, call):
+    """Whatever its dtypes, layouts and options are, and in whichever way these are written."""
+    if bfloat16:  # known to C from the first call on
+        native_fs.softmax(np.ones(1, bfloat16))
+    call.positional = max(call.positional, len(call.operands))  # one that is named is for the rules
+    if may_be_taken_directly(call):
+        run(call, direct_fs)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=str)
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE], ids=str)
+def test_every_way_to_write_an_option_is_taken_without_a_detour(direct_fs, function, dtype):
+    operands = function.make((4, 5), dtype, np.random.default_rng(0))
+    values = {**SPELLINGS, "where": [None, True, np.ones((4, 5), bool), np.ones(5, bool)]}
+    for option in values.keys() & {*function.options}:
+        for value in values[option]:
+            plain = value is OMITTED or is_plain_argument(option, value)
+            if plain and not (option == "dtype" and value == "f2"):
+                function.call(direct_fs, operands, **{} if value is OMITTED else {option: value})
+
+
+@pytest.mark.parametrize("function", CALLS, ids=str)
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE], ids=str)
+def test_results_go_into_an_operand_without_a_detour(direct_fs, function, dtype):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(0, 3, (4, 5)).astype(dtype), rng.random((4, 5)).astype(dtype)
+    operands, options = function.from_rows(x, y, -1), function.given(y)
+    if function.keeps_shape and "out" in function.options:
+        for i, operand in enumerate(operands):
+            if function is not SEGMENT_SOFTMAX or i == 0:
+                taken = list(operands)
+                taken[i] = operand.copy()
+                (got,) = function.call(direct_fs, taken, out=taken[i], **options)
+                assert got is taken[i]
+
+
+@pytest.mark.parametrize("function", CALLS, ids=str)
+def test_lists_are_taken_without_a_detour(direct_fs, native_fs, function):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(0, 3, (4, 5)), rng.random((4, 5))
+    operands, options = function.from_rows(x, y, -1), function.given(y)
+    expected = function.call(native_fs, operands, **options)
+    lists = [operand.tolist() for operand in operands]
+    if "where" in options:
+        options["where"] = options["where"].tolist()
+    for got, other in zip(function.call(direct_fs, lists, **options), expected, strict=True):
+        assert got.tobytes() == other.tobytes()
