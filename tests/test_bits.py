@@ -538,6 +538,28 @@ def test_the_same_bits_by_two_workers_whatever_the_control_register(
     assert_same(got, expected)
 
 
+@pytest.mark.parametrize("control", CONTROLS)
+def test_the_control_register_is_restored_after_an_index_out_of_range(
+    native_fs, control_register, control
+):
+    x = np.zeros((4, 8))
+    saved = control_register.get_control()
+    changed = (saved & ~FLAGS) | CONTROLS[control]
+    for function, operands, error in (
+        (native_fs.softmax_cross_entropy, (x, np.array([0, 7, 8, 0])), IndexError),
+        (native_fs.softmax_cross_entropy, (x.T, np.array([0, 1, -1, 0]), 0), IndexError),
+        (native_fs.segment_softmax, (x[0], np.array([0, 9, 8])), ValueError),
+    ):
+        try:
+            control_register.set_control(changed)
+            with pytest.raises(error):
+                function(*operands)
+            left = control_register.get_control()
+        finally:
+            control_register.set_control(saved)
+        assert left & ~FLAGS == changed
+
+
 if __name__ == "__main__":
     # The portable unit is the one that every machine has.
     fresh = hashes_of(_api.over(_backend.load("generic")), records())

@@ -16,7 +16,7 @@ from functions import CALLS
 from toolchain import compile_program, need, run_python
 
 import fastsoftmax
-from fastsoftmax import _workers
+from fastsoftmax import _backend, _workers
 
 CPUS = os.cpu_count() or 1
 BIG = (3000, 100)
@@ -175,6 +175,60 @@ def test_call_after_call_whose_helpers_come_early_or_late(native_fs):
     many(0)
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         list(pool.map(many, range(3)))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("row", [0, 255, 256, 1500, 2999])
+def test_a_class_index_out_of_range_is_found_in_any_row(fs, x, row, workers):
+    """Whoever takes that row, and whatever rows are taken after it."""
+    labels = np.zeros(len(x), int)
+    labels[row] = x.shape[1]
+    for logits, axis in ((x, -1), (x.astype(np.float16), -1), (x.T.copy(), 0)):
+        for return_grad in (False, True):
+            with pytest.raises(IndexError, match=f"got {x.shape[1]} at index {row}$"):
+                fs.softmax_cross_entropy(
+                    logits, labels, axis, return_grad=return_grad, workers=workers
+                )
+
+
+CHANGED = """
+import sys
+import threading
+import numpy as np
+import fastsoftmax as fs
+
+x = np.random.default_rng(0).normal(0, 3, (4000, 1000)).astype(np.float32)
+labels, indptr = np.zeros(4000, int), np.arange(0, x.size + 1, 1000)
+stop = threading.Event()
+
+def change():
+    while not stop.is_set():
+        for i in range(0, 4000, 7):
+            for label, pointer in ((1 << 60, 1 << 60), (0, 1000 * i + 1000)):
+                labels[i], indptr[i + 1] = label, pointer
+
+sys.setswitchinterval(1e-5)
+changing = threading.Thread(target=change)
+changing.start()
+found = 0
+for _ in range(50):
+    for function, operands in (
+        (fs.softmax_cross_entropy, (x, labels)), (fs.segment_softmax, (x.ravel(), indptr))
+    ):
+        try:
+            function(*operands)
+        except (IndexError, ValueError):
+            found += 1
+stop.set()
+changing.join()
+print(found > 0)
+"""
+
+
+@pytest.mark.parametrize("name", _backend.INSTRUCTION_SETS[:1])
+def test_indices_that_another_thread_changes_are_no_wild_access(name):
+    done = run_python("-c", CHANGED, backend=name)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "True\n")
 
 
 @pytest.mark.skipif(CPUS < 2, reason="one CPU")
