@@ -12,8 +12,8 @@
 #include "arrays.h"
 #include "kernels.h"
 
-/* After the functions of kernels.h. */
-enum { ENTROPY_OF_LABELS = FSM_FUNCTIONS, ENTROPY_OF_TARGETS };
+/* A record's function is one of fsm_rows, or one of these. */
+enum { ENTROPY_OF_LABELS = FSM_ROW_FUNCTIONS, ENTROPY_OF_TARGETS };
 
 typedef struct {
     int64_t function, dtype, rows, n;
@@ -61,83 +61,72 @@ static const fsm_kernels *find(const char *name) {
     return NULL;
 }
 
-static fsm_operand rows_at(void *memory, size_t n, size_t size) {
-    return (fsm_operand){
-        .base = memory, .outer = {(ptrdiff_t)(n * size)}, .inner = {(ptrdiff_t)size}};
+static const fsm_kernels *kernels;
+
+/* An operand of rows: where it is, its format, and its steps from row to row and from element to element. */
+static void set_operand(fsm_plan *plan, enum fsm_operand operand, void *memory,
+                        enum fsm_dtype dtype, size_t row, size_t element) {
+    plan->base[operand] = memory;
+    plan->dtype[operand] = dtype;
+    plan->dimension[0].step[operand] = (ptrdiff_t)row;
+    plan->dimension[1].step[operand] = (ptrdiff_t)element;
 }
 
-static void run_rows(const fsm_kernels *kernels, const header *h) {
-    const size_t rows = (size_t)h->rows, n = (size_t)h->n, size = sizes[h->dtype];
-    const int two = h->function == FSM_SOFTMAX_BACKWARD || h->function == FSM_LOG_SOFTMAX_BACKWARD;
-    const size_t width = h->function == FSM_LOGSUMEXP ? 1 : n;
-    void *x = read_bytes(rows * n * size);
-    void *y = two ? read_bytes(rows * n * size) : NULL;
-    void *out = allocate(rows * width * size);
-    fsm_job job = {
-        .kernels = kernels,
-        .function = (enum fsm_function)h->function,
-        .dtype = (enum fsm_dtype)h->dtype,
-        .outer_dimensions = 1,
-        .inner_dimensions = 1,
-        .outer_shape = {rows},
-        .inner_shape = {n},
-        .x = rows_at(x, n, size),
-        .y = rows_at(y, n, size),
-        .out = rows_at(out, width, size),
-        .temperature = fsm_make_temperature(h->parameter, (enum fsm_dtype)h->dtype),
-    };
-    if (fsm_run_job(&job, 0, fsm_prepare(&job))) {
-        fail("out of memory");
-    }
-    write_bytes(out, rows * width * size);
-    free(x);
-    free(y);
-    free(out);
-}
-
-static void run_entropy(const fsm_kernels *kernels, const header *h) {
-    const size_t rows = (size_t)h->rows, n = (size_t)h->n, size = sizes[h->dtype];
+static void run_record(const header *h) {
     const int labelled = h->function == ENTROPY_OF_LABELS;
-    void *x = read_bytes(rows * n * size);
-    void *labels = read_bytes(rows * (labelled ? sizeof(intptr_t) : n * size));
-    void *loss = allocate(rows * size), *grad = allocate(rows * n * size);
-    const ptrdiff_t stride = (ptrdiff_t)(n * size);
-    const fsm_cross_entropy batch = {
-        .rows = rows,
-        .n = n,
-        .x = x,
-        .x_stride = stride,
-        .label = labelled ? labels : NULL,
-        .target = labelled ? NULL : labels,
-        .target_stride = stride,
-        .smoothing = h->parameter,
-        .loss = loss,
-        .grad = grad,
-        .grad_stride = stride,
+    const int is_entropy = h->function >= FSM_ROW_FUNCTIONS;
+    const enum fsm_function function =
+        is_entropy ? FSM_CROSS_ENTROPY : (enum fsm_function)h->function;
+    const enum fsm_dtype dtype = (enum fsm_dtype)h->dtype;
+    const size_t rows = (size_t)h->rows, n = (size_t)h->n, size = sizes[dtype], row = n * size;
+    const int single = is_entropy || function == FSM_LOGSUMEXP;
+    fsm_plan plan = {
+        .kernels = kernels,
+        .function = function,
+        .computing = dtype == FSM_F64 ? FSM_F64 : FSM_F32,
+        .temperature = fsm_make_temperature(is_entropy ? 1.0 : h->parameter,
+                                            dtype == FSM_F64 ? FSM_F64 : FSM_F32),
+        .smoothing = is_entropy ? h->parameter : 0.0,
+        .outer = 1,
+        .inner = 1,
     };
-    const uint64_t saved = fsm_enter();
-    kernels->cross_entropy[h->dtype](&batch);
-    fsm_leave(saved);
-    write_bytes(loss, rows * size);
-    write_bytes(grad, rows * n * size);
-    free(x);
-    free(labels);
-    free(loss);
-    free(grad);
+    plan.dimension[0].extent = rows;
+    plan.dimension[1].extent = n;
+    set_operand(&plan, FSM_X, read_bytes(rows * row), dtype, row, size);
+    if (labelled) {
+        set_operand(&plan, FSM_Y, read_bytes(rows * sizeof(int64_t)), FSM_I64, sizeof(int64_t), 0);
+    } else if (is_entropy || function >= FSM_SOFTMAX_BACKWARD) {
+        set_operand(&plan, FSM_Y, read_bytes(rows * row), dtype, row, size);
+    }
+    const size_t width = single ? size : row;
+    set_operand(&plan, FSM_OUT, allocate(rows * width), dtype, width, single ? 0 : size);
+    if (is_entropy) {
+        set_operand(&plan, FSM_GRAD, allocate(rows * row), dtype, row, size);
+    }
+    enum fsm_status status = fsm_prepare(&plan);
+    void *scratch = allocate(plan.scratch + 64);
+    char *line = (char *)scratch + (64 - (uintptr_t)scratch % 64) % 64;
+    if (status || fsm_run(&plan, 0, plan.items, line)) {
+        fail("the plan failed");
+    }
+    write_bytes(plan.base[FSM_OUT], rows * width);
+    if (is_entropy) {
+        write_bytes(plan.base[FSM_GRAD], rows * row);
+    }
+    free(scratch);
+    for (int operand = 0; operand < FSM_OPERANDS; operand++) {
+        free(plan.base[operand]);
+    }
 }
 
 int main(int count, char **arguments) {
     if (count != 2) {
         fail("usage: bits NAME < rows");
     }
-    const fsm_kernels *kernels = find(arguments[1]);
+    kernels = find(arguments[1]);
     header h;
     while (fread(&h, sizeof h, 1, stdin) == 1) {
-        if (h.function < FSM_FUNCTIONS) {
-            run_rows(kernels, &h);
-        } else {
-            run_entropy(kernels, &h);
-        }
+        run_record(&h);
     }
     return 0;
 }
