@@ -489,7 +489,7 @@ def calls(draw):
     ]
     mask = out = None
     if "where" in function.options and not is_plain:
-        passed["where"] = draw(st.sampled_from([OMITTED, OMITTED, None, True, np.True_, ...]))
+        passed["where"] = draw(st.sampled_from([OMITTED, None, True, np.True_, ..., ..., ..., ...]))
         if passed["where"] is ...:
             del passed["where"]
             mask = draw(windows(np.dtype(bool), draw(mask_shapes(shape)), is_plain=False))

@@ -157,6 +157,8 @@ BAD = [
     ((X, [-1, 0]), {}, IndexError, "got -1 at index 0"),
     ((np.zeros((2, 3, 4)), [[0, 1, 2, 1], [0, 1, 9, 1]], 1), {}, IndexError, "got 9 at index (1, 2)"),
     ((X, np.array([0, 2**63], np.uint64)), {}, IndexError, "got 9223372036854775808 at index 1"),
+    ((X, np.array([2**32, 0])), {}, IndexError, "got 4294967296 at index 0"),
+    ((X, np.array([2**32, 0], np.uint64)), {}, IndexError, "got 4294967296 at index 0"),
     ((X[0], 3), {}, IndexError, "got 3"),
     ((X, [0]), {}, ValueError, "without the axis of the classes, (2,); got (1,)"),
     ((X, []), {}, ValueError, "labels of dtype int64 are class indices, whose shape must be that of logits without the axis of the classes, (2,); got (0,)"),

@@ -175,6 +175,22 @@ def test_the_mask_may_lie_where_the_result_goes(fs, function, axis):
         same(fs, out, expected)
 
 
+MASKS = [(), (1,), (33,), (7, 1), (7, 33), (1, 33), (5, 1, 1), (5, 7, 1), (5, 1, 33), (1, 7, 33)]
+
+
+@pytest.mark.parametrize("function", [f for f in ALL if "where" in f.options], ids=str)
+@pytest.mark.parametrize("shape", MASKS, ids=str)
+def test_a_mask_of_any_shape_that_broadcasts_is_one_of_the_full_shape(fs, function, shape):
+    rng = np.random.default_rng(0)
+    mask = rng.random(shape) < 0.6
+    full = np.broadcast_to(mask, SHAPE).copy()
+    operands = function.make(SHAPE, np.float32, rng)
+    for axis in AXES:
+        (expected,) = function.call(fs, operands, axis=axis, where=full)
+        for where in (np.array(mask), np.asfortranarray(mask), np.broadcast_to(mask, SHAPE)):
+            same(fs, function.call(fs, operands, axis=axis, where=where)[0], expected)
+
+
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_length_at_every_offset_writes_its_rows_and_nothing_else(native_fs, name, dtype):

@@ -68,6 +68,7 @@ BAD = [
     ([-1, 5], ValueError, "indptr must start with 0, got -1"),
     ([0, 4], ValueError, "indptr must end with the length of data, 5, got 4"),
     ([0, 6], ValueError, "indptr must end with the length of data, 5, got 6"),
+    ([0, 2**32 + 5], ValueError, "indptr must end with the length of data, 5, got 4294967301"),
     ([0], ValueError, "indptr must end with the length of data, 5, got 0"),
     ([[0, 5]], ValueError, "indptr must be 1-D and hold at least the 0, got shape (1, 2)"),
     (np.array([], int), ValueError, "indptr must be 1-D and hold at least the 0, got shape (0,)"),
