@@ -106,6 +106,24 @@ def test_dtype_is_cast_to_first(fs):
     assert np.isnan(fs.softmax(np.array([1e300, 0]), dtype=np.float32)).all()  # as of +inf
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("asked", [np.float16, "f4", float, np.dtype("g")], ids=str)
+@pytest.mark.parametrize("dtype", [dtype for dtype, _ in ACCEPTED_DTYPES])
+def test_dtype_gives_what_it_gives_to_cast_first(fs, name, dtype, asked):
+    x = abs(np.random.default_rng(0).normal(0, 3, (5, 33))).astype(dtype)
+    got, expected = getattr(fs, name)(x, dtype=asked), getattr(fs, name)(x.astype(asked))
+    assert got.dtype == expected.dtype == asked
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("code", "?bBhHiIlLqQ")
+def test_a_dtype_of_integers_is_refused_even_if_it_is_that_of_x(fs, name, code):
+    for dtype in (code, np.dtype(code), np.dtype(code).type):
+        with pytest.raises(TypeError, match=r"^dtype must be "):
+            getattr(fs, name)(np.ones(3, code), dtype=dtype)
+
+
 @pytest.mark.parametrize("dtype", [int, bool, complex, object, str, "datetime64[s]", "nonsense"])
 def test_a_dtype_that_is_not_floating_point_is_refused(fs, dtype):
     with pytest.raises(TypeError, match="dtype must be float16, bfloat16"):
