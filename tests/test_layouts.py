@@ -140,19 +140,22 @@ def test_a_partial_overlap_goes_through_a_temporary(fs, function, dtype):
 
 
 def test_overlaps_of_other_kinds(fs):
-    x = data((20, 20), np.float32)
+    x = data((150, 150), np.float32)  # several strips
     expected = fs.softmax(x.copy())
     square = x.copy()
     same(fs, fs.softmax(square, out=square.T), expected)
     backwards = x.copy()
     same(fs, fs.softmax(backwards, out=backwards[::-1]), expected)
+    for view in (np.transpose, np.flipud, np.fliplr):  # of memory that is the output's own
+        out = x.copy()
+        same(fs, fs.softmax(view(out), out=out), fs.softmax(view(x).copy()))
     column = x.copy()
     total = fs.logsumexp(x.copy())
     same(fs, fs.logsumexp(column, out=column[:, 3]), total)
-    mask = np.zeros((20, 80), bool)
-    mask[:, :20] = x > 0
-    wanted = fs.softmax(x, where=mask[:, :20].copy())
-    same(fs, fs.softmax(x, where=mask[:, :20], out=mask.view(np.float32)), wanted)
+    mask = np.zeros((150, 600), bool)
+    mask[:, :150] = x > 0
+    wanted = fs.softmax(x, where=mask[:, :150].copy())
+    same(fs, fs.softmax(x, where=mask[:, :150], out=mask.view(np.float32)), wanted)
 
 
 @pytest.mark.parametrize("function", [f for f in ALL if "where" in f.options], ids=str)
@@ -172,6 +175,19 @@ def test_the_mask_may_lie_where_the_result_goes(fs, function, axis):
         place = slice(start + shift, start + shift + expected.nbytes)
         out = memory[place].view(np.float64).reshape(expected.shape)
         function.call(fs, operands, axis=axis, where=mask, out=out)
+        same(fs, out, expected)
+
+
+def test_row_pointers_may_lie_where_the_result_goes(fs):
+    pointers = np.arange(0, 3001, 6)
+    x = data(3000, np.float64)
+    expected = fs.segment_softmax(x, pointers)
+    memory = np.zeros(4000)
+    for start in (0, 100, 2600, 3499):  # of the pointers, before the result, or under it
+        indptr = memory[start : start + pointers.size].view(np.int64)
+        indptr[...] = pointers
+        out = memory[500:3500]
+        assert fs.segment_softmax(x, indptr, out=out) is out
         same(fs, out, expected)
 
 
