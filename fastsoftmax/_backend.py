@@ -82,8 +82,8 @@ _POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 def _refuse(*_: Any) -> Any:
     raise ValueError(
-        "labels or row pointers are out of range that were within it a moment ago: another thread "
-        "changes them"
+        "the arrays are not what they were when they were checked: another thread changes them, or "
+        "this is an error of fastsoftmax, to be reported"
     )
 
 

@@ -3,8 +3,7 @@ Python and NumPy (arguments as borrowed pointers, which cost no counting of refe
 """
 
 from cpython.object cimport PyObject
-from libc.stdint cimport intptr_t
-from numpy cimport npy_bool, npy_intp
+from numpy cimport npy_intp
 
 cdef extern from "Python.h":
     ctypedef struct PyMethodDef:

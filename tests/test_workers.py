@@ -340,6 +340,43 @@ def test_a_forked_child_calls_no_helper_that_was_its_parents(native_name):
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "12\n")
 
 
+HELPERS = """
+import os
+import threading
+import time
+import numpy as np
+import fastsoftmax as fs
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+x = np.random.default_rng(0).normal(0, 3, (30000, 100))
+expected = fs.softmax(x)
+before = threads()
+results = []
+callers = [
+    threading.Thread(target=lambda: results.append(fs.softmax(x, workers=1000))) for _ in range(8)
+]
+for caller in callers:
+    caller.start()
+for caller in callers:
+    caller.join()
+assert len(results) == 8
+assert all((result == expected).all() for result in results)
+assert before < threads() <= before + os.cpu_count(), threads()
+time.sleep(7)
+assert threads() == before, threads()
+assert (fs.softmax(x, workers=2) == expected).all()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="cannot count threads")
+@pytest.mark.skipif(not _backend.INSTRUCTION_SETS, reason="there is no extension")
+def test_there_are_no_more_helpers_than_cpus_and_idle_ones_end():
+    done = run_python("-W", "ignore", "-c", HELPERS, backend="native")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 NO_MEMORY = """
 import ctypes
 import numpy as np
