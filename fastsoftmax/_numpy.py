@@ -12,7 +12,9 @@ Design
     which any number add exactly, and a tail, whose sum is too small for its rounding to matter
     (Rump, Ogita and Oishi, "Accurate floating-point summation", 2008).
 (e) Rows are computed a block at a time, and a row longer than a block tile by tile, so that the
-    float64 temporaries stay small and in cache. A tiled row computes its weights twice.
+    float64 temporaries stay small and in cache. A tiled row computes its weights twice. All of it
+    is done in the calling thread: of a block's operations most are too short for threads to gain
+    from taking turns at the GIL.
 (f) A masked element is -inf on the way in, which gives it no weight, and is overwritten on the way
     out. A row without an answer (a kept NaN or +inf, or nothing above -inf) is shifted by NaN,
     which spreads by itself.
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fastsoftmax import _rules, _workers
+from fastsoftmax import _rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,7 +57,6 @@ class _Call(NamedTuple):
     """How many axes are reduced."""
     temperature: float
     smoothing: float
-    threads: int
 
 
 class NumpyBackend:
@@ -96,7 +97,6 @@ class NumpyBackend:
             k=k,
             temperature=plan.temperature,
             smoothing=plan.label_smoothing,
-            threads=_workers.threads_for(plan.workers, x.size),
         )
         assert np.may_share_memory(call.out, out)
         getattr(self, plan.function)(call)
@@ -233,7 +233,7 @@ class NumpyBackend:
         def run(first: int, last: int) -> None:
             start, stop = indptr[first], indptr[last]
             if last == first + 1:
-                self.softmax(c._replace(x=data[start:stop], out=out[start:stop], threads=1))
+                self.softmax(c._replace(x=data[start:stop], out=out[start:stop]))
                 return
             bounds = np.unique(indptr[first : last + 1]) - start  # no empty segments
             segments = _Ragged(bounds)
@@ -242,7 +242,7 @@ class NumpyBackend:
             part = _Part(segments, x, shift, 1.0, is_narrow=_is_narrow(data))
             _store(out[start:stop], (), part.softmax(_Total.of(part.sum())))
 
-        _for_each(run, runs(), c.threads)
+        _for_each(run, runs())
 
 
 class _Even:
@@ -501,14 +501,11 @@ def _pieces(shape: tuple[int, ...], limit: int) -> Iterator[Index]:
             yield (slice(i, i + 1), *piece)
 
 
-def _for_each(call: Callable[..., None], arguments: Iterator[Any], threads: int) -> None:
-    """Call `call` with each of the tuples of arguments, without warnings, in so many threads."""
-
-    def quietly(*arguments: Any) -> None:
-        with np.errstate(all="ignore"):
-            call(*arguments)
-
-    _workers.for_each(quietly, arguments, threads)
+def _for_each(call: Callable[..., None], arguments: Iterator[Any]) -> None:
+    """Call `call` with each of the tuples of arguments, without warnings."""
+    with np.errstate(all="ignore"):
+        for taken in arguments:
+            call(*taken)
 
 
 def _for_blocks(call: Callable[..., None], c: _Call, *arrays: Array | None) -> None:
@@ -518,7 +515,7 @@ def _for_blocks(call: Callable[..., None], c: _Call, *arrays: Array | None) -> N
     rows = max(1, BLOCK // math.prod(shape[lead:]))
     pieces = _pieces(shape[:lead], rows)
     blocks = ([None if a is None else a[piece] for a in arrays] for piece in pieces)
-    _for_each(call, blocks, c.threads)
+    _for_each(call, blocks)
 
 
 def _tiles(x: Array, k: int) -> list[Index]:

