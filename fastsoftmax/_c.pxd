@@ -36,6 +36,7 @@ cdef extern from "Python.h":
     PyObject *PyList_GET_ITEM(PyObject *o, Py_ssize_t i)
     PyTypeObject *Py_TYPE(PyObject *o)
     void PyErr_Clear()
+    unsigned long PyThread_get_thread_ident()
     PyObject *Py_None
     PyObject *Py_True
     PyObject *Py_False
@@ -128,6 +129,7 @@ cdef extern from "arrays.h" nogil:
     enum fsm_status:
         FSM_NO_MEMORY
         FSM_BAD_INDEX
+        FSM_FORKED
     enum:
         FSM_UNALIGNED
         FSM_SWAPPED
@@ -151,6 +153,7 @@ cdef extern from "arrays.h" nogil:
         int outer
         int inner
         fsm_dimension dimension[65]
+    size_t FSM_ASK_EVERY
     bint fsm_is_integer(fsm_dtype dtype)
     void fsm_append(fsm_plan *plan, int first, int *count, const fsm_dimension *added)
     fsm_temperature fsm_make_temperature(double temperature, fsm_dtype computing)
@@ -159,10 +162,13 @@ cdef extern from "arrays.h" nogil:
     int fsm_supported(const fsm_kernels *kernels)
     void fsm_detect()
 
-cdef extern from "_threads.h" nogil:
+cdef extern from "_threads.h":
     void fsm_limit_helpers(size_t most)
     void fsm_forget_helpers()
-    int fsm_execute(fsm_plan *plan, size_t elements, size_t threads)
+    int fsm_execute(fsm_plan *plan)
+    int fsm_execute_released(
+        fsm_plan *plan, size_t elements, size_t threads, bint is_main
+    ) except? -1
 
 cdef extern from *:
     """

@@ -3,7 +3,9 @@
  *    returns when no helper is at its work any more: one that did not wake in time is called off, not waited for.
  * B. The process has no more helpers than CPUs, whoever asks for them; what they do not do, the callers do. One that was idle for
  *    some seconds ends. Where no thread or no memory for one is to be had, there is one helper fewer, and no error.
- * C. Nothing here is Python but its portable locks: no exception, signal handler or interpreter that ends can interfere.
+ * C. Helpers know nothing of Python but its portable locks: no exception, signal handler or interpreter that ends can interfere. Only
+ *    the main thread takes the GIL, for a moment now and then, and runs the handlers of signals that have come. Where one raises,
+ *    all threads of the call stop at their next question; where one forks, the child does without those that it has not got.
  * D. A helper is its caller's between engage() and release(), and the pool's otherwise. It frees itself, after leaving the pool.
  * E. Each release of a lock follows an acquisition: a helper acquires `wake` once for each time that it is released, and is not
  *    released again before it did (REVOKED).
@@ -37,15 +39,24 @@ typedef struct helper {
 #define IDLE_MICROSECONDS 5000000
 /* Before a caller sleeps it waits awake, for some 50 us: to be woken takes as long. */
 #define PAUSES 2000
+/* So long a caller sleeps before it asks its watch. */
+#define AWAKE_MICROSECONDS 20000
 /* Scratch of this size is on the stack. */
 #define SMALL_SCRATCH (16 * 1024)
 #define LINE 64
+
+/* A call in the main thread, which runs signal handlers. */
+typedef struct {
+    fsm_watch watch; /* the first member: a watch is its call */
+    PyThreadState *state;
+} main_call;
 
 static struct {
     volatile size_t locked;
     helper *idle;
     size_t count, most;
-} pool = {0, NULL, 0, 1};
+    size_t forks; /* of which this process is the child */
+} pool = {0, NULL, 0, 1, 0};
 
 void fsm_limit_helpers(size_t most) {
     pool.most = most;
@@ -65,6 +76,7 @@ void fsm_forget_helpers(void) {
     /* Their memory is lost: what state they were in is not known. */
     pool.idle = NULL;
     pool.count = 0;
+    pool.forks++;
     unlock_pool();
 }
 
@@ -118,7 +130,8 @@ static void serve(void *argument) {
         }
         while (!FSM_COMPARE_EXCHANGE(&h->state, REVOKED, IDLE)) {
             if (FSM_COMPARE_EXCHANGE(&h->state, ASSIGNED, WORKING)) {
-                fsm_work(h->shared, h->thread);
+                fsm_watch watch = {.status = &h->shared->status};
+                fsm_work(h->shared, h->thread, &watch);
                 if (FSM_EXCHANGE(&h->state, IDLE) == AWAITED) {
                     PyThread_release_lock(h->done);
                 }
@@ -185,7 +198,7 @@ static void assign(helper *h, fsm_shared *shared, size_t thread) {
 }
 
 /* Returns once the helper neither does nor will do anything for this call. */
-static void dismiss(helper *h) {
+static void dismiss(helper *h, fsm_watch *watch, size_t forks) {
     if (FSM_COMPARE_EXCHANGE(&h->state, ASSIGNED, REVOKED)) {
         return;
     }
@@ -196,7 +209,10 @@ static void dismiss(helper *h) {
         FSM_PAUSE();
     }
     if (FSM_COMPARE_EXCHANGE(&h->state, WORKING, AWAITED)) {
-        PyThread_acquire_lock(h->done, 1);
+        while (pool.forks == forks &&
+               PyThread_acquire_lock_timed(h->done, AWAKE_MICROSECONDS, 0) != PY_LOCK_ACQUIRED) {
+            fsm_stops(watch);
+        }
     }
 }
 
@@ -205,12 +221,14 @@ static char *aligned(char *memory) {
 }
 
 /* Not inlined: the plainest call needs no such frame. */
-FSM_NOINLINE int run_on_stack(const fsm_plan *plan) {
+FSM_NOINLINE int run_on_stack(const fsm_plan *plan, fsm_watch *watch) {
     char memory[SMALL_SCRATCH + LINE];
-    return fsm_run(plan, 0, plan->items, aligned(memory));
+    return fsm_run(plan, 0, plan->items, aligned(memory), watch);
 }
 
-FSM_NOINLINE int run_in_threads(const fsm_plan *plan, size_t elements, size_t threads) {
+FSM_NOINLINE int run_in_threads(const fsm_plan *plan, size_t elements, size_t threads,
+                                fsm_watch *watch) {
+    const size_t forks = pool.forks;
     fsm_shared shared;
     helper *helpers = NULL, *next;
     size_t engaged = 0;
@@ -223,39 +241,68 @@ FSM_NOINLINE int run_in_threads(const fsm_plan *plan, size_t elements, size_t th
     char *memory = each > PTRDIFF_MAX / (engaged + 2) ? NULL : malloc((engaged + 1) * each + LINE);
     int status = FSM_NO_MEMORY;
     if (memory && !engaged) {
-        status = fsm_run(plan, 0, plan->items, aligned(memory));
+        status = fsm_run(plan, 0, plan->items, aligned(memory), watch);
     } else if (memory) {
         fsm_share(&shared, plan->items, plan->least, elements, engaged + 1);
         shared.run = fsm_run;
         shared.work = plan;
         shared.scratch = aligned(memory);
         shared.scratch_size = each / LINE * LINE;
+        if (watch) {
+            watch->status = &shared.status;
+        }
         size_t thread = engaged;
         for (helper *h = helpers; h; h = h->next) {
             assign(h, &shared, thread--);
         }
-        fsm_work(&shared, 0);
-        for (helper *h = helpers; h; h = h->next) {
-            dismiss(h);
+        fsm_work(&shared, 0, watch);
+        for (helper *h = helpers; h && pool.forks == forks; h = h->next) {
+            dismiss(h, watch, forks);
         }
         status = (int)shared.status;
     }
     free(memory);
+    if (engaged && pool.forks != forks) {
+        return status ? status : FSM_FORKED;
+    }
     release(helpers);
     return status;
 }
 
-int fsm_execute(fsm_plan *plan, size_t elements, size_t threads) {
-    const int status = fsm_prepare(plan);
+static int execute(fsm_plan *plan, size_t elements, size_t threads, fsm_watch *watch) {
+    const int status = fsm_prepare(plan, watch);
     if (status) {
         return status;
     }
     threads = threads < plan->items ? threads : plan->items;
     if (threads <= 1 && !plan->scratch) {
-        return fsm_run(plan, 0, plan->items, NULL);
+        return fsm_run(plan, 0, plan->items, NULL, watch);
     }
     if (threads <= 1 && plan->scratch <= SMALL_SCRATCH) {
-        return run_on_stack(plan);
+        return run_on_stack(plan, watch);
     }
-    return run_in_threads(plan, elements, threads);
+    return run_in_threads(plan, elements, threads, watch);
+}
+
+int fsm_execute(fsm_plan *plan) {
+    return execute(plan, 0, 1, NULL);
+}
+
+/* Runs the handlers of signals that have come. */
+static int handle_signals(fsm_watch *watch) {
+    main_call *call = (main_call *)watch;
+    PyEval_RestoreThread(call->state);
+    const int raised = PyErr_CheckSignals();
+    call->state = PyEval_SaveThread();
+    return raised ? FSM_INTERRUPTED : 0;
+}
+
+int fsm_execute_released(fsm_plan *plan, size_t elements, size_t threads, int is_main) {
+    volatile size_t interrupted = 0;
+    main_call call = {.watch = {.status = &interrupted, .ask = handle_signals}};
+    call.watch.asked = is_main ? fsm_now() : 0;
+    call.state = PyEval_SaveThread();
+    const int status = execute(plan, elements, threads, is_main ? &call.watch : NULL);
+    PyEval_RestoreThread(call.state);
+    return PyErr_Occurred() ? -1 : status;
 }

@@ -12,6 +12,8 @@
  * F. Class indices and row pointers are copied, checked, and then used: another thread that changes them meanwhile gets a
  *    status or wrong results, never a wild access.
  * G. Nothing here allocates: fsm_prepare says how much scratch a thread needs, so that a call fails before its first store.
+ * H. Every loop that can be long asks the thread's watch whether to stop, once in FSM_ASK_EVERY elements. What was to be done in the
+ *    meantime is then done with numbers that mean nothing, until the status arrives here.
  */
 #include "arrays.h"
 #include "portable.h"
@@ -46,6 +48,7 @@ typedef struct {
     size_t split_extent;
     size_t n; /* elements of a row: the plan's, or of the segment at hand */
     char *scratch;
+    fsm_watch *watch;
 } part;
 
 /* A row of one operand as the kernels are given it, and the step to the next. */
@@ -84,6 +87,17 @@ fsm_temperature fsm_make_temperature(double temperature, enum fsm_dtype computin
     }
     fsm_leave(saved);
     return t;
+}
+
+/* The status of the call, as it is known to this thread. */
+static int status_of(const part *at) {
+    return at->watch ? (int)FSM_READ(at->watch->status) : 0;
+}
+
+/* Rows of n elements that are computed before asking whether to stop: one at least, and whole blocks of them if possible. */
+static size_t rows_at_once(size_t n) {
+    const size_t rows = FSM_ASK_EVERY / n;
+    return rows >= STRIP_ROWS ? rows / STRIP_ROWS * STRIP_ROWS : rows ? rows : 1;
 }
 
 /* ---- what an operand is ---- */
@@ -328,10 +342,10 @@ static void read_indices(const fsm_plan *p, const char *from, ptrdiff_t step, si
         }                                                                                          \
     }
 
-/* One run of the innermost dimension; `pitch` elements lie between packed rows. */
-static void transfer_run(const fsm_plan *p, char *base, ptrdiff_t row_step, ptrdiff_t step,
-                         size_t rows, size_t n, char *packed, size_t pitch, size_t size,
-                         int gather) {
+/* A piece of a run of the innermost dimension; `pitch` elements lie between packed rows. */
+static void transfer_piece(const fsm_plan *p, char *base, ptrdiff_t row_step, ptrdiff_t step,
+                           size_t rows, size_t n, char *packed, size_t pitch, size_t size,
+                           int gather) {
     if (row_step == (ptrdiff_t)size && size == size_of(p->computing) &&
         ((uintptr_t)base | (uintptr_t)step) % size == 0) {
         const size_t done =
@@ -360,12 +374,18 @@ static size_t transfer(const part *at, int operand, char *base, size_t rows, cha
     const size_t extent = p->inner == 1 ? at->n : p->dimension[dimension].extent;
     const ptrdiff_t step = p->dimension[dimension].step[operand];
     if (dimension == p->outer + p->inner - 1) {
-        transfer_run(p, base, row_step(p, operand), step, rows, extent, packed, p->pitch, size,
-                     gather);
+        const size_t most = rows_at_once(rows);
+        int status = 0;
+        for (size_t i = 0; i < extent && !status; i += most) {
+            const size_t n = extent - i < most ? extent - i : most;
+            transfer_piece(p, base + (ptrdiff_t)i * step, row_step(p, operand), step, rows, n,
+                           packed + i * size, p->pitch, size, gather);
+            status = fsm_stops_after(at->watch, rows * n);
+        }
         return extent;
     }
     size_t passed = 0;
-    for (size_t i = 0; i < extent; i++) {
+    for (size_t i = 0; i < extent && !status_of(at); i++) {
         passed += transfer(at, operand, base + (ptrdiff_t)i * step, rows, packed + passed * size,
                            dimension + 1, gather);
     }
@@ -379,8 +399,10 @@ static void gather(const part *at, int operand, char *base, size_t rows, char *p
     const size_t size = size_of(dtype), wide = size_of(p->computing), pitch = p->pitch;
     if (!p->foreign[operand] && is_run(p, operand)) {
         for (size_t r = 0; r < rows; r++) {
-            widen(p, dtype, packed + r * pitch * wide, base + (ptrdiff_t)r * row_step(p, operand),
-                  at->n);
+            const char *row = base + (ptrdiff_t)r * row_step(p, operand);
+            FSM_PIECES(i, end, at->n, at->watch) {
+                widen(p, dtype, packed + (r * pitch + i) * wide, row + i * size, end - i);
+            }
         }
         return;
     }
@@ -388,11 +410,14 @@ static void gather(const part *at, int operand, char *base, size_t rows, char *p
     char *raw = converts ? at->scratch + p->raw_at : packed;
     transfer(at, operand, base, rows, raw, p->outer, 1);
     for (size_t r = 0; r < rows; r++) {
-        if (p->foreign[operand] & FSM_SWAPPED) {
-            swap_bytes(raw + r * pitch * size, at->n, size);
-        }
-        if (converts) {
-            widen(p, dtype, packed + r * pitch * wide, raw + r * pitch * size, at->n);
+        FSM_PIECES(i, end, at->n, at->watch) {
+            const size_t first = r * pitch + i;
+            if (p->foreign[operand] & FSM_SWAPPED) {
+                swap_bytes(raw + first * size, end - i, size);
+            }
+            if (converts) {
+                widen(p, dtype, packed + first * wide, raw + first * size, end - i);
+            }
         }
     }
 }
@@ -406,15 +431,20 @@ static void scatter(const part *at, int operand, char *base, size_t rows, const 
                  pitch = is_single(p, operand) ? 1 : p->pitch;
     if (n == 1 || is_run(p, operand)) {
         for (size_t r = 0; r < rows; r++) {
-            narrow(p, dtype, base + (ptrdiff_t)r * row_step(p, operand), packed + r * pitch * wide,
-                   n);
+            char *row = base + (ptrdiff_t)r * row_step(p, operand);
+            FSM_PIECES(i, end, n, at->watch) {
+                narrow(p, dtype, row + i * size, packed + (r * pitch + i) * wide, end - i);
+            }
         }
         return;
     }
     if (dtype != p->computing) {
         char *raw = at->scratch + p->raw_at;
         for (size_t r = 0; r < rows; r++) {
-            narrow(p, dtype, raw + r * pitch * size, packed + r * pitch * wide, n);
+            FSM_PIECES(i, end, n, at->watch) {
+                const size_t first = r * pitch + i;
+                narrow(p, dtype, raw + first * size, packed + first * wide, end - i);
+            }
         }
         packed = raw;
     }
@@ -423,13 +453,15 @@ static void scatter(const part *at, int operand, char *base, size_t rows, const 
 
 /* ---- a batch of rows that the kernels can take ---- */
 
-static int compute_entropies(const fsm_plan *p, const rows_at *at, size_t rows) {
-    const size_t size = size_of(p->computing);
+static int compute_entropies(const part *part, const rows_at *at, size_t rows) {
+    const fsm_plan *p = part->plan;
+    const size_t size = size_of(p->computing), fit = rows_at_once(p->n);
+    const size_t most = fit < LABELS ? fit : LABELS;
     const int labelled = is_index(p, FSM_Y);
     int64_t given[LABELS];
     intptr_t label[LABELS];
-    for (size_t first = 0; first < rows; first += LABELS) {
-        const size_t count = rows - first < LABELS ? rows - first : LABELS;
+    for (size_t first = 0; first < rows; first += most) {
+        const size_t count = rows - first < most ? rows - first : most;
         const char *y = at[FSM_Y].base + (ptrdiff_t)first * at[FSM_Y].step;
         if (labelled) {
             int outside = 0;
@@ -455,8 +487,13 @@ static int compute_entropies(const fsm_plan *p, const rows_at *at, size_t rows) 
             .grad =
                 at[FSM_GRAD].base ? at[FSM_GRAD].base + (ptrdiff_t)first * at[FSM_GRAD].step : NULL,
             .grad_stride = at[FSM_GRAD].step,
+            .watch = part->watch,
         };
         p->kernels->cross_entropy[p->computing](&batch);
+        const int status = fsm_stops_after(part->watch, count * p->n);
+        if (status) {
+            return status;
+        }
     }
     return 0;
 }
@@ -464,10 +501,9 @@ static int compute_entropies(const fsm_plan *p, const rows_at *at, size_t rows) 
 static int compute(const part *part, const rows_at *at, size_t rows, void *stream) {
     const fsm_plan *p = part->plan;
     if (p->function == FSM_CROSS_ENTROPY) {
-        return compute_entropies(p, at, rows);
+        return compute_entropies(part, at, rows);
     }
-    const fsm_rows batch = {
-        .rows = rows,
+    fsm_rows batch = {
         .n = part->n,
         .x = at[FSM_X].base,
         .y = at[FSM_Y].base,
@@ -478,8 +514,20 @@ static int compute(const part *part, const rows_at *at, size_t rows, void *strea
         .temperature = p->temperature,
         .far = p->far,
         .scratch = stream,
+        .watch = part->watch,
     };
-    p->kernels->rows[row_function(p)][p->computing](&batch);
+    const size_t most = rows_at_once(part->n);
+    for (size_t first = 0; first < rows; first += most) {
+        batch.rows = rows - first < most ? rows - first : most;
+        p->kernels->rows[row_function(p)][p->computing](&batch);
+        const int status = fsm_stops_after(part->watch, batch.rows * part->n);
+        if (status) {
+            return status;
+        }
+        batch.x = (const char *)batch.x + (ptrdiff_t)most * batch.x_stride;
+        batch.y = batch.y ? (const char *)batch.y + (ptrdiff_t)most * batch.y_stride : NULL;
+        batch.out = (char *)batch.out + (ptrdiff_t)most * batch.out_stride;
+    }
     return 0;
 }
 
@@ -497,10 +545,15 @@ static int run_direct(const part *at, size_t rows) {
 static void select_rows(const part *at, rows_at to, rows_at from, rows_at mask, size_t rows,
                         double other) {
     const fsm_plan *p = at->plan;
+    const size_t size = size_of(p->computing);
     for (size_t r = 0; r < rows; r++) {
-        p->kernels->select[p->computing](
-            to.base + (ptrdiff_t)r * to.step, from.base + (ptrdiff_t)r * from.step,
-            (const uint8_t *)mask.base + (ptrdiff_t)r * mask.step, at->n, other);
+        char *result = to.base + (ptrdiff_t)r * to.step;
+        const char *row = from.base + (ptrdiff_t)r * from.step;
+        const uint8_t *kept = (const uint8_t *)mask.base + (ptrdiff_t)r * mask.step;
+        FSM_PIECES(i, end, at->n, at->watch) {
+            p->kernels->select[p->computing](result + i * size, row + i * size, kept + i, end - i,
+                                             other);
+        }
     }
 }
 
@@ -579,7 +632,7 @@ static int run_strip(const part *at, char *const base[FSM_OPERANDS], size_t rows
             scatter(at, o, base[o], rows, operands[o].base);
         }
     }
-    return 0;
+    return status_of(at);
 }
 
 static int run_strips(const part *at, size_t rows) {
@@ -696,11 +749,12 @@ static int run_beside(const part *at, size_t rows) {
     const size_t size = size_of(p->computing);
     const size_t offset = (uintptr_t)at->base[FSM_OUT] % LINE;
     size_t done = 0;
+    int status = 0;
     if (p->streamed && offset && offset % size == 0 && rows > LINE / size) {
         done = (LINE - offset) / size; /* up to where a line of results starts */
         run_strip(at, at->base, done);
     }
-    for (size_t first = done; first < rows; first += done) {
+    for (size_t first = done; first < rows && !status; first += done) {
         const size_t left = rows - first < p->strip ? rows - first : p->strip;
         char *x = at->base[FSM_X] + first * size, *out = at->base[FSM_OUT] + first * size;
         done = p->n <= FSM_BESIDE_LENGTH ? run_blocks(at, x, out, left)
@@ -710,8 +764,9 @@ static int run_beside(const part *at, size_t rows) {
             done = left;
             run_strip(at, base, done);
         }
+        status = fsm_stops_after(at->watch, done * p->n);
     }
-    return 0;
+    return status;
 }
 
 /* ---- segments ---- */
@@ -740,6 +795,10 @@ FSM_INLINE int for_each_segment(const part *at, size_t first, size_t last, size_
                 return status;
             }
         }
+        const int status = fsm_stops_after(at->watch, count);
+        if (status) {
+            return status;
+        }
     }
     return 0;
 }
@@ -753,7 +812,7 @@ FSM_INLINE int run_segment(part *segment, size_t start, void *row) {
     batch->x = segment->base[FSM_X] + (ptrdiff_t)start * data->step[FSM_X];
     batch->out = segment->base[FSM_OUT] + (ptrdiff_t)start * data->step[FSM_OUT];
     p->kernels->rows[FSM_SOFTMAX][p->computing](batch);
-    return 0;
+    return fsm_stops_after(segment->watch, segment->n);
 }
 
 static int stage_segment(part *segment, size_t start, void *unused) {
@@ -835,16 +894,17 @@ int fsm_run_packed(const fsm_plan *p, size_t elements, size_t n) {
     return 1;
 }
 
-int fsm_run(const void *plan, size_t first, size_t last, void *scratch) {
+int fsm_run(const void *plan, size_t first, size_t last, void *scratch, fsm_watch *watch) {
     const fsm_plan *p = plan;
-    part at = {.plan = p, .split_extent = last - first, .n = p->n, .scratch = scratch};
+    part at = {
+        .plan = p, .split_extent = last - first, .n = p->n, .scratch = scratch, .watch = watch};
     for (int o = 0; o < FSM_OPERANDS; o++) {
         at.base[o] = p->base[o];
     }
     const uint64_t saved = fsm_enter();
     int status;
     if (p->function == FSM_SEGMENT_SOFTMAX) {
-        fsm_rows row = {.rows = 1, .temperature = p->temperature};
+        fsm_rows row = {.rows = 1, .temperature = p->temperature, .watch = watch};
         status = p->direct ? for_each_segment(&at, first, last, p->n, run_segment, &row)
                            : for_each_segment(&at, first, last, p->n, stage_segment, NULL);
     } else {
@@ -946,8 +1006,8 @@ static int plan_strips(fsm_plan *p) {
     return 0;
 }
 
-static int prepare_segments(fsm_plan *p) {
-    part all = {.plan = p};
+static int prepare_segments(fsm_plan *p, fsm_watch *watch) {
+    part all = {.plan = p, .watch = watch};
     size_t longest = 0;
     all.base[FSM_Y] = p->base[FSM_Y];
     p->items = p->dimension[0].extent;
@@ -966,10 +1026,10 @@ static int prepare_segments(fsm_plan *p) {
     return status || p->direct || !longest ? status : plan_strips(p);
 }
 
-enum fsm_status fsm_prepare(fsm_plan *p) {
+enum fsm_status fsm_prepare(fsm_plan *p, fsm_watch *watch) {
     p->scratch = 0;
     if (p->function == FSM_SEGMENT_SOFTMAX) {
-        return (enum fsm_status)prepare_segments(p);
+        return (enum fsm_status)prepare_segments(p, watch);
     }
     size_t rows = 1;
     p->n = 1;

@@ -63,7 +63,9 @@ enum { FSM_UNALIGNED = 1, FSM_SWAPPED = 2 };
 /* What may go wrong; 0: nothing did. */
 enum fsm_status {
     FSM_NO_MEMORY = 1, /* the scratch is larger than memory can be */
-    FSM_BAD_INDEX /* a class index or row pointer is out of range: results are not to be used */
+    FSM_BAD_INDEX,   /* a class index or row pointer is out of range: results are not to be used */
+    FSM_INTERRUPTED, /* the caller's thread ends the call */
+    FSM_FORKED /* the process is the child of a fork in which the call's other threads are lost */
 };
 
 /* Whether it is an integer format, as labels that are class indices have. */
@@ -97,10 +99,10 @@ static inline void fsm_append(fsm_plan *plan, int from, int *count, const fsm_di
 int fsm_run_packed(const fsm_plan *plan, size_t elements, size_t n);
 
 /* Decides what depends on sizes and layout. Returns a status; nothing is written. */
-enum fsm_status fsm_prepare(fsm_plan *plan);
+enum fsm_status fsm_prepare(fsm_plan *plan, fsm_watch *watch);
 
 /* Runs items from `first` up to `last` of a plan that is prepared: an fsm_part_function. Returns a status. */
-int fsm_run(const void *plan, size_t first, size_t last, void *scratch);
+int fsm_run(const void *plan, size_t first, size_t last, void *scratch, fsm_watch *watch);
 
 /* T as the kernels want it, for arithmetic in `computing`. T > 0 and finite. */
 fsm_temperature fsm_make_temperature(double temperature, enum fsm_dtype computing);

@@ -1,10 +1,12 @@
 /* Gradients and the fused cross-entropy, included after rows.h for each format. */
 
 /* Every NaN of a row made the canonical one. Needed only where an infinity or NaN came in or arithmetic overflowed. */
-FSM_NOINLINE void F(canonical_nans)(REAL *out, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        if (out[i] != out[i]) {
-            out[i] = FC(NAN);
+FSM_NOINLINE void F(canonical_nans)(REAL *out, size_t n, fsm_watch *watch) {
+    FSM_PIECES(first, end, n, watch) {
+        for (size_t i = first; i < end; i++) {
+            if (out[i] != out[i]) {
+                out[i] = FC(NAN);
+            }
         }
     }
 }
@@ -15,20 +17,21 @@ FSM_INLINE int F(harmless)(REAL a) {
 }
 
 /* The largest element, and the sum of each lane: NaN where an element is. */
-FSM_CORE REAL F(row_max_and_sum)(const REAL *x, size_t n, VEC *sum) {
+FSM_CORE REAL F(row_max_and_sum)(const REAL *x, size_t n, VEC *sum, fsm_watch *watch) {
     VEC m0 = V(set1)(-INFINITY), m1 = m0, s0 = V(set1)(0), s1 = s0;
-    size_t i = 0;
-    for (; i + 2 * LANES <= n; i += 2 * LANES) {
-        const VEC a = V(load)(x + i), b = V(load)(x + i + LANES);
-        m0 = V(max)(m0, a);
-        m1 = V(max)(m1, b);
-        s0 = V(add)(s0, a);
-        s1 = V(add)(s1, b);
-    }
-    for (; i < n; i += LANES) {
-        const VEC a = V(load_partial)(x + i, n - i < LANES ? n - i : LANES, -INFINITY);
-        m0 = V(max)(m0, a);
-        s0 = V(add)(s0, a);
+    FSM_PIECES(i, end, n, watch) {
+        for (; i + 2 * LANES <= end; i += 2 * LANES) {
+            const VEC a = V(load)(x + i), b = V(load)(x + i + LANES);
+            m0 = V(max)(m0, a);
+            m1 = V(max)(m1, b);
+            s0 = V(add)(s0, a);
+            s1 = V(add)(s1, b);
+        }
+        for (; i < end; i += LANES) {
+            const VEC a = V(load_partial)(x + i, end - i < LANES ? end - i : LANES, -INFINITY);
+            m0 = V(max)(m0, a);
+            s0 = V(add)(s0, a);
+        }
     }
     *sum = V(add)(s0, s1);
     return V(reduce_max)(V(max)(m0, m1));
@@ -37,16 +40,15 @@ FSM_CORE REAL F(row_max_and_sum)(const REAL *x, size_t n, VEC *sum) {
 /* Vectors of products that are added up as they come before they join a sum that keeps what they round off. */
 #define PRODUCTS 4
 
-/* sum(g y) */
-FSM_CORE pair F(dot)(const REAL *g, const REAL *y, size_t n) {
-    F(sum) sum = F(sum_zero)();
+/* Adds sum(g y). */
+FSM_CORE void F(add_products)(F(sum) *sum, const REAL *g, const REAL *y, size_t n) {
     size_t i = 0;
     for (; i + PRODUCTS * LANES <= n; i += PRODUCTS * LANES) {
         VEC product = V(mul)(V(load)(g + i), V(load)(y + i));
         for (size_t v = LANES; v < PRODUCTS * LANES; v += LANES) {
             product = V(fma)(V(load)(g + i + v), V(load)(y + i + v), product);
         }
-        F(sum_add)(&sum, product);
+        F(sum_add)(sum, product);
     }
     VEC product = V(set1)(0);
     for (; i + LANES <= n; i += LANES) {
@@ -56,8 +58,7 @@ FSM_CORE pair F(dot)(const REAL *g, const REAL *y, size_t n) {
         product =
             V(fma)(V(load_partial)(g + i, n - i, 0), V(load_partial)(y + i, n - i, 0), product);
     }
-    F(sum_add)(&sum, product);
-    return F(sum_total)(&sum);
+    F(sum_add)(sum, product);
 }
 
 /* y (g - dot) */
@@ -81,6 +82,21 @@ FSM_CORE size_t F(gradients)(const REAL *g, const REAL *y, REAL *out, size_t i, 
     return i;
 }
 
+/* A row's gradient, or a piece of it. */
+FSM_INLINE void F(gradient_row)(const REAL *g, const REAL *y, REAL *out, size_t n, VEC hi, VEC lo,
+                                ptrdiff_t ahead_g, ptrdiff_t ahead_y, F(edge) *edge) {
+    size_t i = F(before_line)(out, n);
+    if (i) {
+        F(put_first)(out, F(gradient_partial)(g, y, i, hi, lo), i, edge);
+    }
+    i = edge      ? F(gradients)(g, y, out, i, n, hi, lo, ahead_g, ahead_y, edge)
+        : ahead_g ? F(gradients)(g, y, out, i, n, hi, lo, ahead_g, ahead_y, NULL)
+                  : F(gradients)(g, y, out, i, n, hi, lo, 0, 0, NULL);
+    if (i < n) {
+        F(put_last)(out + i, F(gradient_partial)(g + i, y + i, n - i, hi, lo), n - i, edge);
+    }
+}
+
 /* out = y (g - sum(g y)) */
 static void F(softmax_backward_along)(const fsm_rows *b) {
     F(edge) shared, *const edge = STREAMED(b) ? &shared : NULL;
@@ -90,24 +106,20 @@ static void F(softmax_backward_along)(const fsm_rows *b) {
         const REAL *y = CONST_ROW(b->y, b->y_stride, row);
         REAL *out = ROW(b->out, b->out_stride, row);
         REAL dot_hi, dot_lo;
-        F(split)(F(dot)(g, y, b->n), &dot_hi, &dot_lo);
-        const VEC hi = V(set1)(dot_hi), lo = V(set1)(dot_lo);
-        size_t i = F(before_line)(out, b->n);
-        if (i) {
-            F(put_first)(out, F(gradient_partial)(g, y, i, hi, lo), i, edge);
+        F(sum) sum = F(sum_zero)();
+        FSM_PIECES(i, end, b->n, b->watch) {
+            F(add_products)(&sum, g + i, y + i, end - i);
         }
+        F(split)(F(sum_total)(&sum), &dot_hi, &dot_lo);
+        const VEC hi = V(set1)(dot_hi), lo = V(set1)(dot_lo);
         const int more = b->far && row + 1 < b->rows;
         const ptrdiff_t ahead_g = more ? b->x_stride : 0, ahead_y = more ? b->y_stride : 0;
-        i = edge   ? F(gradients)(g, y, out, i, b->n, hi, lo, ahead_g, ahead_y, edge)
-            : more ? F(gradients)(g, y, out, i, b->n, hi, lo, ahead_g, ahead_y, NULL)
-                   : F(gradients)(g, y, out, i, b->n, hi, lo, 0, 0, NULL);
-        if (i < b->n) {
-            const VEC last = F(gradient_partial)(g + i, y + i, b->n - i, hi, lo);
-            F(put_last)(out + i, last, b->n - i, edge);
+        FSM_PIECES(i, end, b->n, b->watch) {
+            F(gradient_row)(g + i, y + i, out + i, end - i, hi, lo, ahead_g, ahead_y, edge);
         }
         if (FSM_UNLIKELY(!F(harmless)(dot_hi))) {
             F(edge_flush)(edge);
-            F(canonical_nans)(out, b->n);
+            F(canonical_nans)(out, b->n, b->watch);
         }
     }
     F(edge_flush)(edge);
@@ -151,6 +163,22 @@ FSM_CORE size_t F(log_gradients)(const REAL *g, const REAL *y, REAL *out, size_t
     return i;
 }
 
+/* A row's gradient, or a piece of it. */
+FSM_INLINE void F(log_gradient_row)(const REAL *g, const REAL *y, REAL *out, size_t n,
+                                    const F(expected) *s, ptrdiff_t ahead_g, ptrdiff_t ahead_y,
+                                    int shifted, F(edge) *edge) {
+    size_t i = F(before_line)(out, n);
+    if (i) {
+        F(log_gradient_partial)(g, y, out, i, s, shifted, edge, 0);
+    }
+    i = FSM_UNLIKELY(shifted) ? F(log_gradients)(g, y, out, i, n, s, 0, 0, 1, NULL)
+        : edge                ? F(log_gradients)(g, y, out, i, n, s, ahead_g, ahead_y, 0, edge)
+                              : F(log_gradients)(g, y, out, i, n, s, ahead_g, ahead_y, 0, NULL);
+    if (i < n) {
+        F(log_gradient_partial)(g + i, y + i, out + i, n - i, s, shifted, edge, 1);
+    }
+}
+
 /* out = g - e^y sum(g), y the output of log_softmax */
 static void F(log_softmax_backward_along)(const fsm_rows *b) {
     F(edge) shared, *const edge = STREAMED(b) ? &shared : NULL;
@@ -160,17 +188,18 @@ static void F(log_softmax_backward_along)(const fsm_rows *b) {
         const REAL *y = CONST_ROW(b->y, b->y_stride, row);
         REAL *out = ROW(b->out, b->out_stride, row);
         F(sum) sum = F(sum_zero)();
-        size_t i = 0;
-        for (; i + LANES <= b->n; i += LANES) {
-            F(sum_add)(&sum, V(load)(g + i));
-        }
-        if (i < b->n) {
-            F(sum_add)(&sum, V(load_partial)(g + i, b->n - i, 0));
+        FSM_PIECES(i, end, b->n, b->watch) {
+            for (; i + LANES <= end; i += LANES) {
+                F(sum_add)(&sum, V(load)(g + i));
+            }
+            if (i < end) {
+                F(sum_add)(&sum, V(load_partial)(g + i, end - i, 0));
+            }
         }
         const pair total = F(sum_total)(&sum);
         /* e^y itself, which the weights are in units of: of a maximum far below 0 the unit would be 0. */
         VEC lanes;
-        const REAL largest = F(row_max_and_sum)(y, b->n, &lanes);
+        const REAL largest = F(row_max_and_sum)(y, b->n, &lanes, b->watch);
         const REAL top = largest < 0 ? 0 : largest;
         const F(start) s = F(row_start)(top, FC(CUT), &b->temperature);
         const pair product = {total.hi * FC(SCALE_INVERSE),
@@ -188,20 +217,14 @@ static void F(log_softmax_backward_along)(const fsm_rows *b) {
         };
         const int last = row + 1 == b->rows;
         const ptrdiff_t ahead_g = last ? 0 : b->x_stride, ahead_y = last ? 0 : b->y_stride;
-        i = F(before_line)(out, b->n);
-        if (i) {
-            F(log_gradient_partial)(g, y, out, i, &expected, s.shifted, edge, 0);
-        }
-        i = FSM_UNLIKELY(s.shifted) ? F(log_gradients)(g, y, out, i, b->n, &expected, 0, 0, 1, NULL)
-            : edge ? F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, edge)
-                   : F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, NULL);
-        if (i < b->n) {
-            F(log_gradient_partial)(g + i, y + i, out + i, b->n - i, &expected, s.shifted, edge, 1);
+        FSM_PIECES(i, end, b->n, b->watch) {
+            F(log_gradient_row)(g + i, y + i, out + i, end - i, &expected, ahead_g, ahead_y,
+                                s.shifted, edge);
         }
         if (FSM_UNLIKELY(V(equal)(lanes, lanes) != ALL_LANES || !(top < FC(HARMLESS_LOG)) ||
                          !F(harmless)((REAL)total.hi) || total.hi != total.hi)) {
             F(edge_flush)(edge);
-            F(canonical_nans)(out, b->n);
+            F(canonical_nans)(out, b->n, b->watch);
         }
     }
     F(edge_flush)(edge);
@@ -213,6 +236,7 @@ typedef struct {
     REAL *grad;
     size_t n, label;
     double keep, spread; /* 1 - smoothing, smoothing / n */
+    fsm_watch *watch;
 } F(entropy);
 
 /* The target of up to LANES classes from i on; 0 beyond the row. */
@@ -233,13 +257,15 @@ FSM_CORE pair F(entropy_distribution)(const F(entropy) *e, REAL log_hi, REAL log
                                       pair *total_target) {
     const VEC hi = V(set1)(log_hi), lo = V(set1)(log_lo);
     F(sum) loss = F(sum_zero)(), mass = F(sum_zero)();
-    for (size_t i = 0; i < e->n; i += LANES) {
-        const size_t count = e->n - i < LANES ? e->n - i : LANES;
-        const VEC t = V(first)(F(entropy_target)(e, i, count), count);
-        const VEC x = V(load_partial)(e->x + i, count, 0);
-        const VEC distance = V(where_nonzero)(V(add)(V(sub)(hi, x), lo), t);
-        F(sum_add_product)(&loss, t, distance);
-        F(sum_add)(&mass, t);
+    FSM_PIECES(first, end, e->n, e->watch) {
+        for (size_t i = first; i < end; i += LANES) {
+            const size_t count = end - i < LANES ? end - i : LANES;
+            const VEC t = V(first)(F(entropy_target)(e, i, count), count);
+            const VEC x = V(load_partial)(e->x + i, count, 0);
+            const VEC distance = V(where_nonzero)(V(add)(V(sub)(hi, x), lo), t);
+            F(sum_add_product)(&loss, t, distance);
+            F(sum_add)(&mass, t);
+        }
     }
     *total_target = F(sum_total)(&mass);
     return F(sum_total)(&loss);
@@ -249,18 +275,20 @@ FSM_CORE pair F(entropy_distribution)(const F(entropy) *e, REAL log_hi, REAL log
 FSM_CORE void F(entropy_grad)(const F(entropy) *e, REAL maximum, REAL top, REAL hi, REAL lo) {
     const VEC inv_hi = V(set1)(hi), inv_lo = V(set1)(lo), zero = V(set1)(0);
     const VEC largest = V(set1)(maximum), top_weight = V(set1)(top);
-    for (size_t i = 0; i < e->n; i += LANES) {
-        const size_t count = e->n - i < LANES ? e->n - i : LANES;
-        const int whole = count == LANES;
-        const VEC x = whole ? V(load)(e->x + i) : V(load_partial)(e->x + i, count, 0);
-        const VEC given = whole ? V(load)(e->grad + i) : V(load_partial)(e->grad + i, count, 0);
-        const VEC w = V(where_equal)(x, largest, top_weight, given);
-        const VEC minus_t = V(sub)(zero, F(entropy_target)(e, i, count));
-        const VEC gradient = V(fma)(w, inv_hi, V(fma)(w, inv_lo, minus_t));
-        if (whole) {
-            V(store)(e->grad + i, gradient);
-        } else {
-            V(store_partial)(e->grad + i, gradient, count);
+    FSM_PIECES(first, end, e->n, e->watch) {
+        for (size_t i = first; i < end; i += LANES) {
+            const size_t count = end - i < LANES ? end - i : LANES;
+            const int whole = count == LANES;
+            const VEC x = whole ? V(load)(e->x + i) : V(load_partial)(e->x + i, count, 0);
+            const VEC given = whole ? V(load)(e->grad + i) : V(load_partial)(e->grad + i, count, 0);
+            const VEC w = V(where_equal)(x, largest, top_weight, given);
+            const VEC minus_t = V(sub)(zero, F(entropy_target)(e, i, count));
+            const VEC gradient = V(fma)(w, inv_hi, V(fma)(w, inv_lo, minus_t));
+            if (whole) {
+                V(store)(e->grad + i, gradient);
+            } else {
+                V(store_partial)(e->grad + i, gradient, count);
+            }
         }
     }
 }
@@ -286,8 +314,8 @@ typedef struct {
 static REAL F(entropy_row)(const F(entropy) *e, const F(entropy_sums) *sums) {
     const REAL maximum = sums->start.maximum;
     if (FSM_UNLIKELY(F(no_answer)(maximum, sums->logarithm))) {
-        if (e->grad) {
-            F(fill_nan)(e->grad, e->n);
+        FSM_PIECES(i, end, e->grad ? e->n : 0, e->watch) {
+            F(fill_nan)(e->grad + i, end - i);
         }
         return FC(NAN);
     }
@@ -320,7 +348,7 @@ static REAL F(entropy_row)(const F(entropy) *e, const F(entropy_sums) *sums) {
         if (!e->target) {
             e->grad[e->label] = F(entropy_at_label)(e, is_top, at_label, total.hi, sums->ratio);
         }
-        F(canonical_nans)(e->grad, e->n);
+        F(canonical_nans)(e->grad, e->n, e->watch);
     }
     return loss != loss ? FC(NAN) : loss;
 }
@@ -334,6 +362,7 @@ FSM_INLINE F(entropy) F(entropy_of)(const fsm_cross_entropy *b, size_t row) {
         .label = b->label ? (size_t)b->label[row] : 0,
         .keep = 1.0 - b->smoothing,
         .spread = b->smoothing / (double)b->n,
+        .watch = b->watch,
     };
 }
 
@@ -342,10 +371,11 @@ static void F(cross_entropy_group)(const fsm_cross_entropy *b, size_t first, siz
     F(entropy_sums) sums[GROUP];
     for (size_t g = 0; g < rows; g++) {
         e[g] = F(entropy_of)(b, first + g);
-        sums[g].start = F(row_start)(F(row_max)(e[g].x, b->n), FC(LOG_CUT), &untempered);
+        sums[g].start = F(row_start)(F(row_max)(e[g].x, b->n, b->watch), FC(LOG_CUT), &untempered);
     }
     for (size_t g = 0; g < rows; g++) {
-        sums[g].others = F(others)(e[g].x, e[g].grad, b->n, 0, &sums[g].start, &untempered);
+        sums[g].others =
+            F(others)(e[g].x, e[g].grad, b->n, 0, &sums[g].start, &untempered, b->watch);
     }
     for (size_t g = 0; g < rows; g++) {
         sums[g].top = F(log_top)(&sums[g].start);

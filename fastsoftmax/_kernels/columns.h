@@ -162,7 +162,7 @@ FSM_CORE F(sum) F(columns_sum)(const VEC *a, size_t n) {
     return F(columns_fold)(lane, n < LANES ? n : LANES);
 }
 
-/* A sum of gradients, or of products as F(dot) has it. */
+/* A sum of gradients, or of products as F(add_products) has it. */
 FSM_CORE F(sum) F(columns_dot)(const VEC *a, const VEC *b, size_t n) {
     F(sum) lane[LANES];
     for (size_t i = 0; i < n && i < LANES; i++) {

@@ -12,6 +12,47 @@ typedef struct {
     double inv_hi, inv_lo;
 } fsm_temperature;
 
+/* One thread's share in a call that may end early: by an error in another thread, or because the caller's thread is to. */
+typedef struct fsm_watch {
+    volatile size_t *status; /* of the call; where it is not 0, every thread is to stop */
+    /* Returns a status: whether the caller's thread is to end the call. Asked now and then; NULL: never, as in a helper. */
+    int (*ask)(struct fsm_watch *watch);
+    int64_t asked; /* when, in milliseconds */
+    size_t passed; /* elements since */
+} fsm_watch;
+
+/* Elements that are passed before asking again: a part of a millisecond, in the slowest conversions some 15. */
+#define FSM_ASK_EVERY ((size_t)1 << 18)
+
+/* Now, in milliseconds. */
+int64_t fsm_now(void);
+
+/* The status of the call: whether to stop. Of no watch, 0. */
+int fsm_stops(fsm_watch *watch);
+
+/* The same after so many more elements; 0 where it is not yet time to ask. */
+static inline int fsm_stops_after(fsm_watch *watch, size_t elements) {
+    if (!watch || (watch->passed += elements) < FSM_ASK_EVERY) {
+        return 0;
+    }
+    watch->passed = 0;
+    return fsm_stops(watch);
+}
+
+/* For a pass over n elements, in pieces from `i` up to `end`: all but the last of FSM_ASK_EVERY, which every vector's and chunk's
+ * length divides. Between pieces it asks whether to stop; then the rest is not done. */
+#define FSM_PIECES(i, end, n, watch)                                                               \
+    for (size_t i = 0, end = 0; fsm_next_piece(&i, &end, n, watch);)
+
+static inline int fsm_next_piece(size_t *i, size_t *end, size_t n, fsm_watch *watch) {
+    *i = *end;
+    if (*i == n || (*i && fsm_stops(watch))) {
+        return 0;
+    }
+    *end = n - *i > FSM_ASK_EVERY ? *i + FSM_ASK_EVERY : n;
+    return 1;
+}
+
 /* A batch of contiguous rows. Row i of an operand starts at its base + i * its stride (bytes, any sign). */
 typedef struct {
     size_t rows, n;
@@ -22,6 +63,7 @@ typedef struct {
     fsm_temperature temperature;
     int far; /* operands are larger than the caches near by: the next row is worth fetching ahead */
     void *scratch; /* FSM_STREAM_SCRATCH of a row, from a line on: results are streamed; or NULL */
+    fsm_watch *watch; /* of long rows; or NULL */
 } fsm_rows;
 
 /* Results of rows of more bytes than this, and of no more than that, can go past the caches. */
@@ -68,6 +110,7 @@ typedef struct {
     void *loss; /* OUT: one element a row, contiguous */
     void *grad; /* OUT: n elements a row; or NULL */
     ptrdiff_t grad_stride;
+    fsm_watch *watch; /* of long rows; or NULL */
 } fsm_cross_entropy;
 
 typedef void fsm_cross_entropy_function(const fsm_cross_entropy *batch);

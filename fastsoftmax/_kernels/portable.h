@@ -56,10 +56,12 @@
 /* Whether it was `from`, and now is `to`. */
 #define FSM_COMPARE_EXCHANGE(at, from, to)                                                         \
     (FSM_INTERLOCKED(CompareExchange, at, to, from) == (from))
+#define FSM_READ(at) (*(at))
 #else
 #define FSM_FETCH_ADD(at, n) __atomic_fetch_add(at, n, __ATOMIC_ACQ_REL)
 #define FSM_EXCHANGE(at, value) __atomic_exchange_n(at, value, __ATOMIC_ACQ_REL)
 #define FSM_COMPARE_EXCHANGE(at, from, to) __sync_bool_compare_and_swap(at, from, to)
+#define FSM_READ(at) __atomic_load_n(at, __ATOMIC_ACQUIRE)
 #endif
 #if FSM_X86_64
 #include <xmmintrin.h>

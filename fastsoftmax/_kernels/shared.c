@@ -7,12 +7,16 @@
 #include "shared.h"
 #include "portable.h"
 
+#include <time.h>
+
 /* Some 5 us of work. */
 #define PART_ELEMENTS ((size_t)16 * 1024)
 /* Of a large array the parts of a thread. */
 #define PARTS_EACH 32
 /* Rows side by side, and short rows, go in blocks; so does the beginning of a part. */
 #define BLOCK_ITEMS 64
+/* From one question whether to stop to the next. */
+#define ASK_MILLISECONDS 25
 
 static size_t smaller(size_t a, size_t b) {
     return a < b ? a : b;
@@ -41,20 +45,41 @@ void fsm_share(fsm_shared *shared, size_t items, size_t least, size_t elements, 
     }
 }
 
-void fsm_work(fsm_shared *shared, size_t thread) {
+int64_t fsm_now(void) {
+    struct timespec now = {0, 0};
+    (void)timespec_get(&now, TIME_UTC);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+int fsm_stops(fsm_watch *watch) {
+    if (!watch) {
+        return 0;
+    }
+    if (watch->ask && !FSM_READ(watch->status)) {
+        const int64_t now = fsm_now();
+        /* Or the clock has been set back. */
+        if (now >= watch->asked + ASK_MILLISECONDS || now < watch->asked) {
+            const int status = watch->ask(watch);
+            fsm_enter(); /* what was asked may be code that leaves another environment behind */
+            watch->asked = fsm_now();
+            (void)FSM_COMPARE_EXCHANGE(watch->status, 0, (size_t)status);
+        }
+    }
+    return (int)FSM_READ(watch->status);
+}
+
+void fsm_work(fsm_shared *shared, size_t thread, fsm_watch *watch) {
     for (size_t turn = 0; turn < shared->ranges; turn++) {
         fsm_range *range = &shared->range[(thread + turn) % shared->ranges];
         for (;;) {
             const size_t first = FSM_FETCH_ADD(&range->next, shared->step);
-            if (first >= range->last || shared->status) {
+            if (first >= range->last || FSM_READ(&shared->status)) {
                 break;
             }
             const size_t count = smaller(shared->step, range->last - first);
             char *scratch = shared->scratch + thread * shared->scratch_size;
-            const int status = shared->run(shared->work, first, first + count, scratch);
-            if (status) {
-                FSM_EXCHANGE(&shared->status, (size_t)status);
-            }
+            const int status = shared->run(shared->work, first, first + count, scratch, watch);
+            (void)FSM_COMPARE_EXCHANGE(&shared->status, 0, (size_t)status);
         }
     }
 }

@@ -2,10 +2,12 @@
 #ifndef FSM_SHARED_H
 #define FSM_SHARED_H
 
-#include <stddef.h>
+#include "kernels.h"
 
-/* Runs items of some work from `first` up to `last`, with scratch of the thread's own. Returns 0, or a status where it failed. */
-typedef int fsm_part_function(const void *work, size_t first, size_t last, void *scratch);
+/* Runs items of some work from `first` up to `last`, with scratch and a watch of the thread's own. Returns 0, or a status where it
+ * failed. */
+typedef int fsm_part_function(const void *work, size_t first, size_t last, void *scratch,
+                              fsm_watch *watch);
 
 #define FSM_MOST_RANGES 32
 
@@ -22,7 +24,7 @@ typedef struct {
     char *scratch; /* `scratch_size` bytes for each thread */
     size_t scratch_size;
     size_t step;            /* items of a part */
-    volatile size_t status; /* of a part that failed, if any; no part is begun after it */
+    volatile size_t status; /* of a part that failed, or of a watch; no part is begun after it */
     size_t ranges;
     fsm_range range[FSM_MOST_RANGES];
 } fsm_shared;
@@ -32,6 +34,6 @@ typedef struct {
 void fsm_share(fsm_shared *shared, size_t items, size_t least, size_t elements, size_t threads);
 
 /* Takes parts until none is left; for every thread, the caller's being 0. */
-void fsm_work(fsm_shared *shared, size_t thread);
+void fsm_work(fsm_shared *shared, size_t thread, fsm_watch *watch);
 
 #endif

@@ -103,10 +103,10 @@ static void run_record(const header *h) {
     if (is_entropy) {
         set_operand(&plan, FSM_GRAD, allocate(rows * row), dtype, row, size);
     }
-    enum fsm_status status = fsm_prepare(&plan);
+    enum fsm_status status = fsm_prepare(&plan, NULL);
     void *scratch = allocate(plan.scratch + 64);
     char *line = (char *)scratch + (64 - (uintptr_t)scratch % 64) % 64;
-    if (status || fsm_run(&plan, 0, plan.items, line)) {
+    if (status || fsm_run(&plan, 0, plan.items, line, NULL)) {
         fail("the plan failed");
     }
     write_bytes(plan.base[FSM_OUT], rows * width);
