@@ -27,6 +27,7 @@ from fastsoftmax._c cimport *
 import inspect
 import os
 import sys
+import threading
 
 import numpy as np
 
@@ -35,6 +36,20 @@ from fastsoftmax import _workers
 cnp.import_array()
 fsm_detect()
 fsm_limit_helpers(os.cpu_count() or 1)
+
+# The thread in which signal handlers run.
+cdef unsigned long main_thread = threading.main_thread().ident
+
+
+def forget_threads():
+    """In the child of a fork: there is no thread but this one, which is the main one now."""
+    global main_thread
+    main_thread = PyThread_get_thread_ident()
+    fsm_forget_helpers()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+    os.register_at_fork(after_in_child=forget_threads)
 
 
 def compiled():
@@ -563,32 +578,6 @@ FLOATS[<int>FSM_F64] = PyArray_DescrFromType(cnp.NPY_DOUBLE)
 FLOATS[<int>FSM_F16] = PyArray_DescrFromType(cnp.NPY_FLOAT16)
 
 
-# The identifier of the thread in which signal handlers run; 0 while it is not known.
-cdef unsigned long main_thread = 0
-
-
-cdef bint in_main_thread() except -1:
-    global main_thread
-    if main_thread == 0:
-        try:
-            import threading  # which a long call can wait for, and an import of the package not
-        except ImportError:  # the interpreter ends
-            return False
-        main_thread = threading.main_thread().ident
-    return PyThread_get_thread_ident() == main_thread
-
-
-def forget_threads():
-    """In the child of a fork: there is no thread but this one, which is the main one now."""
-    global main_thread
-    main_thread = PyThread_get_thread_ident()
-    fsm_forget_helpers()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
-    os.register_at_fork(after_in_child=forget_threads)
-
-
 cdef object new_array(call *c, int ndim, npy_intp *shape):
     """A new array of the results' format, in C order; of the layout of x where `shape` is NULL."""
     cdef PyArray_Descr *descr = FLOATS[c.result]
@@ -632,7 +621,7 @@ cdef inline bint is_packed(call *c) noexcept:
     )
 
 
-cdef int run_any(fsm_plan *plan, call *c, size_t elements, int threads, bint is_main) except? -1:
+cdef int run_any(fsm_plan *plan, call *c, size_t elements, int threads) except? -1:
     """Run a call of any layout."""
     if plan.function == FSM_SEGMENT_SOFTMAX:
         lay_out_segments(plan, c)
@@ -640,7 +629,10 @@ cdef int run_any(fsm_plan *plan, call *c, size_t elements, int threads, bint is_
         lay_out(plan, c)
     if elements < RELEASE_GIL_FROM:
         return fsm_execute(plan)
-    return fsm_execute_released(plan, elements, threads, is_main)
+    return fsm_execute_released(
+        plan, elements, threads,
+        elements >= FSM_ASK_EVERY and PyThread_get_thread_ident() == main_thread,
+    )
 
 
 cdef object attempt(const signature *s, PyObject *const *given, unsigned present):
@@ -650,7 +642,6 @@ cdef object attempt(const signature *s, PyObject *const *given, unsigned present
     cdef double temperature = 1.0
     cdef size_t elements
     cdef int status, threads = 1
-    cdef bint is_main = False
     cdef object result, grad = None
     plan.smoothing = 0.0
     c.keepdims = c.return_grad = False
@@ -665,8 +656,6 @@ cdef object attempt(const signature *s, PyObject *const *given, unsigned present
     if elements >= <size_t>MIN_TO_SHARE:
         threads = _workers.threads_for(
             None if given[WORKERS] is NULL else <object>given[WORKERS], elements)
-    if elements >= FSM_ASK_EVERY:
-        is_main = in_main_thread()
     plan.kernels = s.kernels
     plan.function = s.function
     if not take_operands(given, &plan, &c):
@@ -681,7 +670,7 @@ cdef object attempt(const signature *s, PyObject *const *given, unsigned present
     if not (elements < RELEASE_GIL_FROM and is_packed(&c) and fsm_run_packed(
         &plan, elements, PyArray_DIMS(c.array[FSM_X])[c.ndim - 1]
     )):
-        status = run_any(&plan, &c, elements, threads, is_main)
+        status = run_any(&plan, &c, elements, threads)
         if status == FSM_NO_MEMORY:
             raise MemoryError("no memory for the scratch rows")
         if status == FSM_FORKED:

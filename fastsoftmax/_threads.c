@@ -288,11 +288,17 @@ int fsm_execute(fsm_plan *plan) {
     return execute(plan, 0, 1, NULL);
 }
 
+/* In the main thread: whether a handler runs. Calls of its own do not ask: were each to run handlers that make calls, the stack
+ * would overflow. */
+static int handling = 0;
+
 /* Runs the handlers of signals that have come. */
 static int handle_signals(fsm_watch *watch) {
     main_call *call = (main_call *)watch;
     PyEval_RestoreThread(call->state);
+    handling = 1;
     const int raised = PyErr_CheckSignals();
+    handling = 0;
     call->state = PyEval_SaveThread();
     return raised ? FSM_INTERRUPTED : 0;
 }
@@ -300,9 +306,10 @@ static int handle_signals(fsm_watch *watch) {
 int fsm_execute_released(fsm_plan *plan, size_t elements, size_t threads, int is_main) {
     volatile size_t interrupted = 0;
     main_call call = {.watch = {.status = &interrupted, .ask = handle_signals}};
-    call.watch.asked = is_main ? fsm_now() : 0;
+    const int asks = is_main && !handling;
+    call.watch.asked = asks ? fsm_now() : 0;
     call.state = PyEval_SaveThread();
-    const int status = execute(plan, elements, threads, is_main ? &call.watch : NULL);
+    const int status = execute(plan, elements, threads, asks ? &call.watch : NULL);
     PyEval_RestoreThread(call.state);
     return PyErr_Occurred() ? -1 : status;
 }
