@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
 
 try:
-    from fastsoftmax import _native
+    # By `from fastsoftmax import`, any failure would be reported as a circular import.
+    import fastsoftmax._native as _native
 except ImportError as error:
-    NO_EXTENSION = f"the extension cannot be imported ({error})"
+    from fastsoftmax import _reasons
+
+    NO_EXTENSION = f"the extension cannot be imported: {_reasons.of_failed_import(error)}"
     COMPILED: tuple[str, ...] = ()
     COMPILER: str | None = None
     INSTRUCTION_SETS: tuple[str, ...] = ()

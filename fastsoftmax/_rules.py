@@ -15,9 +15,16 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.exceptions import AxisError
 
 from fastsoftmax import _workers
+
+try:
+    from numpy.exceptions import AxisError
+except ImportError:
+    raise ImportError(
+        f"fastsoftmax needs NumPy 1.25 or newer, and this is NumPy {np.__version__}; upgrade it: "
+        f"`{sys.executable or 'python'} -m pip install --upgrade numpy`"
+    ) from None
 
 if TYPE_CHECKING:
     from typing import TypeAlias

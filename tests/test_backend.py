@@ -1,12 +1,15 @@
 """The choice of the backend: by default, by the environment, and when the extension is missing."""
 
+import importlib.machinery
 import json
-import os
-import subprocess
+import shutil
 import sys
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from toolchain import run_python
 
 import fastsoftmax
 from fastsoftmax import _backend
@@ -15,14 +18,9 @@ NAMES = ("avx512", "avx2", "neon", "generic")
 
 
 def python(*arguments, backend=None, check=True):
-    """Run Python in a child that imports what this process would."""
-    environment = {k: v for k, v in os.environ.items() if k != "FASTSOFTMAX_BACKEND"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    if backend is not None:
-        environment["FASTSOFTMAX_BACKEND"] = backend
-    return subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=check
-    )
+    done = run_python(*arguments, backend=backend)
+    assert not check or done.returncode == 0, done.stderr
+    return done
 
 
 def config(**options):
@@ -92,6 +90,130 @@ def test_without_the_extension_asking_for_kernels_is_an_error(name):
     assert message.startswith("ImportError")
     assert "the extension cannot be imported" in message
     assert message.endswith("available: numpy")
+
+
+PIP = f"{sys.executable} -m pip install --force-reinstall --no-deps fastsoftmax"
+SUFFIX = importlib.machinery.EXTENSION_SUFFIXES[0]
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """Return a folder that holds a copy of the package, without its extension."""
+    package = Path(fastsoftmax.__file__).parent
+    left_out = shutil.ignore_patterns("_kernels", "__pycache__", "_native.*")
+    shutil.copytree(package, tmp_path / "fastsoftmax", ignore=left_out)
+    return tmp_path
+
+
+def extension():
+    """Return the bytes of the extension."""
+    if not _backend.INSTRUCTION_SETS:
+        pytest.skip("there is no extension")
+    return Path(_backend._native.__file__).read_bytes()
+
+
+def reason(path, before=""):
+    """Import the package from `path`, which works; return why that is without the extension."""
+    start = f"import sys; sys.path.insert(0, {str(path)!r}); {before}"
+    show = "import fastsoftmax; print(fastsoftmax.show_config(mode='dicts')['fallback_reason'])"
+    # Without `site`, by which an editable install would find the extension elsewhere.
+    text = python("-S", "-c", f"{start}\n{show}").stdout.strip()
+    head = "the extension cannot be imported: "
+    assert text.startswith(head)
+    # The same where the extension is asked for.
+    done = python("-S", "-c", f"{start}\nimport fastsoftmax", backend="native", check=False)
+    assert f"the backend 'native' is not available: {text}; available: numpy" in done.stderr
+    return text.removeprefix(head)
+
+
+def test_a_package_in_an_archive_says_so(copy):
+    archive = copy / "fastsoftmax.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        for file in (copy / "fastsoftmax").iterdir():
+            opened.write(file, f"fastsoftmax/{file.name}")
+    assert reason(archive) == (
+        f"the package lies in an archive ({archive}), from which Python can load no extension "
+        "module; install it by pip, or unpack the archive"
+    )
+
+
+def test_a_package_that_was_not_compiled_says_how_to_see_why(copy):
+    assert reason(copy) == (
+        f"{copy / 'fastsoftmax'} has none, as it was not compiled; install a C compiler, and set "
+        f"FASTSOFTMAX_REQUIRE_EXTENSION=1 to see what else fails: `{PIP}`"
+    )
+
+
+@pytest.mark.parametrize("other", ["_native.cpython-35m-x86_64-linux-gnu.so", "_native.cp35.pyd"])
+def test_an_extension_of_another_python_is_named(copy, other):
+    (copy / "fastsoftmax" / other).write_bytes(b"")
+    assert reason(copy) == (
+        f"it was compiled for another Python ({other}; this one imports _native{SUFFIX}); "
+        f"install it for this one: `{PIP}`"
+    )
+
+
+def test_an_extension_that_cannot_be_loaded_has_the_reason_of_the_system(copy):
+    (copy / "fastsoftmax" / f"_native{SUFFIX}").write_bytes(b"no machine code at all" * 100)
+    text = reason(copy)
+    assert text.startswith("the system cannot load it (")
+    assert text.endswith(f"or compile it on this system: `{PIP} --no-binary fastsoftmax`")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names a library of Linux")
+def test_a_library_that_is_missing_is_named(copy):
+    code = extension()
+    if b"libm.so.6\0" not in code:
+        pytest.skip("the C library has another name for libm")
+    changed = code.replace(b"libm.so.6\0", b"lib-.so.6\0")
+    (copy / "fastsoftmax" / f"_native{SUFFIX}").write_bytes(changed)
+    assert reason(copy).startswith(
+        "the system cannot load it (lib-.so.6: cannot open shared object file: No such file or "
+        "directory); install the library that is missing, if one is, or "
+    )
+
+
+OTHER_NUMPY = """
+import ctypes
+import numpy._core._multiarray_umath as numpy_c
+
+# NumPy's C functions, the first of which says with which releases they are compatible.
+new, get = ctypes.pythonapi.PyCapsule_New, ctypes.pythonapi.PyCapsule_GetPointer
+new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+functions = (ctypes.c_void_p * 300).from_address(get(numpy_c._ARRAY_API, None))
+functions = (ctypes.c_void_p * 300)(*functions)
+compatible_with = ctypes.PYFUNCTYPE(ctypes.c_uint)(lambda: 0x7000000)
+functions[0] = ctypes.cast(compatible_with, ctypes.c_void_p)
+numpy_c._ARRAY_API = new(ctypes.addressof(functions), None, None)
+"""
+
+
+@pytest.mark.skipif(np.__version__ < "2", reason="the module has another name")
+def test_an_extension_for_other_releases_of_numpy_says_which_are_here(copy):
+    (copy / "fastsoftmax" / f"_native{SUFFIX}").write_bytes(extension())
+    text = reason(copy, OTHER_NUMPY)
+    assert text.startswith(f"it was compiled for other releases of NumPy than {np.__version__} (")
+    assert "ABI version" in text
+    assert text.endswith(
+        f"upgrade NumPy, or compile it for this one: `{PIP} --no-binary fastsoftmax`"
+    )
+
+
+OLD_NUMPY = """
+import sys, numpy
+numpy.__version__ = "1.24.4"
+sys.modules["numpy.exceptions"] = None  # as in NumPy 1.24, an import of it fails
+import fastsoftmax
+"""
+
+
+def test_a_numpy_that_is_too_old_is_named():
+    done = python("-c", OLD_NUMPY, check=False)
+    assert done.stderr.strip().splitlines()[-1] == (
+        "ImportError: fastsoftmax needs NumPy 1.25 or newer, and this is NumPy 1.24.4; upgrade it: "
+        f"`{sys.executable} -m pip install --upgrade numpy`"
+    )
 
 
 def test_load_is_the_private_way_to_a_backend():
