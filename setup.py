@@ -38,8 +38,13 @@ UNIX_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-g
 # For the bindings, which are calls and checks: -O3 makes them larger, and no faster.
 BINDINGS_FLAGS = ["-O2"]
 MSVC_FLAGS = ["/std:c11", "/O2", "/fp:precise"]
-# Without the names of static functions, which nothing outside the extension can use.
-LINUX_LINK_FLAGS = ["-Wl,--strip-all"]
+LINUX_LINK_FLAGS = [
+    # Without the names of static functions, which nothing outside the extension can use.
+    "-Wl,--strip-all",
+    # All functions are looked up when the module is loaded; their addresses are then read-only.
+    "-Wl,-z,relro,-z,now",
+    "-Wl,-z,noexecstack",
+]
 
 NUMPY_ONLY = """
 ******************************************************************************
@@ -107,6 +112,8 @@ native = Extension(
         *sorted(map(str, kernels.glob("*.h"))),
     ],
     include_dirs=["fastsoftmax", str(kernels), np.get_include()],
+    # For fma and ilogb: a Python need not have loaded libm for itself.
+    libraries=["m"] if os.name == "posix" else [],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_25_API_VERSION")],
     optional=not FAILURE_IS_FATAL,  # an editable install then goes on without the file
 )
