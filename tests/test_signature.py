@@ -47,6 +47,11 @@ def test_the_tests_know_every_function():
     assert {function.name for function in FUNCTIONS} == set(NAMES)
 
 
+def in_one_line(text):
+    """Return a text without spaces, as a signature is shown in one line or, since 3.15, in many."""
+    return "".join(text.split()).replace(",)", ")")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_help_shows_name_signature_and_docstring(fs, name):
     function = getattr(fs, name)
@@ -54,7 +59,7 @@ def test_help_shows_name_signature_and_docstring(fs, name):
     assert inspect.getdoc(function) == inspect.getdoc(GENERAL[name])
     text = pydoc.plain(pydoc.render_doc(function))
     first = inspect.getdoc(function).splitlines()[0]
-    assert re.search(f"^{name}{re.escape(str(inspect.signature(function)))}$", text, re.MULTILINE)
+    assert in_one_line(f"{name}{inspect.signature(function)}") in in_one_line(text)
     assert first in text
     assert text.splitlines()[0].endswith(f"function {name} in module fastsoftmax")
     assert re.fullmatch(f"<(built-in )?function {name}( at 0x[0-9a-f]+)?>", repr(function))
@@ -113,7 +118,12 @@ for key in sorted(dumped, key=lambda key: sys.argv[2] not in key):
 @pytest.mark.parametrize("library", ["pickle", "cloudpickle", "dill"])
 def test_functions_can_be_pickled_and_copied(backend_name, tmp_path, library):
     """To themselves: in this process, and in one that has not heard of the package."""
-    pytest.importorskip(library)
+    module = pytest.importorskip(library)
+    if library == "dill":
+        try:
+            module.dumps(lambda: None)
+        except AttributeError:
+            pytest.skip("this dill cannot send functions of this Python")
     file = tmp_path / "dumped.json"
     for program, of in ((DUMP, library), (LOAD, "softmax")):
         done = run_python("-c", program, file, of, backend=backend_name)
