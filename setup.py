@@ -5,14 +5,17 @@
 NumPy-only install that says so.
 """
 
+import gzip
 import os
 import sys
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 
 
 def is_set(variable):
@@ -20,6 +23,8 @@ def is_set(variable):
     return os.environ.get(variable, "").lower() not in {"", "0", "false", "no", "off"}
 
 
+# A time in seconds. Where it is set, two builds give the same bytes, wherever they are made.
+SOURCE_DATE_EPOCH = os.environ.get("SOURCE_DATE_EPOCH")
 NO_EXTENSION = is_set("FASTSOFTMAX_NO_EXTENSION")
 REQUIRE_EXTENSION = is_set("FASTSOFTMAX_REQUIRE_EXTENSION")
 FAILURE_IS_FATAL = REQUIRE_EXTENSION or is_set("CI") or is_set("CIBUILDWHEEL")
@@ -97,6 +102,30 @@ class BuildExtension(build_ext):
         self.compiler.compile = compile_sources
 
 
+class SourceDistribution(sdist):
+    """Packs the sources, and with ``SOURCE_DATE_EPOCH`` the same sources into the same bytes."""
+
+    def make_archive(self, base_name, kind, root_dir=None, base_dir=None, **owner):
+        """Leave out who packed them, and when."""
+        if SOURCE_DATE_EPOCH is None or kind != "gztar":
+            return super().make_archive(base_name, kind, root_dir, base_dir, **owner)
+
+        def anonymous(member):
+            member.mtime = int(SOURCE_DATE_EPOCH)
+            member.mode = 0o755 if member.mode & 0o100 else 0o644
+            member.uid = member.gid = 0
+            member.uname = member.gname = ""
+            return member
+
+        path = f"{base_name}.tar.gz"
+        with (
+            gzip.GzipFile(path, "wb", mtime=int(SOURCE_DATE_EPOCH)) as packed,
+            tarfile.open(fileobj=packed, mode="w") as archive,
+        ):
+            archive.add(base_dir, filter=anonymous)  # a folder's files in the order of their names
+        return path
+
+
 kernels = Path("fastsoftmax/_kernels")
 native = Extension(
     "fastsoftmax._native",
@@ -121,4 +150,10 @@ native = Extension(
 if NO_EXTENSION:
     print(NUMPY_ONLY.format(reason="FASTSOFTMAX_NO_EXTENSION is set"), flush=True)
 
-setup(ext_modules=[] if NO_EXTENSION else [native], cmdclass={"build_ext": BuildExtension})
+if SOURCE_DATE_EPOCH is not None:
+    os.umask(0o022)  # archives hold the modes of files
+
+setup(
+    ext_modules=[] if NO_EXTENSION else [native],
+    cmdclass={"build_ext": BuildExtension, "sdist": SourceDistribution},
+)
