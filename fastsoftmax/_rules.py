@@ -1,9 +1,9 @@
 """What is valid, said once: arguments are checked and brought into the one form of a `Plan`.
 
 Each rule raises an error that names the argument, what it was, and what is accepted, before
-anything is written. Numbers are made numbers before any array is looked at, and arrays are held by
-views of our own: code of the caller's that runs on the way (``__index__``, ``__array__`` ...)
-cannot change what was checked.
+anything is written. Code of the caller's that runs on the way (``__index__``, ``__array__`` ...)
+cannot change what was checked: numbers are made numbers, and all arguments arrays (`_array`),
+before any array is looked at; from then on arrays are held by views of our own (`_base`).
 """
 
 from __future__ import annotations
@@ -126,7 +126,9 @@ def forward(
     count = _count(workers)
     axes = _integers(axis)
     asked = _asked(dtype)
-    x = _input("x", x, has_mask=True)
+    x = _array("x", x, has_mask=True)
+    where, out = _mask_array(where), _output_array(out)
+    x = _operand("x", x)
     plan = Plan(
         function,
         _float_of(x.dtype) if asked is None else asked,
@@ -156,8 +158,11 @@ def backward(
     count = _count(workers)
     axes = _integers(axis)
     has_mask = function == "log_softmax_backward"
-    g = _input("grad_output", grad_output, has_mask=has_mask)
-    y = _input("output", output, has_mask=has_mask)
+    g = _array("grad_output", grad_output, has_mask=has_mask)
+    y = _array("output", output, has_mask=has_mask)
+    where, out = _mask_array(where), _output_array(out)
+    g = _operand("grad_output", g)
+    y = _operand("output", y)
     if g.shape != y.shape:
         raise ValueError(
             f"grad_output and output must have the same shape, got {g.shape} and {y.shape}"
@@ -185,7 +190,9 @@ def cross_entropy(
     with_gradient = _flag("return_grad", return_grad)
     count = _count(workers)
     axes = _integers(axis, several=False)
-    x = _input("logits", logits)
+    x = _array("logits", logits)
+    y = _array("labels", labels)
+    x = _operand("logits", x)
     if x.ndim == 0:
         raise ValueError(f"logits must have at least one axis, that of the classes; got {x}")
     classes = _axes(axes, axis, x.ndim)
@@ -195,7 +202,7 @@ def cross_entropy(
         _float_of(x.dtype),
         into=None,
         x=x,
-        y=_labels(labels, x, classes),
+        y=_labels(_base(y), x, classes, is_list=_is_list(labels)),
         axis=classes,
         workers=count,
         label_smoothing=smoothing,
@@ -206,10 +213,13 @@ def cross_entropy(
 def segments(data: Any, indptr: Any, *, out: Any, workers: Any) -> Plan:
     """Softmax of the rows that row pointers cut data into."""
     count = _count(workers)
-    x = _input("data", data)
+    x = _array("data", data)
+    y = _array("indptr", indptr)
+    out = _output_array(out)
+    x = _operand("data", x)
     if x.ndim != 1:
         raise ValueError(f"data must be 1-D, got shape {x.shape}")
-    y = _pointers(indptr, len(x))
+    y = _pointers(_base(y), len(x), is_list=_is_list(indptr))
     plan = Plan("segment_softmax", _float_of(x.dtype), into=None, x=x, y=y, workers=count)
     return plan if out is None else _with_output(plan, out)
 
@@ -226,10 +236,14 @@ FILLS = {
 """What stands for a masked element in an argument that comes without a mask."""
 
 
-def _base(name: str, value: Any, *, has_mask: bool = False) -> Array:
-    """Return a view of `value` as a base ndarray, refusing what would lose its meaning by that."""
+def _array(name: str, value: Any, *, has_mask: bool = False) -> Array:
+    """Return an array, refusing what would lose its meaning as a base array.
+
+    Of an argument, code of the caller's runs here only. It may change any other array, so none is
+    looked at before all arguments have been here.
+    """
     if type(value) is np.ndarray:
-        return value[...]
+        return value
     array = _converted(name, value)
     if isinstance(array, np.ma.MaskedArray):
         hint = f"{name}.filled({FILLS.get(name, 'value')})"
@@ -245,9 +259,19 @@ def _base(name: str, value: Any, *, has_mask: bool = False) -> Array:
             f"{name} must not be {_kind_of(array)}, whose unit or other meaning would be lost; "
             f"pass the plain numbers, as numpy.asarray({name}) gives them"
         )
-    if array.dtype == object and array is not value:
+    if array is not value and _base(array).dtype == object:
         raise _refused(name, f"object, from {_kind_of(value)}{_way_in(name, value, array)}")
+    return array
+
+
+def _base(array: Array) -> Array:
+    """Return a base array of our own over the memory of any array, whatever its class says."""
     return np.asarray(array)[...]
+
+
+def _is_list(value: Any) -> bool:
+    """Whether a value is a list or a tuple, not asking it: `__class__` may be code."""
+    return issubclass(type(value), (list, tuple))
 
 
 def _converted(name: str, value: Any) -> Array:
@@ -299,11 +323,11 @@ def _way_in(name: str, value: Any, array: Array) -> str:
     return f"; pass list({name})" if isinstance(value, Iterable) else ""
 
 
-def _input(name: str, value: Any, *, has_mask: bool = False) -> Array:
+def _operand(name: str, array: Array) -> Array:
     """Return an operand as a base array of an accepted dtype."""
-    array = _base(name, value, has_mask=has_mask)
-    _float_of(array.dtype, name)
-    return array
+    base = _base(array)
+    _float_of(base.dtype, name)
+    return base
 
 
 def _float_of(dtype: np.dtype[Any], name: str = "x") -> np.dtype[Any]:
@@ -358,10 +382,14 @@ def _common(a: np.dtype[Any], b: np.dtype[Any]) -> np.dtype[Any]:
     return np.result_type(a, b)
 
 
-def _mask(where: Any, shape: tuple[int, ...], of: str = "x") -> Array | None:
-    if where is None or where is True:
+def _mask_array(where: Any) -> Array | None:
+    return None if where is None or where is True else _array("where", where)
+
+
+def _mask(where: Array | None, shape: tuple[int, ...], of: str = "x") -> Array | None:
+    if where is None:
         return None
-    mask = _base("where", where)
+    mask = _base(where)
     if mask.dtype != np.bool_:
         raise _refused("where", mask.dtype)
     try:
@@ -384,11 +412,17 @@ def _result_shape(
     return tuple(1 if d in axes else n for d, n in enumerate(shape) if keepdims or d not in axes)
 
 
-def _with_output(plan: Plan, out: Any) -> Plan:
-    """Return the plan with a checked `out`; it is written afterwards if an input is under it."""
+def _output_array(out: Any) -> Array | None:
+    if out is None:
+        return None
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a NumPy array, got {_kind_of(out)}")
-    base = _base("out", out)
+    return _array("out", out)
+
+
+def _with_output(plan: Plan, out: Array) -> Plan:
+    """Return the plan with a checked `out`; it is written afterwards if an input is under it."""
+    base = _base(out)
     if base.dtype != plan.result:
         raise TypeError(f"out must be of dtype {plan.result}, the result's, got {base.dtype}")
     if base.shape != plan.shape:
@@ -437,7 +471,7 @@ def _number(name: str, value: Any) -> float:
     if type(value) is float:
         return value
     if isinstance(value, (np.ndarray, np.generic)):
-        value = _input(name, value)
+        value = _operand(name, _array(name, value))
     try:
         if isinstance(value, (str, bytes, bytearray)) or getattr(value, "ndim", False):
             raise TypeError
@@ -498,11 +532,10 @@ def _axes(integers: tuple[int, ...] | None, given: Any, ndim: int) -> int | tupl
 # ---- indices ----
 
 
-def _labels(labels: Any, logits: Array, axis: int) -> Array:
+def _labels(given: Array, logits: Array, axis: int, *, is_list: bool) -> Array:
     """Return labels: class indices in range, or probabilities of the logits' shape."""
-    given = _base("labels", labels)
     rows = logits.shape[:axis] + logits.shape[axis + 1 :]
-    if given.size == 0 and isinstance(labels, (list, tuple)) and given.shape != logits.shape:
+    if given.size == 0 and is_list and given.shape != logits.shape:
         given = given.astype(np.intp)  # [] has no dtype of its own
     if given.dtype.kind == "b":
         as_type = "float32" if given.shape == logits.shape else "int"
@@ -548,10 +581,9 @@ def _check_classes(labels: Array, classes: int) -> None:
     )
 
 
-def _pointers(indptr: Any, length: int) -> Array:
+def _pointers(given: Array, length: int, *, is_list: bool) -> Array:
     """Check the row pointers of `length` elements."""
-    given = _base("indptr", indptr)
-    if given.dtype.kind not in "iu" and (given.size or not isinstance(indptr, (list, tuple))):
+    if given.dtype.kind not in "iu" and (given.size or not is_list):
         raise _refused("indptr", given.dtype)
     if given.ndim != 1 or given.size == 0:
         raise ValueError(
