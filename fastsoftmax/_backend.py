@@ -6,6 +6,8 @@ one by ``FASTSOFTMAX_BACKEND`` before they import the package.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import inspect
 import os
@@ -123,9 +125,7 @@ def available() -> tuple[str, ...]:
 def load(name: str) -> Backend:
     """Return the backend called `name`: "numpy", "native" (its best) or an instruction set's."""
     if name == "numpy":
-        from fastsoftmax._numpy import NumpyBackend
-
-        return NumpyBackend()
+        return _numpy_backend()
     if name == "native" and INSTRUCTION_SETS:
         name = INSTRUCTION_SETS[0]
     if name in INSTRUCTION_SETS:
@@ -141,6 +141,20 @@ def load(name: str) -> Backend:
     raise ImportError(
         f"the backend {name!r} is not available: {reason}; available: {', '.join(available())}"
     )
+
+
+@functools.cache
+def _numpy_backend() -> Backend:
+    from fastsoftmax._numpy import NumpyBackend
+
+    return NumpyBackend()
+
+
+@atexit.register
+def _load_before_the_end() -> None:
+    """Import what a longdouble may be the first to need: a finaliser can no longer import it."""
+    with contextlib.suppress(ImportError):
+        _numpy_backend()
 
 
 _NATIVE_NAMES = ("native", "generic", "avx2", "avx512", "neon")
