@@ -267,7 +267,7 @@ class _Ragged:
     def __init__(self, bounds: Array) -> None:
         self.starts = bounds[:-1]
         self.lengths = np.diff(bounds)
-        self.longest = int(self.lengths.max())
+        self.longest = int(np.max(self.lengths))
 
     def largest(self, values: Array) -> Array:
         return np.maximum.reduceat(values, self.starts)

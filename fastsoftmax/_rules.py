@@ -541,7 +541,6 @@ def _labels(given: Array, logits: Array, axis: int, *, is_list: bool) -> Array:
         as_type = "float32" if given.shape == logits.shape else "int"
         raise _refused("labels", f"bool; pass numpy.asarray(labels, '{as_type}')")
     _float_of(given.dtype, "labels")
-    of_dtype = f"labels of dtype {given.dtype} are"
     is_one_each = [n for n in given.shape if n != 1] == [n for n in rows if n != 1]
     hint = ""
     if given.dtype.kind in "iu":
@@ -553,8 +552,8 @@ def _labels(given: Array, logits: Array, axis: int, *, is_list: bool) -> Array:
         elif given.shape == logits.shape:
             hint = "; one-hot labels are probabilities: pass numpy.asarray(labels, 'float32')"
         raise ValueError(
-            f"{of_dtype} class indices, whose shape must be that of logits without the axis of the "
-            f"classes, {rows}; got {given.shape}{hint}"
+            f"labels of dtype {given.dtype} are class indices, whose shape must be that of logits "
+            f"without the axis of the classes, {rows}; got {given.shape}{hint}"
         )
     if given.shape == logits.shape:
         return given
@@ -563,14 +562,19 @@ def _labels(given: Array, logits: Array, axis: int, *, is_list: bool) -> Array:
     elif is_one_each:
         hint = "; class indices are of an integer dtype: pass numpy.asarray(labels, 'int')"
     raise ValueError(
-        f"{of_dtype} probabilities, whose shape must be that of logits, {logits.shape}; "
-        f"got {given.shape}{hint}"
+        f"labels of dtype {given.dtype} are probabilities, whose shape must be that of logits, "
+        f"{logits.shape}; got {given.shape}{hint}"
     )
+
+
+def _any(booleans: Array) -> bool:
+    """Whether one is true; `ndarray.any` imports Python code, which a finaliser cannot."""
+    return bool(np.count_nonzero(booleans))
 
 
 def _check_classes(labels: Array, classes: int) -> None:
     outside = (labels < 0) | (labels >= classes)
-    if not outside.any():
+    if not _any(outside):
         return
     at = tuple(int(i) for i in np.argwhere(outside)[0])
     where = f" at index {at if len(at) > 1 else at[0]}" if at else ""
@@ -593,7 +597,7 @@ def _pointers(given: Array, length: int, *, is_list: bool) -> Array:
     if given[0] != 0:
         raise ValueError(f"indptr must start with 0, got {given[0]}")
     falls = given[1:] < given[:-1]
-    if falls.any():
+    if _any(falls):
         i = int(np.argmax(falls))
         raise ValueError(
             f"indptr must not decrease, got {given[i]} followed by {given[i + 1]} at index {i + 1}"
