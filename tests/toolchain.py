@@ -50,7 +50,14 @@ def compile_program(compiler, program, output, *options, sources=()):
     return output
 
 
-def run_python(*arguments, under=(), backend=None):
+def preload(folder, monkeypatch):
+    """Let children have an allocator and threads that are refused where they say so: refuse.c."""
+    need("gcc")
+    library = compile_program("gcc", "refuse.c", folder / "refuse.so", "-shared", "-fPIC")
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+
+
+def run_python(*arguments, under=(), backend=None, timeout=None):
     """Run Python in a child that imports what this process would; the backend is its own choice."""
     environment = {k: v for k, v in os.environ.items() if k != "FASTSOFTMAX_BACKEND"}
     if backend is not None:
@@ -62,4 +69,5 @@ def run_python(*arguments, under=(), backend=None):
         capture_output=True,
         text=True,
         check=False,
+        timeout=timeout,
     )

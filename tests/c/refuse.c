@@ -12,6 +12,8 @@
 #include "environment.c"
 
 extern void *__libc_malloc(size_t size);
+extern void *__libc_calloc(size_t count, size_t size);
+extern void *__libc_realloc(void *memory, size_t size);
 
 enum { CALLER = 1, OTHERS = 2 };
 
@@ -32,11 +34,31 @@ void refuse_threads(int refuse) {
     atomic_store(&no_threads, refuse);
 }
 
+static atomic_uint_fast64_t until;
+
+/* Refuse the n-th from now on of all that can be refused, in any thread: memory of any size, or a thread. 0 is none. */
+void refuse_allocation(uint64_t n) {
+    atomic_store(&until, n);
+}
+
+static int is_the_one(void) {
+    uint_fast64_t left = atomic_load(&until);
+    while (left && !atomic_compare_exchange_weak(&until, &left, left - 1)) {
+    }
+    if (left == 1) {
+        atomic_fetch_add(&count, 1);
+    }
+    return left == 1;
+}
+
 /* As where the system has no more threads. */
 int pthread_create(pthread_t *thread, const pthread_attr_t *options, void *(*run)(void *),
                    void *argument) {
     if (atomic_load(&no_threads)) {
         atomic_fetch_add(&count, 1);
+        return EAGAIN;
+    }
+    if (is_the_one()) {
         return EAGAIN;
     }
     int (*create)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
@@ -57,5 +79,13 @@ void *malloc(size_t size) {
             return NULL;
         }
     }
-    return __libc_malloc(size);
+    return is_the_one() ? NULL : __libc_malloc(size);
+}
+
+void *calloc(size_t number, size_t size) {
+    return is_the_one() ? NULL : __libc_calloc(number, size);
+}
+
+void *realloc(void *memory, size_t size) {
+    return is_the_one() ? NULL : __libc_realloc(memory, size);
 }
