@@ -8,8 +8,9 @@ Design
     not: then the Python function of `fastsoftmax._api` gets the same arguments, whose rules raise
     or convert, and hand back what is taken here. Nothing is said twice: what is taken here is a
     part of what the rules accept, and any doubt is theirs.
-(b) Taken are base arrays of the formats that the kernels read, and options of exact types: no code
-    of the caller's runs between a check and its use.
+(b) Taken are base arrays of the formats that the kernels read, and options of exact types. What may
+    run code of the caller's all the same (a class as dtype, a tracer) comes before any array is
+    looked at: none runs between a check and its use.
 (c) Nothing is copied here, and no error is about a value.
 """
 
@@ -31,7 +32,7 @@ import threading
 
 import numpy as np
 
-from fastsoftmax import _workers
+from fastsoftmax import _rules, _workers
 
 cnp.import_array()
 fsm_detect()
@@ -87,7 +88,10 @@ cdef enum:
     SMOOTHING
     RETURN_GRAD
     ARGUMENTS
-    OPTIONS = 1 << TEMPERATURE | 1 << SMOOTHING | 1 << WORKERS | 1 << KEEPDIMS | 1 << RETURN_GRAD
+    OPTIONS = (
+        1 << DTYPE | 1 << TEMPERATURE | 1 << SMOOTHING | 1 << WORKERS | 1 << KEEPDIMS
+        | 1 << RETURN_GRAD
+    )
 
 cdef dict SLOTS = {
     "x": X, "logits": X, "grad_output": X, "data": X,
@@ -284,6 +288,7 @@ cdef struct call:
     int flags  # NumPy's, that all of them have
     int ndim
     uint64_t axes
+    int asked  # the format that `dtype` asks for; -1 where it is not given
     int result  # the results' format
     bint single  # one result a row
     bint keepdims
@@ -443,7 +448,6 @@ cdef inline bint take_operands(
     PyObject *const *given, fsm_plan *plan, call *c
 ) noexcept:
     """Take every array but a new result: formats, shapes, and what may overlap."""
-    cdef int asked
     cdef PyArrayObject *x
     cdef PyArrayObject *out
     memset(c.array, 0, sizeof(c.array))
@@ -456,11 +460,10 @@ cdef inline bint take_operands(
     if not as_axes(given[AXIS], c.ndim, &c.axes):
         return False
     c.result = as_float(plan.dtype[FSM_X])
-    if not is_default(given[DTYPE]):
-        asked = as_dtype(given[DTYPE])
-        if asked < 0 or (asked > FSM_F64 and asked != <int>plan.dtype[FSM_X]):
+    if c.asked >= 0:
+        if c.asked > FSM_F64 and c.asked != <int>plan.dtype[FSM_X]:
             return False
-        c.result = asked
+        c.result = c.asked
     plan.computing = FSM_F64 if c.result == FSM_F64 else FSM_F32
     c.single = plan.function == FSM_LOGSUMEXP or plan.function == FSM_CROSS_ENTROPY
     if plan.function >= FSM_SOFTMAX_BACKWARD and not take_second(given, plan, c):
@@ -542,6 +545,10 @@ cdef bint take_options(
 ) noexcept:
     """Take every option that is not about an array."""
     cdef long long workers
+    if not is_default(given[DTYPE]):
+        c.asked = as_dtype(given[DTYPE])
+        if c.asked < 0:
+            return False
     if given[TEMPERATURE] is not NULL and not (
         as_number(given[TEMPERATURE], temperature) and 0 < temperature[0] < INFINITY
     ):
@@ -644,8 +651,8 @@ cdef object attempt(const signature *s, PyObject *const *given, unsigned present
     cdef int status, threads = 1
     cdef object result, grad = None
     plan.smoothing = 0.0
+    c.asked = -1
     c.keepdims = c.return_grad = False
-    # All options before any array: to ask for the number of threads runs Python.
     if present & OPTIONS and not take_options(given, &plan, &c, &temperature):
         return None
     if not PyArray_CheckExact(given[X]):
@@ -656,6 +663,9 @@ cdef object attempt(const signature *s, PyObject *const *given, unsigned present
     if elements >= <size_t>MIN_TO_SHARE:
         threads = _workers.threads_for(
             None if given[WORKERS] is NULL else <object>given[WORKERS], elements)
+        # That was Python, which a tracer or a signal handler may have run code in.
+        if <size_t>elements_of(<PyArrayObject *>given[X]) != elements:
+            return None
     plan.kernels = s.kernels
     plan.function = s.function
     if not take_operands(given, &plan, &c):
@@ -698,8 +708,10 @@ cdef object attempt_sequences(const signature *s, PyObject **given, unsigned pre
         ):
             try:
                 held.append(PyArray_FromAny(o, NULL, 0, 0, 0, NULL))
-            except Exception:  # for the rules to explain
-                return None
+            except Exception as error:
+                if type(error) in _rules.OF_CONVERSION:  # for the rules to explain
+                    return None
+                raise
             given[slot] = PyList_GET_ITEM(<PyObject *>held, len(held) - 1)
     return attempt(s, given, present) if held else None
 

@@ -274,13 +274,21 @@ def _is_list(value: Any) -> bool:
     return issubclass(type(value), (list, tuple))
 
 
+OF_CONVERSION = frozenset({
+    TypeError, ValueError, OverflowError, RuntimeError, RecursionError, NotImplementedError,
+    AttributeError, KeyError, IndexError,
+})  # fmt: skip
+"""What is raised where a value cannot be an array. Any other error has a meaning: it may
+be that of a signal handler, which can run at any moment."""
+
+
 def _converted(name: str, value: Any) -> Array:
-    """Return what NumPy makes of a value; what goes wrong in other code is an error of ours."""
+    """Return what NumPy makes of a value; what goes wrong on the way is an error of ours."""
     try:
         return np.asanyarray(value)
-    except MemoryError:
-        raise
     except Exception as error:
+        if type(error) not in OF_CONVERSION:
+            raise
         kind = ValueError if isinstance(error, ValueError) else TypeError
         if "inhomogeneous" in str(error):
             message = f"{name} must have rows of one length, got {_kind_of(value)} of several"
