@@ -162,7 +162,8 @@ def dtypes_of(call):
 class Soak:
     """All threads of a run, and what they count."""
 
-    def __init__(self):
+    def __init__(self, *, calls_only):
+        self.calls_only = calls_only
         self.kinds = every_kind_of_call()
         self.faults = []
         self.calls = [0] * (CALLERS + 1)
@@ -217,7 +218,8 @@ class Soak:
         """Make the main thread's calls: a handler's exception arrives here, whatever it ends."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            signal.setitimer(signal.ITIMER_REAL, self.chance.choice([1e-4, 1e-3, 5e-3]), 2e-3)
+            if not self.calls_only:
+                signal.setitimer(signal.ITIMER_REAL, self.chance.choice([1e-4, 1e-3, 5e-3]), 2e-3)
             try:
                 self.may_raise = True
                 self.step(CALLERS, self.chance)
@@ -226,7 +228,7 @@ class Soak:
                 self.delivered += 1
             except MemoryError:
                 self.may_raise = False
-            if self.chance.random() < 0.003:
+            if not self.calls_only and self.chance.random() < 0.003:
                 self.fork(self.chance)
         signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -296,7 +298,7 @@ class Soak:
     def be_busy(self, seconds):
         self.stop.clear()
         work = [functools.partial(self.make_calls, i) for i in range(CALLERS)]
-        work += [self.watch, self.make_forks, self.squeeze]
+        work += [self.watch] if self.calls_only else [self.watch, self.make_forks, self.squeeze]
         threads = [threading.Thread(target=each) for each in work]
         for thread in threads:
             thread.start()
@@ -367,7 +369,13 @@ def resident_mib():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=LEAST_SECONDS, help="at least %(default)s")
-    seconds = parser.parse_args().seconds
+    parser.add_argument(
+        "--calls-only",
+        action="store_true",
+        help="no forks, signals and lack of memory, which a sanitizer's runtime may not survive",
+    )
+    arguments = parser.parse_args()
+    seconds = arguments.seconds
     if seconds < LEAST_SECONDS:
         parser.error(f"a soak takes {LEAST_SECONDS} s at least")
     warnings.simplefilter("error")
@@ -379,7 +387,7 @@ def main():
     free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
     print(f"Python {sys.version.split()[0]}{' without the GIL' * free_threaded}, {CPUS} CPUs")
     fastsoftmax.show_config()
-    ended_well = Soak().run(seconds)
+    ended_well = Soak(calls_only=arguments.calls_only).run(seconds)
     faulthandler.cancel_dump_traceback_later()
     return not ended_well
 

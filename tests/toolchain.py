@@ -53,6 +53,8 @@ def compile_program(compiler, program, output, *options, sources=()):
 def preload(folder, monkeypatch):
     """Let children have an allocator and threads that are refused where they say so: refuse.c."""
     need("gcc")
+    if "LD_PRELOAD" in os.environ:
+        pytest.skip("another library is preloaded: a sanitizer's runtime, which must be the first")
     library = compile_program("gcc", "refuse.c", folder / "refuse.so", "-shared", "-fPIC")
     monkeypatch.setenv("LD_PRELOAD", str(library))
 
