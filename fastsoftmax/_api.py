@@ -62,7 +62,8 @@ def softmax(
         and 0 in the result.
     out : ndarray, optional
         Where to write the result: of the shape of `x` and of the result's dtype. It may be `x`.
-        Worth having for large results, whose fresh memory may cost more than the softmax.
+        Worth having for large results, whose fresh memory may cost more than the softmax. If a
+        signal handler raises during the call, some rows are written.
     dtype : dtype_like, optional
         The floating-point dtype that `x` is cast to first.
     temperature : float, default 1.0
@@ -102,6 +103,9 @@ def softmax(
 
     -inf gives 0. A row with a NaN or +inf is NaN, as is one that holds only -inf. A row without
     any True in `where` is 0.
+
+    In the main thread signal handlers, and so Ctrl-C, run within a tenth of a second of a long
+    call; what they raise ends it.
 
     The maximum is not subtracted: powers of two, whose product with a number is exact, bring
     the exponentials to a common scale. Reducing the argument by multiples of ``ln(2) / 4``
@@ -164,6 +168,7 @@ def log_softmax(
         and -inf in the result.
     out : ndarray, optional
         Where to write the result: of the shape of `x` and of the result's dtype. It may be `x`.
+        If a signal handler raises during the call, some rows are written.
     dtype : dtype_like, optional
         The floating-point dtype that `x` is cast to first.
     temperature : float, default 1.0
@@ -251,7 +256,8 @@ def logsumexp(
     keepdims : bool, default False
         Whether the reduced axes stay, with length 1.
     out : ndarray, optional
-        Where to write the result: of the result's shape and dtype.
+        Where to write the result: of the result's shape and dtype. If a signal handler raises
+        during the call, some rows are written.
     dtype : dtype_like, optional
         The floating-point dtype that `x` is cast to first.
     workers : int, optional
@@ -324,7 +330,7 @@ def softmax_backward(
         The axis that softmax was taken over.
     out : ndarray, optional
         Where to write the result: of the inputs' shape and the result's dtype. It may be one of
-        them.
+        them. If a signal handler raises during the call, some rows are written.
     workers : int, optional
         How many threads may share the rows of a large array; see :func:`softmax`.
 
@@ -389,7 +395,7 @@ def log_softmax_backward(
         it leaves out nothing is read, and their gradient is 0.
     out : ndarray, optional
         Where to write the result: of the inputs' shape and the result's dtype. It may be one of
-        them.
+        them. If a signal handler raises during the call, some rows are written.
     workers : int, optional
         How many threads may share the rows of a large array; see :func:`softmax`.
 
@@ -537,7 +543,7 @@ def segment_softmax(
         Row pointers: 1-D, starting with 0, never decreasing, ending with ``len(data)``.
     out : ndarray, optional
         Where to write the result: of the shape of `data` and the result's dtype. It may be
-        `data`.
+        `data`. If a signal handler raises during the call, some segments are written.
     workers : int, optional
         How many threads may share the rows of large data; see :func:`softmax`.
 
