@@ -38,6 +38,8 @@
 #define BESIDE_PART 512
 /* Of that many indices threads take parts of about the same size. */
 #define ENOUGH_PARTS 16
+/* Shorter segments are not counted one by one. */
+#define ENOUGH_TO_ASK 1024
 /* Class indices copied and checked at a time. */
 #define LABELS 256
 
@@ -516,7 +518,7 @@ static int compute(const part *part, const rows_at *at, size_t rows, void *strea
         .scratch = stream,
         .watch = part->watch,
     };
-    const size_t most = rows_at_once(part->n);
+    const size_t most = 2 * rows_at_once(part->n);
     for (size_t first = 0; first < rows; first += most) {
         batch.rows = rows - first < most ? rows - first : most;
         p->kernels->rows[row_function(p)][p->computing](&batch);
@@ -795,7 +797,7 @@ FSM_INLINE int for_each_segment(const part *at, size_t first, size_t last, size_
                 return status;
             }
         }
-        const int status = fsm_stops_after(at->watch, count);
+        const int status = fsm_stops_after(at->watch, count * ENOUGH_TO_ASK);
         if (status) {
             return status;
         }
@@ -812,7 +814,7 @@ FSM_INLINE int run_segment(part *segment, size_t start, void *row) {
     batch->x = segment->base[FSM_X] + (ptrdiff_t)start * data->step[FSM_X];
     batch->out = segment->base[FSM_OUT] + (ptrdiff_t)start * data->step[FSM_OUT];
     p->kernels->rows[FSM_SOFTMAX][p->computing](batch);
-    return fsm_stops_after(segment->watch, segment->n);
+    return segment->n > ENOUGH_TO_ASK ? fsm_stops_after(segment->watch, segment->n) : 0;
 }
 
 static int stage_segment(part *segment, size_t start, void *unused) {

@@ -1,12 +1,10 @@
 /* Gradients and the fused cross-entropy, included after rows.h for each format. */
 
 /* Every NaN of a row made the canonical one. Needed only where an infinity or NaN came in or arithmetic overflowed. */
-FSM_NOINLINE void F(canonical_nans)(REAL *out, size_t n, fsm_watch *watch) {
-    FSM_PIECES(first, end, n, watch) {
-        for (size_t i = first; i < end; i++) {
-            if (out[i] != out[i]) {
-                out[i] = FC(NAN);
-            }
+FSM_NOINLINE void F(canonical_nans)(REAL *out, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (out[i] != out[i]) {
+            out[i] = FC(NAN);
         }
     }
 }
@@ -17,21 +15,20 @@ FSM_INLINE int F(harmless)(REAL a) {
 }
 
 /* The largest element, and the sum of each lane: NaN where an element is. */
-FSM_CORE REAL F(row_max_and_sum)(const REAL *x, size_t n, VEC *sum, fsm_watch *watch) {
+FSM_CORE REAL F(row_max_and_sum)(const REAL *x, size_t n, VEC *sum) {
     VEC m0 = V(set1)(-INFINITY), m1 = m0, s0 = V(set1)(0), s1 = s0;
-    FSM_PIECES(i, end, n, watch) {
-        for (; i + 2 * LANES <= end; i += 2 * LANES) {
-            const VEC a = V(load)(x + i), b = V(load)(x + i + LANES);
-            m0 = V(max)(m0, a);
-            m1 = V(max)(m1, b);
-            s0 = V(add)(s0, a);
-            s1 = V(add)(s1, b);
-        }
-        for (; i < end; i += LANES) {
-            const VEC a = V(load_partial)(x + i, end - i < LANES ? end - i : LANES, -INFINITY);
-            m0 = V(max)(m0, a);
-            s0 = V(add)(s0, a);
-        }
+    size_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        const VEC a = V(load)(x + i), b = V(load)(x + i + LANES);
+        m0 = V(max)(m0, a);
+        m1 = V(max)(m1, b);
+        s0 = V(add)(s0, a);
+        s1 = V(add)(s1, b);
+    }
+    for (; i < n; i += LANES) {
+        const VEC a = V(load_partial)(x + i, n - i < LANES ? n - i : LANES, -INFINITY);
+        m0 = V(max)(m0, a);
+        s0 = V(add)(s0, a);
     }
     *sum = V(add)(s0, s1);
     return V(reduce_max)(V(max)(m0, m1));
@@ -82,21 +79,6 @@ FSM_CORE size_t F(gradients)(const REAL *g, const REAL *y, REAL *out, size_t i, 
     return i;
 }
 
-/* A row's gradient, or a piece of it. */
-FSM_INLINE void F(gradient_row)(const REAL *g, const REAL *y, REAL *out, size_t n, VEC hi, VEC lo,
-                                ptrdiff_t ahead_g, ptrdiff_t ahead_y, F(edge) *edge) {
-    size_t i = F(before_line)(out, n);
-    if (i) {
-        F(put_first)(out, F(gradient_partial)(g, y, i, hi, lo), i, edge);
-    }
-    i = edge      ? F(gradients)(g, y, out, i, n, hi, lo, ahead_g, ahead_y, edge)
-        : ahead_g ? F(gradients)(g, y, out, i, n, hi, lo, ahead_g, ahead_y, NULL)
-                  : F(gradients)(g, y, out, i, n, hi, lo, 0, 0, NULL);
-    if (i < n) {
-        F(put_last)(out + i, F(gradient_partial)(g + i, y + i, n - i, hi, lo), n - i, edge);
-    }
-}
-
 /* out = y (g - sum(g y)) */
 static void F(softmax_backward_along)(const fsm_rows *b) {
     F(edge) shared, *const edge = STREAMED(b) ? &shared : NULL;
@@ -107,19 +89,25 @@ static void F(softmax_backward_along)(const fsm_rows *b) {
         REAL *out = ROW(b->out, b->out_stride, row);
         REAL dot_hi, dot_lo;
         F(sum) sum = F(sum_zero)();
-        FSM_PIECES(i, end, b->n, b->watch) {
-            F(add_products)(&sum, g + i, y + i, end - i);
-        }
+        F(add_products)(&sum, g, y, b->n);
         F(split)(F(sum_total)(&sum), &dot_hi, &dot_lo);
         const VEC hi = V(set1)(dot_hi), lo = V(set1)(dot_lo);
+        size_t i = F(before_line)(out, b->n);
+        if (i) {
+            F(put_first)(out, F(gradient_partial)(g, y, i, hi, lo), i, edge);
+        }
         const int more = b->far && row + 1 < b->rows;
         const ptrdiff_t ahead_g = more ? b->x_stride : 0, ahead_y = more ? b->y_stride : 0;
-        FSM_PIECES(i, end, b->n, b->watch) {
-            F(gradient_row)(g + i, y + i, out + i, end - i, hi, lo, ahead_g, ahead_y, edge);
+        i = edge   ? F(gradients)(g, y, out, i, b->n, hi, lo, ahead_g, ahead_y, edge)
+            : more ? F(gradients)(g, y, out, i, b->n, hi, lo, ahead_g, ahead_y, NULL)
+                   : F(gradients)(g, y, out, i, b->n, hi, lo, 0, 0, NULL);
+        if (i < b->n) {
+            const VEC last = F(gradient_partial)(g + i, y + i, b->n - i, hi, lo);
+            F(put_last)(out + i, last, b->n - i, edge);
         }
         if (FSM_UNLIKELY(!F(harmless)(dot_hi))) {
             F(edge_flush)(edge);
-            F(canonical_nans)(out, b->n, b->watch);
+            F(canonical_nans)(out, b->n);
         }
     }
     F(edge_flush)(edge);
@@ -163,20 +151,43 @@ FSM_CORE size_t F(log_gradients)(const REAL *g, const REAL *y, REAL *out, size_t
     return i;
 }
 
-/* A row's gradient, or a piece of it. */
-FSM_INLINE void F(log_gradient_row)(const REAL *g, const REAL *y, REAL *out, size_t n,
-                                    const F(expected) *s, ptrdiff_t ahead_g, ptrdiff_t ahead_y,
-                                    int shifted, F(edge) *edge) {
-    size_t i = F(before_line)(out, n);
-    if (i) {
-        F(log_gradient_partial)(g, y, out, i, s, shifted, edge, 0);
+/* Adds sum(g). */
+FSM_CORE void F(add_elements)(F(sum) *sum, const REAL *g, size_t n) {
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        F(sum_add)(sum, V(load)(g + i));
     }
-    i = FSM_UNLIKELY(shifted) ? F(log_gradients)(g, y, out, i, n, s, 0, 0, 1, NULL)
-        : edge                ? F(log_gradients)(g, y, out, i, n, s, ahead_g, ahead_y, 0, edge)
-                              : F(log_gradients)(g, y, out, i, n, s, ahead_g, ahead_y, 0, NULL);
     if (i < n) {
-        F(log_gradient_partial)(g + i, y + i, out + i, n - i, s, shifted, edge, 1);
+        F(sum_add)(sum, V(load_partial)(g + i, n - i, 0));
     }
+}
+
+/* What the gradient of a row needs, from the sum of g and the maximum of y. */
+FSM_INLINE F(expected)
+    F(expected_of)(pair total, REAL largest, const fsm_temperature *t, REAL *top, int *shifted) {
+    /* e^y itself, which the weights are in units of: of a maximum far below 0 the unit would be 0. */
+    *top = largest < 0 ? 0 : largest;
+    const F(start) s = F(row_start)(*top, FC(CUT), t);
+    const pair product = {total.hi * FC(SCALE_INVERSE),
+                          fma(total.hi, FC(SCALE_INVERSE), -total.hi * FC(SCALE_INVERSE)) +
+                              total.hi * FC(SCALE_INVERSE_LO) + total.lo * FC(SCALE_INVERSE)};
+    REAL factor_hi, factor_lo;
+    F(split)(product, &factor_hi, &factor_lo);
+    /* Where the maximum was subtracted, e^y is 0 or infinite. */
+    const int exponent = s.shifted ? (s.maximum < 0 ? -4000 : 4000) : (int)s.steps - FC(BIAS);
+    *shifted = s.shifted;
+    return (F(expected)){
+        .row = F(row_of)(&s, t),
+        .unbias = V(set1)((REAL)power_of_two(exponent)),
+        .hi = V(set1)(-factor_hi),
+        .lo = V(set1)(-factor_lo),
+    };
+}
+
+/* Whether a NaN may be among the gradients of a row; `lanes` has the sums of y. */
+FSM_INLINE int F(may_be_nan)(VEC lanes, REAL top, pair total) {
+    return V(equal)(lanes, lanes) != ALL_LANES || !(top < FC(HARMLESS_LOG)) ||
+           !F(harmless)((REAL)total.hi) || total.hi != total.hi;
 }
 
 /* out = g - e^y sum(g), y the output of log_softmax */
@@ -188,43 +199,29 @@ static void F(log_softmax_backward_along)(const fsm_rows *b) {
         const REAL *y = CONST_ROW(b->y, b->y_stride, row);
         REAL *out = ROW(b->out, b->out_stride, row);
         F(sum) sum = F(sum_zero)();
-        FSM_PIECES(i, end, b->n, b->watch) {
-            for (; i + LANES <= end; i += LANES) {
-                F(sum_add)(&sum, V(load)(g + i));
-            }
-            if (i < end) {
-                F(sum_add)(&sum, V(load_partial)(g + i, end - i, 0));
-            }
-        }
+        F(add_elements)(&sum, g, b->n);
         const pair total = F(sum_total)(&sum);
-        /* e^y itself, which the weights are in units of: of a maximum far below 0 the unit would be 0. */
         VEC lanes;
-        const REAL largest = F(row_max_and_sum)(y, b->n, &lanes, b->watch);
-        const REAL top = largest < 0 ? 0 : largest;
-        const F(start) s = F(row_start)(top, FC(CUT), &b->temperature);
-        const pair product = {total.hi * FC(SCALE_INVERSE),
-                              fma(total.hi, FC(SCALE_INVERSE), -total.hi * FC(SCALE_INVERSE)) +
-                                  total.hi * FC(SCALE_INVERSE_LO) + total.lo * FC(SCALE_INVERSE)};
-        REAL factor_hi, factor_lo;
-        F(split)(product, &factor_hi, &factor_lo);
-        /* Where the maximum was subtracted, e^y is 0 or infinite. */
-        const int exponent = s.shifted ? (s.maximum < 0 ? -4000 : 4000) : (int)s.steps - FC(BIAS);
-        const F(expected) expected = {
-            .row = F(row_of)(&s, &b->temperature),
-            .unbias = V(set1)((REAL)power_of_two(exponent)),
-            .hi = V(set1)(-factor_hi),
-            .lo = V(set1)(-factor_lo),
-        };
+        REAL top;
+        int shifted;
+        const REAL largest = F(row_max_and_sum)(y, b->n, &lanes);
+        const F(expected) expected =
+            F(expected_of)(total, largest, &b->temperature, &top, &shifted);
         const int last = row + 1 == b->rows;
         const ptrdiff_t ahead_g = last ? 0 : b->x_stride, ahead_y = last ? 0 : b->y_stride;
-        FSM_PIECES(i, end, b->n, b->watch) {
-            F(log_gradient_row)(g + i, y + i, out + i, end - i, &expected, ahead_g, ahead_y,
-                                s.shifted, edge);
+        size_t i = F(before_line)(out, b->n);
+        if (i) {
+            F(log_gradient_partial)(g, y, out, i, &expected, shifted, edge, 0);
         }
-        if (FSM_UNLIKELY(V(equal)(lanes, lanes) != ALL_LANES || !(top < FC(HARMLESS_LOG)) ||
-                         !F(harmless)((REAL)total.hi) || total.hi != total.hi)) {
+        i = FSM_UNLIKELY(shifted) ? F(log_gradients)(g, y, out, i, b->n, &expected, 0, 0, 1, NULL)
+            : edge ? F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, edge)
+                   : F(log_gradients)(g, y, out, i, b->n, &expected, ahead_g, ahead_y, 0, NULL);
+        if (i < b->n) {
+            F(log_gradient_partial)(g + i, y + i, out + i, b->n - i, &expected, shifted, edge, 1);
+        }
+        if (FSM_UNLIKELY(F(may_be_nan)(lanes, top, total))) {
             F(edge_flush)(edge);
-            F(canonical_nans)(out, b->n, b->watch);
+            F(canonical_nans)(out, b->n);
         }
     }
     F(edge_flush)(edge);
@@ -236,7 +233,7 @@ typedef struct {
     REAL *grad;
     size_t n, label;
     double keep, spread; /* 1 - smoothing, smoothing / n */
-    fsm_watch *watch;
+    fsm_watch *watch;    /* of a long row */
 } F(entropy);
 
 /* The target of up to LANES classes from i on; 0 beyond the row. */
@@ -252,43 +249,36 @@ FSM_CORE VEC F(entropy_target)(const F(entropy) *e, size_t i, size_t count) {
     return V(fma)(given, V(set1)((REAL)e->keep), spread);
 }
 
-/* sum_i t_i (log_sum - x_i) and sum_i t_i, over a distribution; a target of 0 contributes 0 whatever its logit. */
-FSM_CORE pair F(entropy_distribution)(const F(entropy) *e, REAL log_hi, REAL log_lo,
-                                      pair *total_target) {
+/* Adds sum_i t_i (log_sum - x_i) and sum_i t_i, over a distribution; a target of 0 contributes 0 whatever its logit. */
+FSM_CORE void F(add_distribution)(F(sum) *loss, F(sum) *mass, const F(entropy) *e, REAL log_hi,
+                                  REAL log_lo) {
     const VEC hi = V(set1)(log_hi), lo = V(set1)(log_lo);
-    F(sum) loss = F(sum_zero)(), mass = F(sum_zero)();
-    FSM_PIECES(first, end, e->n, e->watch) {
-        for (size_t i = first; i < end; i += LANES) {
-            const size_t count = end - i < LANES ? end - i : LANES;
-            const VEC t = V(first)(F(entropy_target)(e, i, count), count);
-            const VEC x = V(load_partial)(e->x + i, count, 0);
-            const VEC distance = V(where_nonzero)(V(add)(V(sub)(hi, x), lo), t);
-            F(sum_add_product)(&loss, t, distance);
-            F(sum_add)(&mass, t);
-        }
+    for (size_t i = 0; i < e->n; i += LANES) {
+        const size_t count = e->n - i < LANES ? e->n - i : LANES;
+        const VEC t = V(first)(F(entropy_target)(e, i, count), count);
+        const VEC x = V(load_partial)(e->x + i, count, 0);
+        const VEC distance = V(where_nonzero)(V(add)(V(sub)(hi, x), lo), t);
+        F(sum_add_product)(loss, t, distance);
+        F(sum_add)(mass, t);
     }
-    *total_target = F(sum_total)(&mass);
-    return F(sum_total)(&loss);
 }
 
 /* w / total - t, from the weights of F(others) in e->grad. Those of the largest elements are `top`, exact to their last bit. */
 FSM_CORE void F(entropy_grad)(const F(entropy) *e, REAL maximum, REAL top, REAL hi, REAL lo) {
     const VEC inv_hi = V(set1)(hi), inv_lo = V(set1)(lo), zero = V(set1)(0);
     const VEC largest = V(set1)(maximum), top_weight = V(set1)(top);
-    FSM_PIECES(first, end, e->n, e->watch) {
-        for (size_t i = first; i < end; i += LANES) {
-            const size_t count = end - i < LANES ? end - i : LANES;
-            const int whole = count == LANES;
-            const VEC x = whole ? V(load)(e->x + i) : V(load_partial)(e->x + i, count, 0);
-            const VEC given = whole ? V(load)(e->grad + i) : V(load_partial)(e->grad + i, count, 0);
-            const VEC w = V(where_equal)(x, largest, top_weight, given);
-            const VEC minus_t = V(sub)(zero, F(entropy_target)(e, i, count));
-            const VEC gradient = V(fma)(w, inv_hi, V(fma)(w, inv_lo, minus_t));
-            if (whole) {
-                V(store)(e->grad + i, gradient);
-            } else {
-                V(store_partial)(e->grad + i, gradient, count);
-            }
+    for (size_t i = 0; i < e->n; i += LANES) {
+        const size_t count = e->n - i < LANES ? e->n - i : LANES;
+        const int whole = count == LANES;
+        const VEC x = whole ? V(load)(e->x + i) : V(load_partial)(e->x + i, count, 0);
+        const VEC given = whole ? V(load)(e->grad + i) : V(load_partial)(e->grad + i, count, 0);
+        const VEC w = V(where_equal)(x, largest, top_weight, given);
+        const VEC minus_t = V(sub)(zero, F(entropy_target)(e, i, count));
+        const VEC gradient = V(fma)(w, inv_hi, V(fma)(w, inv_lo, minus_t));
+        if (whole) {
+            V(store)(e->grad + i, gradient);
+        } else {
+            V(store_partial)(e->grad + i, gradient, count);
         }
     }
 }
@@ -311,7 +301,19 @@ typedef struct {
     double ratio, logarithm;
 } F(entropy_sums);
 
-static REAL F(entropy_row)(const F(entropy) *e, const F(entropy_sums) *sums) {
+FSM_INLINE void F(entropy_finish)(F(entropy_sums) *sums) {
+    sums->top = F(log_top)(&sums->start);
+    sums->ratio = F(ratio)(sums->others, sums->top);
+    sums->logarithm = log_one_plus(sums->ratio);
+}
+
+/* Two passes over a row, as functions: those above, or those of a long row. */
+typedef void F(distribution_pass)(F(sum) *loss, F(sum) *mass, const F(entropy) *e, REAL log_hi,
+                                  REAL log_lo);
+typedef void F(grad_pass)(const F(entropy) *e, REAL maximum, REAL top, REAL hi, REAL lo);
+
+FSM_INLINE REAL F(entropy_row)(const F(entropy) *e, const F(entropy_sums) *sums,
+                               F(distribution_pass) *add_distribution, F(grad_pass) *grad) {
     const REAL maximum = sums->start.maximum;
     if (FSM_UNLIKELY(F(no_answer)(maximum, sums->logarithm))) {
         FSM_PIECES(i, end, e->grad ? e->n : 0, e->watch) {
@@ -327,10 +329,11 @@ static REAL F(entropy_row)(const F(entropy) *e, const F(entropy_sums) *sums) {
         loss = (log_hi - e->x[e->label]) + log_lo;
     }
     if (e->target || e->spread > 0) {
-        pair smooth_mass;
-        const pair smooth = F(entropy_distribution)(e, log_hi, log_lo, &smooth_mass);
+        F(sum) losses = F(sum_zero)(), masses = F(sum_zero)();
+        add_distribution(&losses, &masses, e, log_hi, log_lo);
+        const pair smooth = F(sum_total)(&losses);
         if (e->target) {
-            mass = smooth_mass;
+            mass = F(sum_total)(&masses);
             loss = (REAL)(smooth.hi + smooth.lo);
         } else {
             loss = (REAL)(e->keep * (double)loss + smooth.hi);
@@ -344,11 +347,13 @@ static REAL F(entropy_row)(const F(entropy) *e, const F(entropy_sums) *sums) {
         F(quotient)(mass, total, &hi, &lo);
         const int is_top = !e->target && e->x[e->label] == maximum;
         const double at_label = e->target ? 0 : (double)e->grad[e->label];
-        F(entropy_grad)(e, maximum, (REAL)top.hi, hi, lo);
+        grad(e, maximum, (REAL)top.hi, hi, lo);
         if (!e->target) {
             e->grad[e->label] = F(entropy_at_label)(e, is_top, at_label, total.hi, sums->ratio);
         }
-        F(canonical_nans)(e->grad, e->n, e->watch);
+        FSM_PIECES(i, end, e->n, e->watch) {
+            F(canonical_nans)(e->grad + i, end - i);
+        }
     }
     return loss != loss ? FC(NAN) : loss;
 }
@@ -366,23 +371,21 @@ FSM_INLINE F(entropy) F(entropy_of)(const fsm_cross_entropy *b, size_t row) {
     };
 }
 
-static void F(cross_entropy_group)(const fsm_cross_entropy *b, size_t first, size_t rows) {
+FSM_NOINLINE void F(cross_entropy_group)(const fsm_cross_entropy *b, size_t first, size_t rows) {
     F(entropy) e[GROUP];
     F(entropy_sums) sums[GROUP];
     for (size_t g = 0; g < rows; g++) {
         e[g] = F(entropy_of)(b, first + g);
-        sums[g].start = F(row_start)(F(row_max)(e[g].x, b->n, b->watch), FC(LOG_CUT), &untempered);
+        sums[g].start = F(row_start)(F(row_max)(e[g].x, b->n), FC(LOG_CUT), &untempered);
     }
     for (size_t g = 0; g < rows; g++) {
-        sums[g].others =
-            F(others)(e[g].x, e[g].grad, b->n, 0, &sums[g].start, &untempered, b->watch);
+        sums[g].others = F(others)(e[g].x, e[g].grad, b->n, 0, &sums[g].start, &untempered);
     }
     for (size_t g = 0; g < rows; g++) {
-        sums[g].top = F(log_top)(&sums[g].start);
-        sums[g].ratio = F(ratio)(sums[g].others, sums[g].top);
-        sums[g].logarithm = log_one_plus(sums[g].ratio);
+        F(entropy_finish)(&sums[g]);
     }
     for (size_t g = 0; g < rows; g++) {
-        ((REAL *)b->loss)[first + g] = F(entropy_row)(&e[g], &sums[g]);
+        ((REAL *)b->loss)[first + g] =
+            F(entropy_row)(&e[g], &sums[g], F(add_distribution), F(entropy_grad));
     }
 }

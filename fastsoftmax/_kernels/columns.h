@@ -374,7 +374,9 @@ FSM_INLINE void F(across)(const fsm_rows *b, F(columns_function) *columns, size_
 }
 
 static void F(softmax_rows)(const fsm_rows *b) {
-    if (b->n <= SOFTMAX_ACROSS && b->rows > 1) {
+    if (FSM_UNLIKELY(b->n > FSM_ASK_EVERY)) {
+        F(softmax_long)(b);
+    } else if (b->n <= SOFTMAX_ACROSS && b->rows > 1) {
         const int blocks = b->temperature.tempered ? 1 : BLOCKS(b->n);
         F(across)(b, F(softmax_columns), (size_t)blocks * LANES, F(softmax_along), b->n);
     } else {
@@ -521,7 +523,9 @@ static size_t F(log_softmax_columns)(const fsm_rows *b, size_t first) {
 }
 
 static void F(log_softmax_rows)(const fsm_rows *b) {
-    if (b->n <= ACROSS && b->rows > 1) {
+    if (FSM_UNLIKELY(b->n > FSM_ASK_EVERY)) {
+        F(log_long)(b, 0);
+    } else if (b->n <= ACROSS && b->rows > 1) {
         F(across)(b, F(log_softmax_columns), LANES, F(log_softmax_along), b->n);
     } else {
         F(log_folds)(b, 0);
@@ -538,7 +542,9 @@ static size_t F(logsumexp_columns)(const fsm_rows *b, size_t first) {
 }
 
 static void F(logsumexp_rows)(const fsm_rows *b) {
-    if (b->n <= ACROSS && b->rows > 1) {
+    if (FSM_UNLIKELY(b->n > FSM_ASK_EVERY)) {
+        F(log_long)(b, 1);
+    } else if (b->n <= ACROSS && b->rows > 1) {
         F(across)(b, F(logsumexp_columns), LANES, F(logsumexp_along), 1);
     } else {
         F(log_folds)(b, 1);
@@ -563,7 +569,9 @@ static size_t F(softmax_backward_columns)(const fsm_rows *b, size_t first) {
 
 /* Two operands to transpose and no exp: from 13 elements on that costs what it saves. */
 static void F(softmax_backward_rows)(const fsm_rows *b) {
-    if (b->n <= 12 && b->rows > 1) {
+    if (FSM_UNLIKELY(b->n > FSM_ASK_EVERY)) {
+        F(softmax_backward_long)(b);
+    } else if (b->n <= 12 && b->rows > 1) {
         F(across)(b, F(softmax_backward_columns), LANES, F(softmax_backward_along), b->n);
     } else {
         F(softmax_backward_along)(b);
@@ -603,7 +611,9 @@ static size_t F(log_softmax_backward_columns)(const fsm_rows *b, size_t first) {
 }
 
 static void F(log_softmax_backward_rows)(const fsm_rows *b) {
-    if (b->n < PADDED && b->rows > 1) {
+    if (FSM_UNLIKELY(b->n > FSM_ASK_EVERY)) {
+        F(log_softmax_backward_long)(b);
+    } else if (b->n < PADDED && b->rows > 1) {
         F(across)(b, F(log_softmax_backward_columns), LANES, F(log_softmax_backward_along), b->n);
     } else {
         F(log_softmax_backward_along)(b);
@@ -659,6 +669,10 @@ FSM_CORE int F(cross_entropy_columns)(const fsm_cross_entropy *b, size_t first) 
 }
 
 static void F(cross_entropy_rows)(const fsm_cross_entropy *b) {
+    if (FSM_UNLIKELY(b->n > FSM_ASK_EVERY)) {
+        F(cross_entropy_long)(b);
+        return;
+    }
     const int across = b->label && b->smoothing == 0 && b->n <= ACROSS;
     for (size_t row = 0; row < b->rows;) {
         const size_t left = b->rows - row;

@@ -8,6 +8,7 @@
 #if defined(_MSC_VER) && !defined(__clang__)
 #define FSM_INLINE static __forceinline
 #define FSM_NOINLINE static __declspec(noinline)
+#define FSM_SMALL FSM_NOINLINE
 #define FSM_ALIGNED(bytes) __declspec(align(bytes))
 #define FSM_RESTRICT __restrict
 #define FSM_UNLIKELY(condition) (condition)
@@ -18,6 +19,8 @@
 #else /* gcc would copy it for arguments that are constants */
 #define FSM_NOINLINE static __attribute__((noinline, noclone, unused))
 #endif
+/* Compiled to be small: what memory bounds, or what is rare. */
+#define FSM_SMALL static __attribute__((noinline, cold, unused))
 #define FSM_ALIGNED(bytes) __attribute__((aligned(bytes)))
 #define FSM_RESTRICT __restrict__
 #define FSM_UNLIKELY(condition) __builtin_expect(!!(condition), 0)

@@ -96,33 +96,28 @@ FSM_INLINE size_t F(before_line)(const REAL *row, size_t n) {
 
 /* The largest element. A longer row is read by lines between its ends, which may overlap them; which of two zeros is found
  * does not matter. */
-FSM_INLINE REAL F(row_max)(const REAL *x, size_t n, fsm_watch *watch) {
+FSM_INLINE REAL F(row_max)(const REAL *x, size_t n) {
     if (n <= FOLDED) {
         return V(reduce_max)(F(row_top)(x, n));
     }
-    VEC top = V(max)(V(load)(x), V(load)(x + n - LANES));
+    const VEC ends = V(max)(V(load)(x), V(load)(x + n - LANES));
     const size_t first = F(before_line)(x, n);
-    FSM_PIECES(i, end, (n - first) / LANES * LANES, watch) {
-        top = V(max)(F(row_top)(x + first + i, end - i), top);
-    }
-    return V(reduce_max)(top);
+    return V(reduce_max)(V(max)(F(row_top)(x + first, (n - first) / LANES * LANES), ends));
 }
 
 /* Index of the first element equal to `value`; n if there is none. */
-FSM_CORE size_t F(row_find)(const REAL *x, size_t n, REAL value, fsm_watch *watch) {
+FSM_CORE size_t F(row_find)(const REAL *x, size_t n, REAL value) {
     const VEC wanted = V(set1)(value);
-    FSM_PIECES(i, end, n, watch) {
-        while (i + LANES <= end && !V(equal)(V(load)(x + i), wanted)) {
-            i += LANES;
-        }
-        while (i < end && x[i] != value) {
-            i++;
-        }
-        if (i < end) {
-            return i;
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        if (V(equal)(V(load)(x + i), wanted)) {
+            break;
         }
     }
-    return n;
+    while (i < n && x[i] != value) {
+        i++;
+    }
+    return i;
 }
 
 FSM_INLINE F(start) F(row_start)(REAL maximum, REAL cut, const fsm_temperature *t) {
@@ -264,34 +259,31 @@ FSM_CORE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, c
 /* Weights of the row, stored to w, and their sum. */
 FSM_INLINE F(total)
     F(weights_as)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
-                  const fsm_temperature *t, int rare, F(waiting) *waiting, fsm_watch *watch) {
+                  const fsm_temperature *t, int rare, F(waiting) *waiting) {
     const F(row) row = F(row_of)(s, t);
     F(running) running = {0};
-    FSM_PIECES(first, end, n, watch) {
-        for (size_t i = first; i < end; i += CHUNK) {
-            const size_t count = n - i < CHUNK ? n - i : CHUNK;
-            const F(mass) mass = F(mass_of)(x + i, w + i, count, ahead, &row, rare, waiting);
-            if (n <= CHUNK) {
-                return F(mass_total)(&mass);
-            }
-            F(running_add)(&running, &mass);
+    for (size_t i = 0; i < n; i += CHUNK) {
+        const size_t count = n - i < CHUNK ? n - i : CHUNK;
+        const F(mass) mass = F(mass_of)(x + i, w + i, count, ahead, &row, rare, waiting);
+        if (n <= CHUNK) {
+            return F(mass_total)(&mass);
         }
+        F(running_add)(&running, &mass);
     }
     return F(running_total)(running);
 }
 
-FSM_NOINLINE F(total)
-    F(weights_rare)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
-                    const fsm_temperature *t, fsm_watch *watch) {
-    return F(weights_as)(x, w, n, ahead, s, t, 1, NULL, watch);
+FSM_NOINLINE F(total) F(weights_rare)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead,
+                                      const F(start) *s, const fsm_temperature *t) {
+    return F(weights_as)(x, w, n, ahead, s, t, 1, NULL);
 }
 
 FSM_INLINE F(total) F(weights)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
-                               const fsm_temperature *t, fsm_watch *watch) {
+                               const fsm_temperature *t) {
     if (FSM_UNLIKELY(s->shifted || t->tempered)) {
-        return F(weights_rare)(x, w, n, ahead, s, t, watch);
+        return F(weights_rare)(x, w, n, ahead, s, t);
     }
-    return F(weights_as)(x, w, n, ahead, s, t, 0, NULL, watch);
+    return F(weights_as)(x, w, n, ahead, s, t, 0, NULL);
 }
 
 /* The same, meanwhile streaming what is `waiting`; a function of its own, for the registers it needs. */
@@ -299,53 +291,52 @@ FSM_NOINLINE F(total)
     F(weights_meanwhile)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
                          const fsm_temperature *t, F(waiting) *waiting) {
     if (FSM_UNLIKELY(s->shifted || t->tempered)) {
-        return F(weights_rare)(x, w, n, ahead, s, t, NULL);
+        return F(weights_rare)(x, w, n, ahead, s, t);
     }
     F(waiting) before = *waiting;
-    const F(total) total = F(weights_as)(x, w, n, ahead, s, t, 0, &before, NULL);
+    const F(total) total = F(weights_as)(x, w, n, ahead, s, t, 0, &before);
     waiting->done = before.done;
     return total;
 }
 
-/* The sum of all weights but that of element `skip`, with a relative accuracy that a mass has not where they are small;
+/* Adds all weights but that of element `skip`, with a relative accuracy that a mass has not where they are small;
  * weights are stored to w when given, that of `skip` as 0. */
-FSM_CORE pair F(others_as)(const REAL *x, REAL *w, size_t n, size_t skip, const F(start) *s,
-                           const fsm_temperature *t, int rare, fsm_watch *watch) {
+FSM_CORE void F(add_others)(F(sum) *sum, const REAL *x, REAL *w, size_t n, size_t skip,
+                            const F(row) *row, int rare) {
+    for (size_t i = 0; i < n; i += 2 * LANES) {
+        VEC pair_of[2];
+        for (size_t v = 0; v < 2; v++) {
+            const size_t at = i + v * LANES;
+            pair_of[v] = at < n ? F(weigh)(x + at, w ? w + at : NULL,
+                                           n - at < LANES ? n - at : LANES, skip - at, row, rare)
+                                : V(set1)(0);
+        }
+        F(sum_add_pair)(sum, pair_of[0], pair_of[1]);
+    }
+}
+
+FSM_NOINLINE pair F(others_summed)(const REAL *x, REAL *w, size_t n, const F(start) *s,
+                                   const fsm_temperature *t) {
+    const size_t skip = F(row_find)(x, n, s->maximum);
     const F(row) row = F(row_of)(s, t);
     F(sum) sum = F(sum_zero)();
-    FSM_PIECES(first, end, n, watch) {
-        for (size_t i = first; i < end; i += 2 * LANES) {
-            VEC pair_of[2];
-            for (size_t v = 0; v < 2; v++) {
-                const size_t at = i + v * LANES, count = n - at < LANES ? n - at : LANES;
-                pair_of[v] = at < n
-                                 ? F(weigh)(x + at, w ? w + at : NULL, count, skip - at, &row, rare)
-                                 : V(set1)(0);
-            }
-            F(sum_add_pair)(&sum, pair_of[0], pair_of[1]);
-        }
+    if (s->shifted || t->tempered) {
+        F(add_others)(&sum, x, w, n, skip, &row, 1);
+    } else {
+        F(add_others)(&sum, x, w, n, skip, &row, 0);
     }
     return F(sum_total)(&sum);
 }
 
-FSM_NOINLINE pair F(others_summed)(const REAL *x, REAL *w, size_t n, const F(start) *s,
-                                   const fsm_temperature *t, fsm_watch *watch) {
-    const size_t skip = F(row_find)(x, n, s->maximum, watch);
-    return s->shifted || t->tempered ? F(others_as)(x, w, n, skip, s, t, 1, watch)
-                                     : F(others_as)(x, w, n, skip, s, t, 0, watch);
-}
-
 /* The mass of the row without one maximal weight; weights are stored to w when given. */
 FSM_CORE pair F(others_massed)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
-                               const fsm_temperature *t, fsm_watch *watch) {
+                               const fsm_temperature *t) {
     const F(row) row = F(row_of)(s, t);
     F(running) running = {0};
-    FSM_PIECES(first, end, n, watch) {
-        for (size_t i = first; i < end; i += CHUNK) {
-            const size_t count = n - i < CHUNK ? n - i : CHUNK;
-            const F(mass) mass = F(mass_of)(x + i, w ? w + i : NULL, count, ahead, &row, 0, NULL);
-            F(running_add)(&running, &mass);
-        }
+    for (size_t i = 0; i < n; i += CHUNK) {
+        const size_t count = n - i < CHUNK ? n - i : CHUNK;
+        const F(mass) mass = F(mass_of)(x + i, w ? w + i : NULL, count, ahead, &row, 0, NULL);
+        F(running_add)(&running, &mass);
     }
     return F(running_less)(running, V(reduce_max)(F(weight)(V(set1)(s->maximum), &row, 0)));
 }
@@ -353,14 +344,14 @@ FSM_CORE pair F(others_massed)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead
 /* All weights but one of the largest, and what they are stored as: by their mass where the row is long and that is not small
  * beside the largest, else by a sum with a relative accuracy of its own. */
 FSM_INLINE pair F(others)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
-                          const fsm_temperature *t, fsm_watch *watch) {
+                          const fsm_temperature *t) {
     if (n > ACROSS && !s->shifted && !t->tempered) {
-        const pair others = F(others_massed)(x, w, n, ahead, s, t, watch);
+        const pair others = F(others_massed)(x, w, n, ahead, s, t);
         if (others.hi >= FC(OTHERS_FROM)) {
             return others;
         }
     }
-    return F(others_summed)(x, w, n, s, t, watch);
+    return F(others_summed)(x, w, n, s, t);
 }
 
 FSM_INLINE pair F(log_top)(const F(start) *s) {
@@ -505,12 +496,10 @@ FSM_NOINLINE void F(scale_rows_low)(const fsm_rows *b, size_t first, size_t rows
     int found = 0;
     for (size_t g = 0; g < rows; g++) {
         REAL *out = ROW(b->out, b->out_stride, first + g);
-        FSM_PIECES(i, end, b->n, b->watch) {
-            if (hi[g] != hi[g]) {
-                F(fill_nan)(out + i, end - i);
-            } else {
-                found |= F(scale_low)(out + i, end - i, V(set1)(hi[g]), V(set1)(lo[g]));
-            }
+        if (hi[g] != hi[g]) {
+            F(fill_nan)(out, b->n);
+        } else {
+            found |= F(scale_low)(out, b->n, V(set1)(hi[g]), V(set1)(lo[g]));
         }
     }
     if (!found) {
@@ -541,12 +530,12 @@ static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
     const ptrdiff_t ahead = F(ahead)(b, first, rows);
     for (size_t g = 0; g < rows; g++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
-        start[g] = F(row_start)(F(row_max)(x, b->n, b->watch), FC(CUT), &b->temperature);
+        start[g] = F(row_start)(F(row_max)(x, b->n), FC(CUT), &b->temperature);
     }
     for (size_t g = 0; g < rows; g++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
         REAL *w = ROW(b->out, b->out_stride, first + g);
-        total[g] = F(weights)(x, w, b->n, ahead, &start[g], &b->temperature, b->watch);
+        total[g] = F(weights)(x, w, b->n, ahead, &start[g], &b->temperature);
     }
     for (size_t g = 0; g < rows; g++) {
         F(inverse)(total[g], &hi[g], &lo[g]);
@@ -557,15 +546,12 @@ static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
     }
     for (size_t g = 0; g < rows; g++) {
         REAL *out = ROW(b->out, b->out_stride, first + g);
-        FSM_PIECES(i, end, b->n, b->watch) {
-            const size_t count = end - i;
-            if (FSM_UNLIKELY(total[g].hi != total[g].hi)) {
-                F(fill_nan)(out + i, count);
-            } else if (count <= PIECE) {
-                F(scale_row)(out + i, F(before_line)(out + i, count), count, hi[g], lo[g]);
-            } else {
-                F(scale_pieces)(out + i, count, hi[g], lo[g]);
-            }
+        if (FSM_UNLIKELY(total[g].hi != total[g].hi)) {
+            F(fill_nan)(out, b->n);
+        } else if (b->n <= PIECE) {
+            F(scale_row)(out, F(before_line)(out, b->n), b->n, hi[g], lo[g]);
+        } else {
+            F(scale_pieces)(out, b->n, hi[g], lo[g]);
         }
     }
 }
@@ -611,7 +597,7 @@ static void F(softmax_streamed)(const fsm_rows *b) {
         REAL *out = ROW(b->out, b->out_stride, r);
         REAL *w = (REAL *)b->scratch + r % 2 * pitch + (uintptr_t)out % 64 / sizeof(REAL);
         const ptrdiff_t ahead = r + next < b->rows ? (ptrdiff_t)next * b->x_stride : 0;
-        const F(start) s = F(row_start)(F(row_max)(x, n, NULL), FC(CUT), &b->temperature);
+        const F(start) s = F(row_start)(F(row_max)(x, n), FC(CUT), &b->temperature);
         const F(total) total = F(weights_meanwhile)(x, w, n, ahead, &s, &b->temperature, &before);
         F(finish_waiting)(&before, &edge);
         if (FSM_UNLIKELY(total.hi != total.hi)) {
@@ -849,12 +835,10 @@ FSM_NOINLINE void F(log_softmax_tempered)(const REAL *x, REAL *out, size_t n, co
 }
 
 /* A row with an infinite maximum or a NaN. */
-FSM_NOINLINE REAL F(logsumexp_special)(const REAL *x, size_t n, REAL maximum, fsm_watch *watch) {
-    FSM_PIECES(first, end, n, watch) {
-        for (size_t i = first; i < end; i++) {
-            if (x[i] != x[i]) {
-                return FC(NAN);
-            }
+FSM_NOINLINE REAL F(logsumexp_special)(const REAL *x, size_t n, REAL maximum) {
+    for (size_t i = 0; i < n; i++) {
+        if (x[i] != x[i]) {
+            return FC(NAN);
         }
     }
     return maximum;
@@ -879,11 +863,11 @@ FSM_INLINE void F(log_softmax_row)(const REAL *x, REAL *out, size_t n, const F(s
     }
 }
 FSM_INLINE void F(logsumexp_row)(const REAL *x, REAL *out, size_t n, const F(start) *s,
-                                 double logarithm, fsm_watch *watch) {
+                                 double logarithm) {
     REAL hi, lo;
     F(split_log)(s->maximum, logarithm, &hi, &lo);
     if (FSM_UNLIKELY(logarithm != logarithm)) {
-        hi = F(logsumexp_special)(x, n, s->maximum, watch);
+        hi = F(logsumexp_special)(x, n, s->maximum);
     }
     *out = hi;
 }
@@ -897,11 +881,11 @@ FSM_NOINLINE void F(log_group)(const fsm_rows *b, size_t first, size_t rows, int
     const ptrdiff_t ahead = F(ahead)(b, first, rows);
     for (size_t g = 0; g < rows; g++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
-        start[g] = F(row_start)(F(row_max)(x, b->n, b->watch), FC(LOG_CUT), &b->temperature);
+        start[g] = F(row_start)(F(row_max)(x, b->n), FC(LOG_CUT), &b->temperature);
     }
     for (size_t g = 0; g < rows; g++) {
         others[g] = F(others)(CONST_ROW(b->x, b->x_stride, first + g), NULL, b->n, ahead, &start[g],
-                              &b->temperature, b->watch);
+                              &b->temperature);
     }
     for (size_t g = 0; g < rows; g++) {
         logarithm[g] = log_one_plus(F(ratio)(others[g], F(log_top)(&start[g])));
@@ -910,12 +894,9 @@ FSM_NOINLINE void F(log_group)(const fsm_rows *b, size_t first, size_t rows, int
         const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
         REAL *out = ROW(b->out, b->out_stride, first + g);
         if (single) {
-            F(logsumexp_row)(x, out, b->n, &start[g], logarithm[g], b->watch);
-            continue;
-        }
-        FSM_PIECES(i, end, b->n, b->watch) {
-            F(log_softmax_row)(x + i, out + i, end - i, &start[g], &b->temperature, logarithm[g],
-                               edge);
+            F(logsumexp_row)(x, out, b->n, &start[g], logarithm[g]);
+        } else {
+            F(log_softmax_row)(x, out, b->n, &start[g], &b->temperature, logarithm[g], edge);
         }
     }
 }

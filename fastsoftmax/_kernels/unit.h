@@ -49,6 +49,7 @@ static const fsm_temperature untempered = {0, 1.0, 1.0, 0.0};
 #define FMA fmaf
 #include "rows.h"
 #include "backward.h"
+#include "long_rows.h"
 #include "columns.h"
 #include "undefine.h"
 
@@ -62,6 +63,7 @@ static const fsm_temperature untempered = {0, 1.0, 1.0, 0.0};
 #define FMA fma
 #include "rows.h"
 #include "backward.h"
+#include "long_rows.h"
 #include "columns.h"
 #include "undefine.h"
 
