@@ -264,3 +264,23 @@ def test_keepdims(fs):
         assert kept.shape == np.sum(x, axis=axis, keepdims=True).shape
         assert np.shape(flat) == np.shape(np.sum(x, axis=axis))
         np.testing.assert_array_equal(kept.ravel(), np.ravel(flat))
+
+
+@pytest.mark.parametrize("function", CALLS, ids=str)
+def test_rows_that_are_computed_in_pieces(native_fs, numpy_fs, function):
+    """Kernels have loops of their own for rows of more than 2**18 elements."""
+    n = (1 << 18) + 1003
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(0, 3, (2, n)), rng.random((2, n))
+    x[1, 7] = 60.0  # beside which all others are small
+    rows = [x, -y, 1e4 * x]
+    for place, value in ((5, np.nan), (n - 1, np.inf), (slice(None), -np.inf)):
+        rows.append(x.copy())
+        rows[-1][0, place] = value
+    for dtype, rtol in ((np.float32, 1e-6), (np.float64, 4e-15)):
+        for values in rows:
+            operands = values.astype(dtype), y.astype(dtype)
+            got = function.of_rows(native_fs, *operands)
+            expected = function.of_rows(numpy_fs, *operands)
+            scale = np.max(np.abs(expected[np.isfinite(expected)]), initial=0)
+            np.testing.assert_allclose(got, expected, rtol=rtol, atol=rtol * float(scale) * 1e-3)

@@ -218,8 +218,8 @@ small = np.random.default_rng(0).random((2000, 100))
 expected = fs.softmax(small)
 for workers in (1, 2):
     for _ in range(5):
-        threading.Timer(0.001, signal.raise_signal, (signal.SIGINT,)).start()
         try:
+            threading.Timer(0.001, signal.raise_signal, (signal.SIGINT,)).start()
             while True:
                 fs.softmax(x, out=x, workers=workers)
         except KeyboardInterrupt:
