@@ -280,7 +280,7 @@ class Soak:
         rng = random.Random(2)
         while not self.stop.wait(rng.uniform(0.1, 0.6)):
             with self.process:
-                little = address_space() + (rng.randrange(1 << 21) & -4096), limits[1]
+                little = address_space() + (rng.randrange(-1 << 22, 1 << 22) & -4096), limits[1]
                 self.squeezes += 1
                 resource.setrlimit(resource.RLIMIT_AS, little)
                 time.sleep(rng.uniform(0.02, 0.2))
@@ -381,6 +381,11 @@ def main():
     warnings.simplefilter("error")
     # Python warns of what is tried here.
     warnings.filterwarnings("ignore", ".*multi-threaded.*", DeprecationWarning)
+    with contextlib.suppress(AttributeError):
+        # glibc's M_MMAP_THRESHOLD and M_ARENA_MAX: large arrays come from the system each time, where
+        # the limit is, and there are no reserves of address space, one for each thread.
+        ctypes.CDLL(None).mallopt(-3, 1 << 16)
+        ctypes.CDLL(None).mallopt(-8, 1)
     faulthandler.enable()
     await_hangs(HANG_SECONDS)
     sys.setswitchinterval(1e-4)
