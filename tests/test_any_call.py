@@ -1,6 +1,10 @@
 """What holds for every call of every function, whatever its arguments are and where they lie.
 
-FASTSOFTMAX_EXAMPLES multiplies the number of calls that are tried.
+FASTSOFTMAX_EXAMPLES multiplies the number of calls that are tried. Some 10^5 calls on the best
+instruction set, in ten minutes on one CPU, and as many again that helpers share:
+
+    FASTSOFTMAX_EXAMPLES=50 pytest tests/test_any_call.py -k "gives_what and not numpy and not generic"
+    FASTSOFTMAX_EXAMPLES=12 pytest tests/test_any_call.py -m slow
 """
 
 import os
@@ -13,6 +17,9 @@ from functions import CALLS, FUNCTIONS, SEGMENT_SOFTMAX
 from hypothesis import HealthCheck, given, settings
 from invalid_calls import invalid_calls
 from reference import promised, within
+from toolchain import run_python
+
+from fastsoftmax import _backend
 
 EXAMPLES = float(os.environ.get("FASTSOFTMAX_EXAMPLES", "1"))
 
@@ -78,6 +85,36 @@ def test_any_call_gives_what_its_plainest_form_gives_to_a_few_ulp(fs, backend_na
         call.out.of(before)[...] = results[0]
     # Nothing has been written but `out`.
     assert (call.memory == before).all()
+
+
+SHARED = """
+import importlib.util
+import pathlib
+import sys
+import pytest
+
+# The extension reads this number when it is loaded, with the package.
+name = "fastsoftmax._workers"
+folder = pathlib.Path(importlib.util.find_spec("fastsoftmax").origin).parent
+spec = importlib.util.spec_from_file_location(name, folder / "_workers.py")
+workers = sys.modules[name] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(workers)
+workers.MIN_ELEMENTS = 1
+had = []
+worth = workers.worth
+workers.worth = lambda *given: had.append(worth(*given)) or had[-1]
+workers.set_workers(3)
+failed = pytest.main([sys.argv[1], "-q", "-p", "no:cacheprovider", "-k", sys.argv[2]])
+sys.exit(failed or had.count(3) < 1000)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", _backend.INSTRUCTION_SETS[:1])
+def test_any_call_gives_the_same_where_helpers_share_arrays_of_a_few_elements(name, monkeypatch):
+    monkeypatch.setenv("FASTSOFTMAX_EXAMPLES", str(4 * EXAMPLES))
+    done = run_python("-c", SHARED, __file__, f"gives_what and {name}", backend="native")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def error_of(call, fs):
