@@ -35,7 +35,6 @@ cdef extern from "Python.h":
     Py_ssize_t PyTuple_GET_SIZE(PyObject *o)
     PyObject *PyList_GET_ITEM(PyObject *o, Py_ssize_t i)
     PyTypeObject *Py_TYPE(PyObject *o)
-    void PyErr_Clear()
     unsigned long PyThread_get_thread_ident()
     PyObject *Py_None
     PyObject *Py_True
@@ -62,7 +61,7 @@ cdef extern from "numpy/arrayobject.h":
     bint PyArray_ISNOTSWAPPED(PyArrayObject *o)
     bint PyArray_DescrCheck(PyObject *o)
     bint PyDataType_ISNOTSWAPPED(PyArray_Descr *descr)
-    int PyArray_DescrConverter(PyObject *o, PyArray_Descr **descr)
+    int PyArray_DescrConverter(PyObject *o, PyArray_Descr **descr) except 0
     PyArray_Descr *PyArray_DescrFromType(int number)
     object PyArray_NewFromDescr(
         PyTypeObject *subtype, PyArray_Descr *descr, int nd, const npy_intp *dims,

@@ -266,15 +266,18 @@ cdef inline int common_float(int a, int b) noexcept:
     return FSM_F32 if a == FSM_F32 or b == FSM_F32 else -1
 
 
-cdef int as_dtype(PyObject *o) noexcept:
+cdef int as_dtype(PyObject *o) except -2:
     """The format of an argument `dtype`; -1 is not taken."""
     cdef PyArray_Descr *descr = NULL
     cdef int found
     if not (PyArray_DescrCheck(o) or PyType_CheckExact(o) or PyUnicode_CheckExact(o)):
         return -1  # whose conversion may run any code
-    if not PyArray_DescrConverter(o, &descr):
-        PyErr_Clear()
-        return -1
+    try:
+        PyArray_DescrConverter(o, &descr)
+    except Exception as error:
+        if type(error) in _rules.OF_CONVERSION:  # for the rules to explain
+            return -1
+        raise
     found = format_of(descr.type_num) if PyDataType_ISNOTSWAPPED(descr) else -1
     Py_DECREF(<object>descr)
     return found if is_float(found) else -1
@@ -542,7 +545,7 @@ cdef void lay_out_segments(fsm_plan *plan, call *c) noexcept:
 
 cdef bint take_options(
     PyObject *const *given, fsm_plan *plan, call *c, double *temperature
-) noexcept:
+) except -1:
     """Take every option that is not about an array."""
     cdef long long workers
     if not is_default(given[DTYPE]):

@@ -276,10 +276,10 @@ def _is_list(value: Any) -> bool:
 
 OF_CONVERSION = frozenset({
     TypeError, ValueError, OverflowError, RuntimeError, RecursionError, NotImplementedError,
-    AttributeError, KeyError, IndexError,
+    AttributeError, KeyError, IndexError, SyntaxError, OSError,
 })  # fmt: skip
-"""What is raised where a value cannot be an array. Any other error has a meaning: it may
-be that of a signal handler, which can run at any moment."""
+"""What is raised where a value cannot be an array, a dtype or text. Any other error, of a kind derived
+from these too, has a meaning to somebody: it may be a signal handler's, which can run at any moment."""
 
 
 def _converted(name: str, value: Any) -> Array:
@@ -358,7 +358,9 @@ def _asked(dtype: Any) -> np.dtype[Any] | None:
         return None
     try:
         given = np.dtype(dtype)
-    except Exception:  # noqa: BLE001 - a SyntaxError of a string, or one of the caller's code
+    except Exception as error:
+        if type(error) not in OF_CONVERSION:
+            raise
         raise _refused("dtype", _shown(dtype)) from None
     if given.type in _BUILT_IN_FLOATS or _is_bfloat16(given):
         return given.newbyteorder("=")
@@ -494,7 +496,9 @@ def _shown(value: Any) -> str:
     """Return what the caller gave as text, however large or broken that is."""
     try:
         text = repr(value)
-    except Exception:  # noqa: BLE001 - of the caller's code, or of an integer of too many digits
+    except Exception as error:  # of the caller's code, or of an integer of too many digits
+        if type(error) not in OF_CONVERSION:
+            raise
         text = _kind_of(value)
     return text if len(text) < 100 else f"{text[:100]}..."
 

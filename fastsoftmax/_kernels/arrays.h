@@ -79,8 +79,8 @@ static inline void fsm_append(fsm_plan *plan, int from, int *count, const fsm_di
     if (added->extent == 1) {
         return;
     }
-    fsm_dimension *last = &plan->dimension[*count - 1];
     int merges = *count > from;
+    fsm_dimension *last = &plan->dimension[merges ? *count - 1 : 0];
     for (int o = 0; o < FSM_OPERANDS && merges; o++) {
         merges = last->step[o] == added->step[o] * (ptrdiff_t)added->extent;
     }
