@@ -278,8 +278,8 @@ OF_CONVERSION = frozenset({
     TypeError, ValueError, OverflowError, RuntimeError, RecursionError, NotImplementedError,
     AttributeError, KeyError, IndexError, SyntaxError, OSError,
 })  # fmt: skip
-"""What is raised where a value cannot be an array, a dtype or text. Any other error, of a kind derived
-from these too, has a meaning to somebody: it may be a signal handler's, which can run at any moment."""
+"""What is raised where a value cannot be an array, a dtype or text. Any other error, derived from
+these too, has a meaning to somebody: it may be a signal handler's, which can run at any moment."""
 
 
 def _converted(name: str, value: Any) -> Array:

@@ -127,13 +127,10 @@ def test_what_a_handler_raises_ends_the_call(slowest_fs, function, layout, alarm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("function", CALLS, ids=str)
-def test_what_a_handler_raises_ends_the_call_in_any_layout(
-    slowest_fs, function, layout, workers, alarms
-):
-    check_layout(slowest_fs, function, layout, workers, alarms)
+def test_what_a_handler_raises_ends_the_call_in_any_layout(slowest_fs, function, layout, alarms):
+    check_layout(slowest_fs, function, layout, 2, alarms)
 
 
 @pytest.mark.slow
