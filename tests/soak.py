@@ -168,9 +168,8 @@ class Soak:
         self.calls_only = calls_only
         self.kinds = every_kind_of_call()
         self.faults = []
-        self.calls = [0] * (CALLERS + 1)
+        self.counts = [{"calls": 0, "memory errors": 0} for _ in range(CALLERS + 1)]
         """Of each thread, the main thread's last: a shared sum would lose some."""
-        self.memory_errors = [0] * (CALLERS + 1)
         self.forks = self.signals = self.raised = self.delivered = 0
         self.stop = threading.Event()
         self.may_raise = False
@@ -186,6 +185,9 @@ class Soak:
         self.threads_before = count_threads()
         self.most_threads = self.threads_before
 
+    def total(self, counted):
+        return sum(counts[counted] for counts in self.counts)
+
     def fault(self, text):
         self.faults.append(text)
         print("FAULT:", text, file=sys.stderr, flush=True)
@@ -199,13 +201,13 @@ class Soak:
         except MemoryError:
             if squeezes % 2 == 0 and squeezes == self.squeezes:
                 self.fault(f"MemoryError without need: {call}\n{traceback.format_exc()}")
-            self.memory_errors[caller] += 1
+            self.counts[caller]["memory errors"] += 1
         except ALARMS:
             raise
         except BaseException:  # noqa: BLE001 - nothing else may come out of a call
             self.fault(f"{call}\n{traceback.format_exc()}")
         else:
-            self.calls[caller] += 1
+            self.counts[caller]["calls"] += 1
             if not right:
                 self.fault(f"wrong: {call}")
 
@@ -338,9 +340,9 @@ class Soak:
         if min(memory[half:]) - min(memory[:half]) > (GROWTH_MIB if has_gil() else FREE_GROWTH_MIB):
             self.fault(f"memory grew, MiB after each round: {[round(mib) for mib in memory]}")
         print(
-            f"{time.monotonic() - start:.0f} s: {sum(self.calls)} calls, {self.forks} forks, "
+            f"{time.monotonic() - start:.0f} s: {self.total('calls')} calls, {self.forks} forks, "
             f"{self.signals} signals, {self.delivered} exceptions of {self.raised} delivered, "
-            f"{sum(self.memory_errors)} MemoryErrors; {self.most_threads} threads at most, "
+            f"{self.total('memory errors')} MemoryErrors; {self.most_threads} threads at most, "
             f"{count_threads() - self.threads_before} helpers at the end; resident memory from "
             f"{memory[0]:.0f} to {memory[-1]:.0f} MiB; {len(self.faults)} faults"
         )

@@ -47,24 +47,26 @@ def filled(shape, dtype=np.float32):
 
 
 # Each has loops of its own: over rows, within one row, and over what is gathered for the kernels.
-MANY = 1 << 23
 LAYOUTS = {
-    "rows": lambda: (filled((MANY // 1024, 1024)), -1),
-    "one row": lambda: (filled((1, MANY)), -1),
-    "long columns": lambda: (filled((MANY // 16, 16)), 0),
-    "short rows": lambda: (filled((MANY // 8, 8)), -1),
-    "columns": lambda: (filled((16, MANY // 16)), 0),
-    "every second element": lambda: (filled((1, 2 * MANY))[:, ::2], -1),
-    "float16": lambda: (filled((1, MANY), np.float16), -1),
-    "byte-swapped float64": lambda: (filled((1, MANY), ">f8"), -1),
-    "two axes": lambda: (filled((4, MANY // 512, 8, 16)), (1, 3)),
+    "rows": lambda many: (filled((many // 1024, 1024)), -1),
+    "one row": lambda many: (filled((1, many)), -1),
+    "long columns": lambda many: (filled((many // 16, 16)), 0),
+    "short rows": lambda many: (filled((many // 8, 8)), -1),
+    "columns": lambda many: (filled((16, many // 16)), 0),
+    "every second element": lambda many: (filled((1, 2 * many))[:, ::2], -1),
+    "float16": lambda many: (filled((1, many), np.float16), -1),
+    "byte-swapped float64": lambda many: (filled((1, many), ">f8"), -1),
+    "two axes": lambda many: (filled((4, many // 512, 8, 16)), (1, 3)),
 }
+MANY = 1 << 23
+LONG_ENOUGH = 0.08
+"""Seconds; handlers run each 0.025."""
 USUAL = ("rows", "one row", "long columns")
 
 
-def made(function, layout):
-    """Return a call of a function over an array of that layout; None if it takes no such axis."""
-    x, axis = LAYOUTS[layout]()
+def made(function, layout, many=MANY):
+    """Return a call of a function over so many elements; None if it takes no such axis."""
+    x, axis = LAYOUTS[layout](many)
     y = filled(x.shape)
     several = isinstance(axis, tuple)
     if (several and function.axes != "several") or (axis != -1 and function.axes == "none"):
@@ -114,9 +116,12 @@ def slowest_fs():
 
 
 def check_layout(fs, function, layout, workers, alarms):
-    call = made(function, layout)
-    if call is None:
-        pytest.skip("has no such axis")
+    for many in (MANY, 4 * MANY, 16 * MANY):
+        call = made(function, layout, many)
+        if call is None:
+            pytest.skip("has no such axis")
+        if seconds(lambda call=call: call(fs, workers=workers)) > LONG_ENOUGH:
+            break
     check_interrupted(lambda: call(fs, workers=workers), alarms)
 
 
