@@ -206,7 +206,7 @@ assert (fs.softmax(x, workers=2) == np.float32(0.001)).all()
 
 
 def test_calls_of_handlers_of_calls_of_handlers_need_little_stack():
-    done = run_python("-c", NESTED, backend="generic")
+    done = run_python("-W", "ignore", "-c", NESTED, backend="generic")
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -215,6 +215,7 @@ import signal, threading
 import numpy as np
 import fastsoftmax as fs
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # or it may be ignored from the start
 x = np.zeros((30000, 1000), np.float32)
 small = np.random.default_rng(0).random((2000, 100))
 expected = fs.softmax(small)
@@ -231,7 +232,7 @@ for workers in (1, 2):
 
 
 def test_control_c_leaves_helpers_that_serve_the_next_call():
-    done = run_python("-c", INTERRUPTED)
+    done = run_python("-W", "ignore", "-c", INTERRUPTED)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "interrupted\n" * 10)
 
 
@@ -271,13 +272,12 @@ print(os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="cannot fork here")
-@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize(
     ("workers", "then", "codes"), [(1, "stays", "0"), (2, "stays", "03"), (2, "leaves", "0")]
 )
 def test_a_handler_may_fork(workers, then, codes):
     """Its child either has all results or is told that it has not."""
     for _ in range(2):
-        done = run_python("-c", FORKING, str(workers), then, backend="generic")
+        done = run_python("-W", "ignore", "-c", FORKING, str(workers), then, backend="generic")
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.strip() in codes
