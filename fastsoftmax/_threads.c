@@ -39,7 +39,7 @@ typedef struct helper {
 #define IDLE_MICROSECONDS 5000000
 /* Before a caller sleeps it waits awake, for some 50 us: to be woken takes as long. */
 #define PAUSES 2000
-/* So long a caller sleeps before it asks its watch. */
+/* A caller that waits for a helper asks its watch after each sleep of this length. */
 #define AWAKE_MICROSECONDS 20000
 /* Scratch of this size is on the stack. */
 #define SMALL_SCRATCH (16 * 1024)
@@ -55,7 +55,7 @@ static struct {
     volatile size_t locked;
     helper *idle;
     size_t count, most;
-    size_t forks; /* of which this process is the child */
+    size_t forks; /* since the package was imported: of each, this process is the child */
 } pool = {0, NULL, 0, 1, 0};
 
 void fsm_limit_helpers(size_t most) {

@@ -38,7 +38,7 @@
 #define BESIDE_PART 512
 /* Of that many indices threads take parts of about the same size. */
 #define ENOUGH_PARTS 16
-/* Shorter segments are not counted one by one. */
+/* Longer segments are counted for the watch one by one; the others by LABELS of them, each as if it had this length. */
 #define ENOUGH_TO_ASK 1024
 /* Class indices copied and checked at a time. */
 #define LABELS 256
