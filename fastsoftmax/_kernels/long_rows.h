@@ -98,20 +98,18 @@ FSM_SMALL void F(log_long)(const fsm_rows *b, int single) {
         const F(start) s = F(row_start)(F(long_max)(x, b->n, b->watch), FC(LOG_CUT), t);
         const pair others = F(long_others)(x, NULL, b->n, &s, t, b->watch);
         const double logarithm = log_one_plus(F(ratio)(others, F(log_top)(&s)));
-        if (single && logarithm == logarithm) {
-            F(logsumexp_row)(x, out, b->n, &s, logarithm);
-            continue;
-        }
-        if (single) {
-            *out = s.maximum;
-        }
-        FSM_PIECES(i, end, b->n, b->watch) {
-            if (!single) {
+        if (!single) {
+            FSM_PIECES(i, end, b->n, b->watch) {
                 F(log_softmax_row)(x + i, out + i, end - i, &s, t, logarithm, NULL);
-            } else if (F(logsumexp_special)(x + i, end - i, 0) != 0) {
-                *out = FC(NAN);
-                break;
             }
+        } else if (logarithm == logarithm) {
+            F(logsumexp_row)(x, out, b->n, &s, logarithm);
+        } else { /* the maximum, or a NaN that it has passed over */
+            REAL answer = s.maximum;
+            FSM_PIECES(i, end, b->n, b->watch) {
+                answer = F(logsumexp_special)(x + i, end - i, answer);
+            }
+            *out = answer;
         }
     }
 }
