@@ -80,10 +80,10 @@ fsm_temperature fsm_make_temperature(double temperature, enum fsm_dtype computin
         t.inv_hi = inverse;
         t.inv_lo = fma(-scaled, inverse, 1.0) * inverse;
     } else {
-        /* Outside float32's range the result is that of the nearest end: one maximum, or all equal. */
-        inverse = inverse > FLT_MAX   ? (double)FLT_MAX
-                  : inverse < FLT_MIN ? (double)FLT_MIN
-                                      : inverse;
+        /* Outside float32's range the result is that of the nearest end: one maximum, or all equal. Twice the inverse is used, too. */
+        inverse = inverse > FLT_MAX / 2 ? (double)(FLT_MAX / 2)
+                  : inverse < FLT_MIN   ? (double)FLT_MIN
+                                        : inverse;
         t.inv_hi = (double)(float)inverse;
         t.inv_lo = (double)(float)(inverse - t.inv_hi);
     }

@@ -232,8 +232,8 @@ typedef struct {
     const REAL *x, *target;
     REAL *grad;
     size_t n, label;
-    double keep, spread; /* 1 - smoothing, smoothing / n */
-    fsm_watch *watch;    /* of a long row */
+    double smoothing, keep, spread; /* 1 - smoothing, smoothing / n */
+    fsm_watch *watch;               /* of a long row */
 } F(entropy);
 
 /* The target of up to LANES classes from i on; 0 beyond the row. */
@@ -249,18 +249,54 @@ FSM_CORE VEC F(entropy_target)(const F(entropy) *e, size_t i, size_t count) {
     return V(fma)(given, V(set1)((REAL)e->keep), spread);
 }
 
-/* Adds sum_i t_i (log_sum - x_i) and sum_i t_i, over a distribution; a target of 0 contributes 0 whatever its logit. */
-FSM_CORE void F(add_distribution)(F(sum) *loss, F(sum) *mass, const F(entropy) *e, REAL log_hi,
-                                  REAL log_lo) {
-    const VEC hi = V(set1)(log_hi), lo = V(set1)(log_lo);
+/* Sums over the classes, d_i = max - x_i being how far a class is below the largest: of t_i d_i and t_i over a distribution, and of
+ * d_i where every class has a share. */
+typedef struct {
+    F(sum) given, mass, distance;
+} F(moments);
+
+FSM_INLINE F(moments) F(moments_zero)(void) {
+    return (F(moments)){F(sum_zero)(), F(sum_zero)(), F(sum_zero)()};
+}
+
+/* A target of 0 contributes 0 whatever its logit. */
+FSM_CORE void F(add_moments)(F(moments) *m, const F(entropy) *e, REAL maximum) {
+    const VEC largest = V(set1)(maximum);
     for (size_t i = 0; i < e->n; i += LANES) {
         const size_t count = e->n - i < LANES ? e->n - i : LANES;
-        const VEC t = V(first)(F(entropy_target)(e, i, count), count);
-        const VEC x = V(load_partial)(e->x + i, count, 0);
-        const VEC distance = V(where_nonzero)(V(add)(V(sub)(hi, x), lo), t);
-        F(sum_add_product)(loss, t, distance);
-        F(sum_add)(mass, t);
+        const VEC x = V(load_partial)(e->x + i, count, maximum);
+        const VEC distance = V(sub)(largest, x);
+        if (e->target) {
+            const VEC t = V(load_partial)(e->target + i, count, 0);
+            F(sum_add_product)(&m->given, t, V(where_nonzero)(distance, t));
+            F(sum_add)(&m->mass, t);
+        }
+        if (e->spread > 0) {
+            F(sum_add)(&m->distance, distance);
+        }
     }
+}
+
+/* The loss where a sum has overflowed, at an impossible class or for a distance beyond the format; from distances halved. */
+FSM_NOINLINE REAL F(entropy_special)(const F(entropy) *e, REAL maximum, pair logarithm) {
+    const double top = 0.5 * (double)maximum;
+    pair sum = {0.0, 0.0};
+    double mass = 0.0;
+    FSM_PIECES(first, end, e->n, e->watch) {
+        for (size_t i = first; i < end; i++) {
+            const double given = e->target ? (double)e->target[i] : i == e->label;
+            const double t = given * e->keep + e->spread;
+            mass += t;
+            if (t != 0) {
+                const double term = t * (top - 0.5 * (double)e->x[i]);
+                if (!(term < (double)INFINITY)) {
+                    return (REAL)term;
+                }
+                sum = pair_sum(sum, (pair){term, 0.0});
+            }
+        }
+    }
+    return (REAL)(2 * sum.hi + mass * logarithm.hi);
 }
 
 /* w / total - t, from the weights of F(others) in e->grad. Those of the largest elements are `top`, exact to their last bit. */
@@ -291,29 +327,59 @@ FSM_INLINE REAL F(entropy_at_label)(const F(entropy) *e, int is_top, double w, d
         return (REAL)((is_top ? 1.0 / (1.0 + ratio) : w / total) - t);
     }
     const double missing = is_top ? ratio / (1.0 + ratio) : 1.0 - w / total;
-    return (REAL)((1.0 - e->keep - e->spread) - missing);
+    return (REAL)((1.0 - e->keep - e->spread) - missing) + (REAL)0; /* never -0 */
 }
 
 /* The row's logarithm, phase by phase for a few rows (rows.h, softmax_group). */
 typedef struct {
     F(start) start;
     pair others, top;
-    double ratio, logarithm;
+    pair ratio, logarithm;
 } F(entropy_sums);
 
 FSM_INLINE void F(entropy_finish)(F(entropy_sums) *sums) {
     sums->top = F(log_top)(&sums->start);
     sums->ratio = F(ratio)(sums->others, sums->top);
-    sums->logarithm = log_one_plus(sums->ratio);
+    sums->logarithm = log_one_plus(sums->ratio, FC(LOG_IN_TWO));
 }
 
 /* Two passes over a row, as functions: those above, or those of a long row. */
-typedef void F(distribution_pass)(F(sum) *loss, F(sum) *mass, const F(entropy) *e, REAL log_hi,
-                                  REAL log_lo);
+typedef void F(moments_pass)(F(moments) *m, const F(entropy) *e, REAL maximum);
 typedef void F(grad_pass)(const F(entropy) *e, REAL maximum, REAL top, REAL hi, REAL lo);
 
+/* The loss, sum_i t_i (max + log - x_i) = keep sum_i t_i d_i + spread sum_i d_i + log sum_i t_i: no term is negative. To `mass` the
+ * sum of the targets, smoothed. */
+FSM_CORE REAL F(entropy_loss)(const F(entropy) *e, REAL maximum, pair logarithm,
+                              F(moments_pass) *add_moments, pair *mass) {
+    *mass = (pair){1.0, 0.0};
+    if (!e->target && e->spread == 0) {
+        REAL log_hi, log_lo;
+        F(split_log)(maximum, logarithm, &log_hi, &log_lo);
+        return (log_hi - e->x[e->label]) + log_lo;
+    }
+    F(moments) m = F(moments_zero)();
+    add_moments(&m, e, maximum);
+    const pair keep = fast_two_sum(1.0, -e->smoothing);
+    pair given = two_sum((double)maximum, -(double)e->x[e->label]);
+    if (e->target) {
+        given = F(sum_total)(&m.given);
+        *mass = F(sum_total)(&m.mass);
+    }
+    pair loss = given;
+    if (e->spread > 0) {
+        const double count = (double)e->n, share = e->smoothing / count;
+        const pair spread = {share, fma(-share, count, e->smoothing) / count};
+        loss = pair_sum(pair_product(keep, given), pair_product(spread, F(sum_total)(&m.distance)));
+        if (e->target) {
+            *mass = pair_sum(pair_product(keep, *mass), (pair){e->smoothing, 0.0});
+        }
+    }
+    loss = pair_sum(loss, pair_product(*mass, logarithm));
+    return loss.hi - loss.hi == 0 ? (REAL)loss.hi : F(entropy_special)(e, maximum, logarithm);
+}
+
 FSM_INLINE REAL F(entropy_row)(const F(entropy) *e, const F(entropy_sums) *sums,
-                               F(distribution_pass) *add_distribution, F(grad_pass) *grad) {
+                               F(moments_pass) *add_moments, F(grad_pass) *grad) {
     const REAL maximum = sums->start.maximum;
     if (FSM_UNLIKELY(F(no_answer)(maximum, sums->logarithm))) {
         FSM_PIECES(i, end, e->grad ? e->n : 0, e->watch) {
@@ -321,24 +387,8 @@ FSM_INLINE REAL F(entropy_row)(const F(entropy) *e, const F(entropy_sums) *sums,
         }
         return FC(NAN);
     }
-    REAL log_hi, log_lo;
-    F(split_log)(maximum, sums->logarithm, &log_hi, &log_lo);
-    pair mass = {1.0, 0.0};
-    REAL loss = 0;
-    if (!e->target) {
-        loss = (log_hi - e->x[e->label]) + log_lo;
-    }
-    if (e->target || e->spread > 0) {
-        F(sum) losses = F(sum_zero)(), masses = F(sum_zero)();
-        add_distribution(&losses, &masses, e, log_hi, log_lo);
-        const pair smooth = F(sum_total)(&losses);
-        if (e->target) {
-            mass = F(sum_total)(&masses);
-            loss = (REAL)(smooth.hi + smooth.lo);
-        } else {
-            loss = (REAL)(e->keep * (double)loss + smooth.hi);
-        }
-    }
+    pair mass;
+    const REAL loss = F(entropy_loss)(e, maximum, sums->logarithm, add_moments, &mass);
     if (e->grad) {
         const pair top = sums->top;
         pair total = two_sum(sums->others.hi, top.hi);
@@ -349,7 +399,7 @@ FSM_INLINE REAL F(entropy_row)(const F(entropy) *e, const F(entropy_sums) *sums,
         const double at_label = e->target ? 0 : (double)e->grad[e->label];
         grad(e, maximum, (REAL)top.hi, hi, lo);
         if (!e->target) {
-            e->grad[e->label] = F(entropy_at_label)(e, is_top, at_label, total.hi, sums->ratio);
+            e->grad[e->label] = F(entropy_at_label)(e, is_top, at_label, total.hi, sums->ratio.hi);
         }
         FSM_PIECES(i, end, e->n, e->watch) {
             F(canonical_nans)(e->grad + i, end - i);
@@ -365,6 +415,7 @@ FSM_INLINE F(entropy) F(entropy_of)(const fsm_cross_entropy *b, size_t row) {
         .grad = b->grad ? ROW(b->grad, b->grad_stride, row) : NULL,
         .n = b->n,
         .label = b->label ? (size_t)b->label[row] : 0,
+        .smoothing = b->smoothing,
         .keep = 1.0 - b->smoothing,
         .spread = b->smoothing / (double)b->n,
         .watch = b->watch,
@@ -374,9 +425,10 @@ FSM_INLINE F(entropy) F(entropy_of)(const fsm_cross_entropy *b, size_t row) {
 FSM_NOINLINE void F(cross_entropy_group)(const fsm_cross_entropy *b, size_t first, size_t rows) {
     F(entropy) e[GROUP];
     F(entropy_sums) sums[GROUP];
+    REAL chunks[MOST_CHUNKS]; /* as in softmax_group */
     for (size_t g = 0; g < rows; g++) {
         e[g] = F(entropy_of)(b, first + g);
-        sums[g].start = F(row_start)(F(row_max)(e[g].x, b->n), FC(LOG_CUT), &untempered);
+        sums[g].start = F(row_begin)(e[g].x, b->n, FC(LOG_CUT), &untempered, chunks);
     }
     for (size_t g = 0; g < rows; g++) {
         sums[g].others = F(others)(e[g].x, e[g].grad, b->n, 0, &sums[g].start, &untempered);
@@ -386,6 +438,6 @@ FSM_NOINLINE void F(cross_entropy_group)(const fsm_cross_entropy *b, size_t firs
     }
     for (size_t g = 0; g < rows; g++) {
         ((REAL *)b->loss)[first + g] =
-            F(entropy_row)(&e[g], &sums[g], F(add_distribution), F(entropy_grad));
+            F(entropy_row)(&e[g], &sums[g], F(add_moments), F(entropy_grad));
     }
 }

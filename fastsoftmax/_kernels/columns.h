@@ -91,15 +91,16 @@ FSM_CORE VEC F(columns_max)(const VEC *a, size_t n) {
 }
 
 /* Folds what n lanes of the row kernel hold. */
-FSM_CORE F(sum) F(columns_fold)(F(sum) *lane, size_t n) {
-    for (size_t half = LANES / 2; half; half /= 2) {
-        for (size_t i = 0; i < half && i + half < n; i++) {
-            F(lanes_join)(&lane[i], &lane[i + half]);
-        }
-        n = n < half ? n : half;
-    }
-    return lane[0];
-}
+#define COLUMNS_FOLD(lane, n, join)                                                                \
+    do {                                                                                           \
+        size_t left = (n) < LANES ? (n) : LANES;                                                   \
+        for (size_t half = LANES / 2; half; half /= 2) {                                           \
+            for (size_t l = 0; l < half && l + half < left; l++) {                                 \
+                join(&(lane)[l], &(lane)[l + half]);                                               \
+            }                                                                                      \
+            left = left < half ? left : half;                                                      \
+        }                                                                                          \
+    } while (0)
 
 /* What one block's columns weigh: the units of all, and lane by lane of the row kernel what is not whole units. */
 typedef struct {
@@ -128,6 +129,20 @@ FSM_CORE void F(columns_weigh)(const VEC *x, VEC *w, size_t n, const F(row) *row
     }
 }
 
+/* The same for a logarithm. */
+FSM_CORE void F(columns_weigh_parts)(const VEC *x, size_t n, const F(row) *row,
+                                     F(columns_mass) *mass) {
+    mass->units = V(set1)(0);
+    for (size_t i = 0; i < LANES; i++) {
+        F(mass) lane = F(mass_start)(FC(MASS_START));
+        for (size_t at = i; at < n; at += LANES) {
+            F(mass_add_parts)(&lane, F(weight_parts)(x[at], row, 0));
+        }
+        mass->units = F(lanes_units)(mass->units, &lane);
+        mass->low[i] = lane.lo;
+    }
+}
+
 /* The sum of what is not whole units. Absent lanes are left out: they would add +0. */
 FSM_CORE VEC F(columns_low)(F(columns_mass) *mass, size_t lanes) {
     FSM_UNROLL
@@ -146,20 +161,24 @@ FSM_INLINE uint32_t F(columns_lanes)(size_t n) {
     return (uint32_t)(n < LANES ? n : LANES);
 }
 
-/* The sum of weights, as of a logarithm. */
-FSM_CORE F(sum) F(columns_sum)(const VEC *a, size_t n) {
-    F(sum) lane[LANES];
+/* The sum of the columns' weights in parts, as of a logarithm; the weights to w when given (which may be x). */
+FSM_CORE F(sum) F(columns_sum)(const VEC *x, VEC *w, size_t n, const F(row) *row) {
+    F(part_sum) lane[LANES];
     for (size_t i = 0; i < n && i < LANES; i++) {
-        if (i + LANES >= n) {
-            lane[i] = F(lanes_first)(a[i]);
-        } else {
-            lane[i] = F(sum_zero)();
-            for (size_t at = i; at < n; at += 2 * LANES) {
-                F(sum_add_pair)(&lane[i], a[at], at + LANES < n ? a[at + LANES] : V(set1)(0));
+        for (size_t at = i; at < n; at += LANES) {
+            const F(parts) parts = F(weight_parts)(x[at], row, 0);
+            if (at < LANES) {
+                lane[i] = F(part_sum_first)(parts);
+            } else {
+                F(part_sum_add)(&lane[i], parts);
+            }
+            if (w) {
+                w[at] = F(whole)(parts, row->limit);
             }
         }
     }
-    return F(columns_fold)(lane, n < LANES ? n : LANES);
+    COLUMNS_FOLD(lane, n, F(part_sum_join));
+    return F(part_sum_whole)(&lane[0]);
 }
 
 /* A sum of gradients, or of products as F(add_products) has it. */
@@ -179,7 +198,8 @@ FSM_CORE F(sum) F(columns_dot)(const VEC *a, const VEC *b, size_t n) {
             F(sum_add)(&lane[i % LANES], product);
         }
     }
-    return F(columns_fold)(lane, n < LANES ? n : LANES);
+    COLUMNS_FOLD(lane, n, F(sum_join));
+    return lane[0];
 }
 
 /* Whether every lane lies strictly between -limit and limit. */
@@ -397,10 +417,10 @@ FSM_NOINLINE void F(logs_finish)(F(logs) *s) {
     s->logarithm = F(lanes_log_one_plus)(s->ratio);
 }
 
-/* The weights of a block's columns, that of the first largest element of a row as 0, and their sums, for logs_finish; 0 if a row
- * is not plain. */
-FSM_NOINLINE int F(columns_logs)(const VEC *a, VEC *w, size_t n, const fsm_temperature *t,
-                                 F(logs) *s) {
+/* The sums of a block's columns without the first largest element of a row, for logs_finish, and to w the weights, that element's
+ * as 0, or something else without `weights`; 0 if a row is not plain. */
+FSM_CORE int F(columns_logs_of)(const VEC *a, VEC *w, size_t n, const fsm_temperature *t,
+                                F(logs) *s, const int weights) {
     const VEC nothing = V(set1)(-INFINITY), found = V(set1)(FC(NAN));
     if (t->tempered || !F(starts_of)(&s->start, F(columns_max)(a, n), FC(LOG_CUT), t, 0)) {
         return 0;
@@ -408,12 +428,18 @@ FSM_NOINLINE int F(columns_logs)(const VEC *a, VEC *w, size_t n, const fsm_tempe
     /* After the first maximal element, no element is equal to `wanted`. */
     VEC wanted = s->start.maximum;
     for (size_t i = 0; i < n; i++) {
-        const VEC kept = V(where_equal)(a[i], wanted, nothing, a[i]);
+        w[i] = V(where_equal)(a[i], wanted, nothing, a[i]);
         wanted = V(where_equal)(a[i], wanted, found, wanted);
-        w[i] = F(weight)(kept, &s->start.row, 0);
     }
-    s->others = F(columns_sum)(w, n);
+    s->others = F(columns_sum)(w, weights ? w : NULL, n, &s->start.row);
     return 1;
+}
+FSM_NOINLINE int F(columns_logs)(const VEC *a, VEC *w, size_t n, const fsm_temperature *t,
+                                 F(logs) *s) {
+    return F(columns_logs_of)(a, w, n, t, s, 0);
+}
+FSM_NOINLINE int F(columns_logs_and_weights)(const VEC *a, VEC *w, size_t n, F(logs) *s) {
+    return F(columns_logs_of)(a, w, n, &untempered, s, 1);
 }
 
 /* maximum + log(sum) of every row of a few blocks as hi + lo; 0 if a row is not plain. */
@@ -463,8 +489,8 @@ FSM_NOINLINE void F(log_folded)(const fsm_rows *b, size_t first, size_t rows, in
     for (size_t r = 0; plain && r < LANES; r++) {
         if (r < rows) {
             const F(row) row = {.magic = V(set1)(magic[r]), .limit = V(set1)(limit[r])};
-            const F(mass) mass =
-                F(mass_of)(CONST_ROW(b->x, b->x_stride, first + r), NULL, n, ahead, &row, 0, NULL);
+            const F(mass) mass = F(mass_of)(CONST_ROW(b->x, b->x_stride, first + r), NULL, n,
+                                            FC(MASS_START), ahead, &row, (F(how)){0, 0, 1}, NULL);
             hi[r] = mass.hi;
             lo[r] = mass.lo;
         } else {
@@ -474,9 +500,10 @@ FSM_NOINLINE void F(log_folded)(const fsm_rows *b, size_t first, size_t rows, in
     }
     unsigned answered = 0;
     if (plain) {
-        VEC log_hi, log_lo;
-        s.others = F(folded_others)(hi, lo, F(weight)(s.start.maximum, &s.start.row, 0));
-        answered = F(lanes_at_least)(&s.others, FC(OTHERS_FROM));
+        VEC log_hi, log_lo, own_low;
+        const VEC own = F(weight_split)(s.start.maximum, &s.start.row, 0, &own_low);
+        s.others = F(folded_others)(hi, lo, own, own_low);
+        answered = F(lanes_at_least)(&s.others, F(others_from)(n));
         F(logs_finish)(&s);
         F(lanes_split_log)(s.start.maximum, s.logarithm, &log_hi, &log_lo);
         V(store)(magic, log_hi);
@@ -627,7 +654,8 @@ FSM_CORE int F(cross_entropy_columns)(const fsm_cross_entropy *b, size_t first) 
     REAL at_label[LANES], weights[ACROSS * LANES];
     F(logs) s;
     F(columns_read)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, a, n);
-    if (!F(columns_logs)(a, w, n, &untempered, &s)) {
+    if (!(b->grad ? F(columns_logs_and_weights)(a, w, n, &s)
+                  : F(columns_logs)(a, w, n, &untempered, &s))) {
         return 0;
     }
     F(logs_finish)(&s);
@@ -680,7 +708,8 @@ static void F(cross_entropy_rows)(const fsm_cross_entropy *b) {
             row += LANES;
             continue;
         }
-        const size_t rows = left < GROUP ? left : GROUP;
+        const size_t group = F(has_chunks)(b->n) ? 1 : GROUP;
+        const size_t rows = left < group ? left : group;
         F(cross_entropy_group)(b, row, rows);
         row += rows;
     }
@@ -712,12 +741,16 @@ FSM_INLINE void F(tall_weigh)(const fsm_tall *t, const F(pair_of) *own, F(mass) 
     const size_t j = both ? i + LANES : i;
     const REAL *x = CONST_ROW(t->x, t->x_step, i), *y = CONST_ROW(t->x, t->x_step, j);
     REAL *out_x = ROW(t->out, t->out_step, i), *out_y = ROW(t->out, t->out_step, j);
+    const int settles = i >= LANES && i / LANES % FC(SETTLED) == 0;
     for (size_t k = 0; k < t->blocks; k++) {
         if (!t->done[k]) {
             continue;
         }
         const F(row) row = {.magic = own[k].first, .limit = own[k].second};
         const VEC a = F(weight)(V(load)(x + k * LANES), &row, 0);
+        if (settles) {
+            F(mass_settle)(&lane[k]);
+        }
         if (both) {
             const VEC b = F(weight)(V(load)(y + k * LANES), &row, 0);
             V(store)(out_y + k * LANES, b);
@@ -768,7 +801,7 @@ static void F(softmax_tall)(const fsm_tall *t) {
         own[k].first = s.row.magic;
         own[k].second = s.row.limit;
         for (size_t l = 0; l < LANES; l++) {
-            lanes[l * t->blocks + k] = F(mass_start)();
+            lanes[l * t->blocks + k] = F(mass_start)(FC(MASS_START));
         }
     }
     for (size_t i = 0; i < t->n; i += 2 * LANES) {
@@ -822,12 +855,13 @@ FSM_NOINLINE int F(beside_log)(const VEC *a, size_t n, VEC *hi, VEC *lo) {
     if (!F(starts_of)(&s.start, F(columns_max)(a, n), FC(LOG_CUT), &untempered, 0)) {
         return 0;
     }
-    F(columns_weigh)(a, NULL, n, &s.start.row, 0, &mass);
-    s.others = F(lanes_others)(mass.units, F(columns_low)(&mass, LANES), LANES,
-                               F(weight)(s.start.maximum, &s.start.row, 0));
+    F(columns_weigh_parts)(a, n, &s.start.row, &mass);
+    VEC own_low;
+    const VEC own = F(weight_split)(s.start.maximum, &s.start.row, 0, &own_low);
+    s.others = F(lanes_others)(mass.units, F(columns_low)(&mass, LANES), LANES, own, own_low);
     F(logs_finish)(&s);
     F(lanes_split_log)(s.start.maximum, s.logarithm, hi, lo);
-    return F(lanes_at_least)(&s.others, FC(OTHERS_FROM)) == ALL_LANES &&
+    return F(lanes_at_least)(&s.others, F(others_from)(n)) == ALL_LANES &&
            V(equal)(*hi, *hi) == ALL_LANES;
 }
 

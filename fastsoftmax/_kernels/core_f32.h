@@ -33,8 +33,9 @@
 #define F32_LIFT_BITS 0x1p-63f
 /* The logarithmic functions add up what is far below 2^-150 too: n * e^-126 stays below it for n < 2^31. */
 #define F32_LOG_CUT 126.0f
-/* From here on, 1/16 of the largest weight or more, a mass of the others is as accurate as their sum. */
-#define F32_OTHERS_FROM 0x1p60
+/* A mass of the others is as accurate as their sum from n times this on, or from half of the largest weight on. */
+#define F32_OTHERS_FROM 0x1p53
+#define F32_LOG_IN_TWO 0
 /* Beyond this |max|, max is subtracted first: exact for all that contributes (Sterbenz, 2 * 126 <= 4096). */
 #define F32_SHIFT_ABOVE 4096.0f
 
@@ -42,6 +43,10 @@
 #define F32_MASS_START 0x1p72f
 #define F32_MASS_START_BITS 0x63800000u
 #define F32_MASS_UNIT 0x1p49f
+/* After so many vectors, what a mass has collected besides its units is settled. */
+#define F32_SETTLED 16
+/* Whether each chunk of a row of several starts above its own largest weight. */
+#define F32_OWN_STARTS 1
 
 /* What one row's weights depend on besides x; the last four only where the maximum is large or there is a temperature. */
 typedef struct {
@@ -83,17 +88,55 @@ FSM_INLINE f32x16 f32_weight_of(f32_reduced a, f32x16 x, f32x16 limit) {
     return f32x16_zero_below(f32x16_fma(f32x16_mul(power, a.r), a.q, power), x, limit);
 }
 
+/* x / T, and to `residual` what that lacks. */
+FSM_INLINE f32x16 f32_scaled(f32x16 x, const f32_row *row, f32x16 *residual) {
+    const f32x16 scaled = f32x16_mul(f32x16_sub(x, row->shift), row->scale);
+    const f32x16 product = f32x16_mul(scaled, row->inv_hi);
+    *residual = f32x16_fma(scaled, row->inv_hi, f32x16_sub(f32x16_set1(-0.0f), product));
+    *residual = f32x16_fma(scaled, row->inv_lo, *residual);
+    return product;
+}
+
 /* A row that is not `rare` has no shift and temperature 1; the operations for these would leave its bits as they are. */
 FSM_CORE f32x16 f32_weight(f32x16 x, const f32_row *row, int rare) {
     f32x16 residual = x;
     if (rare) {
-        x = f32x16_sub(x, row->shift);
-        const f32x16 scaled = f32x16_mul(x, row->scale);
-        x = f32x16_mul(scaled, row->inv_hi);
-        residual = f32x16_fma(scaled, row->inv_hi, f32x16_sub(f32x16_set1(-0.0f), x));
-        residual = f32x16_fma(scaled, row->inv_lo, residual);
+        x = f32_scaled(x, row, &residual);
     }
     return f32_weight_of(f32_reduce(x, row->magic, residual, rare), x, row->limit);
+}
+
+/* A weight before its last rounding, power + factor * q; `x` is its argument. */
+typedef struct {
+    f32x16 power, factor, q, x;
+} f32_parts;
+
+/* As f32_weight; but what lies below the limit weighs as the limit does (G). */
+FSM_CORE f32_parts f32_weight_parts(f32x16 x, const f32_row *row, int rare) {
+    f32x16 residual = x;
+    if (rare) {
+        x = f32_scaled(x, row, &residual);
+        residual = f32x16_zero_below(residual, x, row->limit);
+    }
+    const f32_reduced a = f32_reduce(f32x16_max(row->limit, x), row->magic, residual, rare);
+    const f32x16 power = f32x16_power(a.z);
+    return (f32_parts){power, f32x16_mul(power, a.r), a.q, x};
+}
+/* f32_weight of the same element. */
+FSM_INLINE f32x16 f32_whole(f32_parts a, f32x16 limit) {
+    return f32x16_zero_below(f32x16_fma(a.factor, a.q, a.power), a.x, limit);
+}
+/* The same, and its rounding. */
+FSM_INLINE f32x16 f32_weight_split(f32x16 x, const f32_row *row, int rare, f32x16 *low) {
+    const f32_parts a = f32_weight_parts(x, row, rare);
+    const f32x16 w = f32x16_fma(a.factor, a.q, a.power);
+    *low = f32x16_fma(a.factor, a.q, f32x16_sub(a.power, w));
+    return w;
+}
+FSM_INLINE f32_parts f32_first_parts(f32_parts a, size_t count) {
+    a.power = f32x16_first(a.power, count);
+    a.factor = f32x16_first(a.factor, count);
+    return a;
 }
 
 FSM_INLINE f32_sum f32_sum_zero(void) {
@@ -104,18 +147,43 @@ FSM_CORE void f32_sum_add(f32_sum *sum, f32x16 a) {
     sum->low = f64x8_add(sum->low, f64x8_widen_low(a));
     sum->high = f64x8_add(sum->high, f64x8_widen_high(a));
 }
-FSM_INLINE void f32_sum_add_pair(f32_sum *sum, f32x16 a, f32x16 b) {
-    f32_sum_add(sum, a);
-    f32_sum_add(sum, b);
-}
 /* Exact products: 48 bits fit float64. */
 FSM_CORE void f32_sum_add_product(f32_sum *sum, f32x16 a, f32x16 b) {
     sum->low = f64x8_fma(f64x8_widen_low(a), f64x8_widen_low(b), sum->low);
     sum->high = f64x8_fma(f64x8_widen_high(a), f64x8_widen_high(b), sum->high);
 }
 
-FSM_INLINE f32_mass f32_mass_start(void) {
-    return (f32_mass){f32x16_set1(F32_MASS_START), f32x16_set1(0.0f)};
+/* A sum of up to ACROSS weights in parts: of the powers, which float64 adds nearly exactly, and of what is beside them. */
+typedef struct {
+    f32_sum powers;
+    f32x16 rest;
+} f32_part_sum;
+
+FSM_CORE f32_part_sum f32_part_sum_first(f32_parts a) {
+    return (f32_part_sum){{f64x8_widen_low(a.power), f64x8_widen_high(a.power)},
+                          f32x16_mul(a.factor, a.q)};
+}
+FSM_CORE void f32_part_sum_add(f32_part_sum *sum, f32_parts a) {
+    f32_sum_add(&sum->powers, a.power);
+    sum->rest = f32x16_fma(a.factor, a.q, sum->rest);
+}
+FSM_INLINE void f32_sum_join(f32_sum *sum, const f32_sum *more) {
+    sum->low = f64x8_add(sum->low, more->low);
+    sum->high = f64x8_add(sum->high, more->high);
+}
+FSM_INLINE void f32_part_sum_join(f32_part_sum *sum, const f32_part_sum *more) {
+    f32_sum_join(&sum->powers, &more->powers);
+    sum->rest = f32x16_add(sum->rest, more->rest);
+}
+/* Every lane's sum as one. */
+FSM_CORE f32_sum f32_part_sum_whole(const f32_part_sum *sum) {
+    f32_sum whole = sum->powers;
+    f32_sum_add(&whole, sum->rest);
+    return whole;
+}
+
+FSM_INLINE f32_mass f32_mass_start(float start) {
+    return (f32_mass){f32x16_set1(start), f32x16_set1(0.0f)};
 }
 /* The mass of one weight a lane. */
 FSM_INLINE f32_mass f32_mass_first(f32x16 w) {
@@ -125,6 +193,19 @@ FSM_INLINE f32_mass f32_mass_first(f32x16 w) {
 FSM_CORE void f32_mass_add(f32_mass *mass, f32x16 w) {
     const f32x16 hi = f32x16_add(mass->hi, w);
     mass->lo = f32x16_add(mass->lo, f32x16_sub(w, f32x16_sub(hi, mass->hi)));
+    mass->hi = hi;
+}
+/* The same without the rounding of the weight. */
+FSM_CORE void f32_mass_add_parts(f32_mass *mass, f32_parts a) {
+    const f32x16 hi = f32x16_add(mass->hi, f32x16_fma(a.factor, a.q, a.power));
+    const f32x16 left = f32x16_sub(a.power, f32x16_sub(hi, mass->hi));
+    mass->lo = f32x16_add(mass->lo, f32x16_fma(a.factor, a.q, left));
+    mass->hi = hi;
+}
+/* The whole units among what is not counted in units. */
+FSM_CORE void f32_mass_settle(f32_mass *mass) {
+    const f32x16 hi = f32x16_add(mass->hi, mass->lo);
+    mass->lo = f32x16_sub(mass->lo, f32x16_sub(hi, mass->hi));
     mass->hi = hi;
 }
 
@@ -147,13 +228,24 @@ FSM_CORE f32_total f32_mass_total(const f32_mass *mass) {
 /* Masses of a row of several chunks are added up in float64. */
 typedef double f32_running;
 
-FSM_INLINE void f32_running_add(f32_running *sum, const f32_mass *mass) {
-    const uint32_t units = f32x16_reduce_bits(mass->hi) - 16u * F32_MASS_START_BITS;
-    *sum += (double)(int32_t)units * (double)F32_MASS_UNIT + (double)f32x16_reduce_add(mass->lo);
+FSM_INLINE void f32_running_add(f32_running *sum, const f32_mass *mass, float start) {
+    uint32_t bits;
+    memcpy(&bits, &start, sizeof bits);
+    const uint32_t units = f32x16_reduce_bits(mass->hi) - 16u * bits;
+    const double unit = (double)start * 0x1p-23;
+    *sum += (double)(int32_t)units * unit + (double)f32x16_reduce_add(mass->lo);
 }
-/* Without the one weight `own`. */
-FSM_INLINE pair f32_running_less(f32_running sum, float own) {
-    return (pair){sum - (double)own, 0.0};
+/* Where a chunk starts whose largest weight is 2^below of the row's, or so: as far above that as MASS_START is above the row's. */
+FSM_INLINE float f32_start_below(float below) {
+    const int exponent = below > -140.0f ? (int)below : -140;
+    const uint32_t bits = F32_MASS_START_BITS + ((uint32_t)exponent << 23);
+    float start;
+    memcpy(&start, &bits, sizeof start);
+    return start;
+}
+/* Without the one weight own + own_low. */
+FSM_INLINE pair f32_running_less(f32_running sum, float own, float own_low) {
+    return (pair){sum - (double)own - (double)own_low, 0.0};
 }
 FSM_INLINE f32_total f32_running_total(f32_running sum) {
     const float hi = (float)sum;
@@ -165,6 +257,11 @@ FSM_CORE pair f32_sum_total(const f32_sum *sum) {
     a = f64x8_add(a, f64x8_fold2(a));
     a = f64x8_add(a, f64x8_fold1(a));
     return (pair){f64x8_lane0(a), 0.0};
+}
+
+/* All lanes' sum. */
+FSM_CORE pair f32_part_sum_total(const f32_part_sum *sum) {
+    return (pair){f32_sum_total(&sum->powers).hi + (double)f32x16_reduce_add(sum->rest), 0.0};
 }
 
 /* A float64 as two float32; an overflow stays an infinity. */
@@ -194,14 +291,14 @@ FSM_INLINE pair f32_top_weight(double hi, double lo, double steps) {
 }
 
 /* others / top */
-FSM_INLINE double f32_ratio(pair others, pair top) {
-    return others.hi / top.hi;
+FSM_INLINE pair f32_ratio(pair others, pair top) {
+    return (pair){others.hi / top.hi, 0.0};
 }
 
 /* max + log as two float32; the second takes the rounding of the first. */
-FSM_INLINE void f32_split_log(float maximum, double logarithm, float *hi, float *lo) {
-    *hi = (float)((double)maximum + logarithm);
-    *lo = (float)(((double)maximum - (double)*hi) + logarithm);
+FSM_INLINE void f32_split_log(float maximum, pair logarithm, float *hi, float *lo) {
+    *hi = (float)((double)maximum + logarithm.hi);
+    *lo = (float)(((double)maximum - (double)*hi) + logarithm.hi);
 }
 
 #endif

@@ -19,13 +19,16 @@
 #define F64_LIFTED_MAGIC 0x1p-893
 #define F64_LIFT_BITS 0x1p-895
 #define F64_LOG_CUT 767.0
-/* From here on, 1/16 of the largest weight or more, a mass of the others is as accurate as their sum. */
-#define F64_OTHERS_FROM 0x1p124
+#define F64_OTHERS_FROM 0x1p116
+#define F64_LOG_IN_TWO 1
 #define F64_SHIFT_ABOVE 4096.0
 
 /* Where the lanes of a mass start: the sum of a chunk, CHUNK * C * 2^(128.5) < 2^138 at most, then fits 53 bits above
  * its unit, 2^85. */
 #define F64_MASS_START 0x1p137
+/* No row is long enough for what these are for (core_f32.h). */
+#define F64_SETTLED FSM_CHUNK_VECTORS
+#define F64_OWN_STARTS 0
 
 typedef struct {
     f64x8 shift;
@@ -68,16 +71,47 @@ FSM_INLINE f64x8 f64_weight_of(f64_reduced a, f64x8 x, f64x8 limit) {
     return f64x8_zero_below(f64x8_fma(power, a.q, power), x, limit);
 }
 
+FSM_INLINE f64x8 f64_scaled(f64x8 x, const f64_row *row, f64x8 *residual) {
+    const f64x8 scaled = f64x8_mul(f64x8_sub(x, row->shift), row->scale);
+    const f64x8 product = f64x8_mul(scaled, row->inv_hi);
+    *residual = f64x8_fma(scaled, row->inv_hi, f64x8_sub(f64x8_set1(-0.0), product));
+    *residual = f64x8_fma(scaled, row->inv_lo, *residual);
+    return product;
+}
+
 FSM_CORE f64x8 f64_weight(f64x8 x, const f64_row *row, int rare) {
     f64x8 residual = x;
     if (rare) {
-        x = f64x8_sub(x, row->shift);
-        const f64x8 scaled = f64x8_mul(x, row->scale);
-        x = f64x8_mul(scaled, row->inv_hi);
-        residual = f64x8_fma(scaled, row->inv_hi, f64x8_sub(f64x8_set1(-0.0), x));
-        residual = f64x8_fma(scaled, row->inv_lo, residual);
+        x = f64_scaled(x, row, &residual);
     }
     return f64_weight_of(f64_reduce(x, row->magic, residual, rare), x, row->limit);
+}
+
+typedef struct {
+    f64x8 power, q, x;
+} f64_parts;
+
+FSM_CORE f64_parts f64_weight_parts(f64x8 x, const f64_row *row, int rare) {
+    f64x8 residual = x;
+    if (rare) {
+        x = f64_scaled(x, row, &residual);
+        residual = f64x8_zero_below(residual, x, row->limit);
+    }
+    const f64_reduced a = f64_reduce(f64x8_max(row->limit, x), row->magic, residual, rare);
+    return (f64_parts){f64x8_power(a.z), a.q, x};
+}
+FSM_INLINE f64x8 f64_whole(f64_parts a, f64x8 limit) {
+    return f64x8_zero_below(f64x8_fma(a.power, a.q, a.power), a.x, limit);
+}
+FSM_INLINE f64x8 f64_weight_split(f64x8 x, const f64_row *row, int rare, f64x8 *low) {
+    const f64_parts a = f64_weight_parts(x, row, rare);
+    const f64x8 w = f64x8_fma(a.power, a.q, a.power);
+    *low = f64x8_fma(a.power, a.q, f64x8_sub(a.power, w));
+    return w;
+}
+FSM_INLINE f64_parts f64_first_parts(f64_parts a, size_t count) {
+    a.power = f64x8_first(a.power, count);
+    return a;
 }
 
 FSM_INLINE f64_sum f64_sum_zero(void) {
@@ -95,16 +129,34 @@ FSM_CORE void f64_sum_add2(f64_sum *sum, f64x8 a, f64x8 low) {
 FSM_INLINE void f64_sum_add(f64_sum *sum, f64x8 a) {
     f64_sum_add2(sum, a, f64x8_set1(0.0));
 }
-FSM_INLINE void f64_sum_add_pair(f64_sum *sum, f64x8 a, f64x8 b) {
-    f64_sum_add(sum, f64x8_add(a, b));
-}
 FSM_CORE void f64_sum_add_product(f64_sum *sum, f64x8 a, f64x8 b) {
     const f64x8 product = f64x8_mul(a, b);
     f64_sum_add2(sum, product, f64x8_fma(a, b, f64x8_sub(f64x8_set1(-0.0), product)));
 }
 
-FSM_INLINE f64_mass f64_mass_start(void) {
-    return (f64_mass){f64x8_set1(F64_MASS_START), f64x8_set1(0.0)};
+/* Powers are added by two-sums; what these round off, and what is beside the powers, in lo. */
+typedef f64_sum f64_part_sum;
+
+FSM_CORE f64_part_sum f64_part_sum_first(f64_parts a) {
+    return (f64_part_sum){a.power, f64x8_mul(a.power, a.q)};
+}
+FSM_CORE void f64_part_sum_add(f64_part_sum *sum, f64_parts a) {
+    f64_sum_add(sum, a.power);
+    sum->lo = f64x8_fma(a.power, a.q, sum->lo);
+}
+FSM_INLINE void f64_sum_join(f64_sum *sum, const f64_sum *more) {
+    f64_sum_add2(sum, more->hi, more->lo);
+}
+FSM_INLINE void f64_part_sum_join(f64_part_sum *sum, const f64_part_sum *more) {
+    f64_sum_join(sum, more);
+}
+FSM_CORE f64_sum f64_part_sum_whole(const f64_part_sum *sum) {
+    const f64x8 hi = f64x8_add(sum->hi, sum->lo);
+    return (f64_sum){hi, f64x8_sub(sum->lo, f64x8_sub(hi, sum->hi))};
+}
+
+FSM_INLINE f64_mass f64_mass_start(double start) {
+    return (f64_mass){f64x8_set1(start), f64x8_set1(0.0)};
 }
 /* The mass of one weight a lane. */
 FSM_INLINE f64_mass f64_mass_first(f64x8 w) {
@@ -117,32 +169,42 @@ FSM_CORE void f64_mass_add(f64_mass *mass, f64x8 w) {
     mass->hi = hi;
 }
 
+FSM_CORE void f64_mass_add_parts(f64_mass *mass, f64_parts a) {
+    const f64x8 hi = f64x8_add(mass->hi, f64x8_fma(a.power, a.q, a.power));
+    const f64x8 left = f64x8_sub(a.power, f64x8_sub(hi, mass->hi));
+    mass->lo = f64x8_add(mass->lo, f64x8_fma(a.power, a.q, left));
+    mass->hi = hi;
+}
+FSM_INLINE void f64_mass_settle(f64_mass *mass) {
+    (void)mass;
+}
+
 typedef pair f64_total;
 
-/* a + b where |a| >= |b|, or a is 0. */
-FSM_INLINE pair f64_fast_two_sum(double a, double b) {
-    const double sum = a + b;
-    return (pair){sum, b - (sum - a)};
-}
 FSM_CORE f64_total f64_mass_total(const f64_mass *mass) {
     const f64x8 units = f64x8_sub(mass->hi, f64x8_set1(F64_MASS_START));
-    return f64_fast_two_sum(f64x8_reduce_add(units), f64x8_reduce_add(mass->lo));
+    return fast_two_sum(f64x8_reduce_add(units), f64x8_reduce_add(mass->lo));
 }
 
 typedef pair f64_running;
 
-FSM_INLINE void f64_running_add(f64_running *sum, const f64_mass *mass) {
+FSM_INLINE void f64_running_add(f64_running *sum, const f64_mass *mass, double start) {
+    (void)start;
     const f64_total total = f64_mass_total(mass);
     const pair both = two_sum(sum->hi, total.hi);
     sum->lo += both.lo + total.lo;
     sum->hi = both.hi;
 }
-FSM_INLINE pair f64_running_less(f64_running sum, double own) {
+FSM_INLINE double f64_start_below(double below) {
+    (void)below;
+    return F64_MASS_START;
+}
+FSM_INLINE pair f64_running_less(f64_running sum, double own, double own_low) {
     const pair less = two_sum(sum.hi, -own);
-    return (pair){less.hi, less.lo + sum.lo};
+    return (pair){less.hi, less.lo + (sum.lo - own_low)};
 }
 FSM_INLINE f64_total f64_running_total(f64_running sum) {
-    return f64_fast_two_sum(sum.hi, sum.lo);
+    return fast_two_sum(sum.hi, sum.lo);
 }
 FSM_CORE pair f64_sum_total(const f64_sum *sum) {
     f64_sum a = *sum;
@@ -150,6 +212,11 @@ FSM_CORE pair f64_sum_total(const f64_sum *sum) {
     f64_sum_add2(&a, f64x8_fold2(a.hi), f64x8_fold2(a.lo));
     f64_sum_add2(&a, f64x8_fold1(a.hi), f64x8_fold1(a.lo));
     return (pair){f64x8_lane0(a.hi), f64x8_lane0(a.lo)};
+}
+
+FSM_CORE pair f64_part_sum_total(const f64_part_sum *sum) {
+    const pair total = f64_sum_total(sum);
+    return fast_two_sum(total.hi, total.lo);
 }
 
 FSM_INLINE void f64_split(pair a, double *hi, double *lo) {
@@ -177,17 +244,18 @@ FSM_INLINE pair f64_top_weight(double hi, double lo, double steps) {
     return precise_weight(hi, lo, F64_MAGIC + F64_STEPS * (F64_BIAS - steps));
 }
 
-/* others / top: the quotient of the high parts, corrected to first order. */
-FSM_INLINE double f64_ratio(pair others, pair top) {
+/* others / top: the quotient of the high parts, and its correction to first order. */
+FSM_INLINE pair f64_ratio(pair others, pair top) {
     const double ratio = others.hi / top.hi;
     const double residual = fma(-ratio, top.hi, others.hi) + (others.lo - ratio * top.lo);
-    return ratio + residual / top.hi;
+    return fast_two_sum(ratio, residual / top.hi);
 }
 
-FSM_INLINE void f64_split_log(double maximum, double logarithm, double *hi, double *lo) {
-    const pair sum = two_sum(maximum, logarithm);
-    *hi = sum.hi;
-    *lo = sum.lo;
+FSM_INLINE void f64_split_log(double maximum, pair logarithm, double *hi, double *lo) {
+    const pair sum = two_sum(maximum, logarithm.hi);
+    const pair both = fast_two_sum(sum.hi, sum.lo + logarithm.lo);
+    *hi = both.hi;
+    *lo = both.lo;
 }
 
 #endif

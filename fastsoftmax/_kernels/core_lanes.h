@@ -33,38 +33,55 @@ FSM_CORE pairs lanes_precise_weight(f64x8 hi, f64x8 lo, f64x8 magic) {
     return (pairs){weight, f64x8_fma(power, q, f64x8_sub(power, weight))};
 }
 
+/* fast_two_sum, two_sum */
+FSM_INLINE pairs lanes_fast_two_sum(f64x8 a, f64x8 b) {
+    const f64x8 sum = f64x8_add(a, b);
+    return (pairs){sum, f64x8_sub(b, f64x8_sub(sum, a))};
+}
+FSM_INLINE pairs lanes_two_sum(f64x8 a, f64x8 b) {
+    const f64x8 sum = f64x8_add(a, b);
+    const f64x8 of_b = f64x8_sub(sum, a);
+    return (pairs){sum, f64x8_add(f64x8_sub(a, f64x8_sub(sum, of_b)), f64x8_sub(b, of_b))};
+}
+
 /* log_one_plus */
-FSM_CORE f64x8 lanes_log_one_plus(f64x8 a) {
+FSM_CORE pairs lanes_log_one_plus(pairs a, const int in_two) {
     static const double odd[] = {2.0 / 21, 2.0 / 19, 2.0 / 17, 2.0 / 15, 2.0 / 13,
                                  2.0 / 11, 2.0 / 9,  2.0 / 7,  2.0 / 5,  2.0 / 3};
-    const f64x8 one = f64x8_set1(1.0);
-    const f64x8 sum = f64x8_add(one, a);
-    const f64x8 of_a = f64x8_sub(sum, one);
-    const f64x8 low = f64x8_add(f64x8_sub(one, f64x8_sub(sum, of_a)), f64x8_sub(a, of_a));
-    const f64x8 k = f64x8_binade(sum, SQRT_HALF_BITS);
-    const f64x8 unscale = f64x8_power_of_two(f64x8_sub(f64x8_set1(0.0), k));
-    const f64x8 u = f64x8_add(f64x8_sub(f64x8_mul(sum, unscale), one), f64x8_mul(low, unscale));
+    const f64x8 one = f64x8_set1(1.0), zero = f64x8_set1(0.0);
+    const pairs s = lanes_two_sum(one, a.hi);
+    const f64x8 k = f64x8_binade(s.hi, SQRT_HALF_BITS);
+    const f64x8 unscale = f64x8_power_of_two(f64x8_sub(zero, k));
+    f64x8 u = f64x8_sub(f64x8_mul(s.hi, unscale), one);
+    const f64x8 rest = f64x8_mul(in_two ? f64x8_add(s.lo, a.lo) : s.lo, unscale);
+    if (!in_two) {
+        u = f64x8_add(u, rest);
+    }
     const f64x8 t = f64x8_div(u, f64x8_add(f64x8_set1(2.0), u));
     const f64x8 z = f64x8_mul(t, t);
     f64x8 series = f64x8_set1(2.0 / 23);
     for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
         series = f64x8_fma(z, series, f64x8_set1(odd[i]));
     }
-    const f64x8 half = f64x8_mul(f64x8_mul(f64x8_set1(0.5), u), u);
-    const f64x8 rest = f64x8_sub(half, f64x8_mul(t, f64x8_fma(z, series, half)));
-    const f64x8 small = f64x8_sub(u, f64x8_sub(rest, f64x8_mul(k, f64x8_set1(LN2_LO))));
-    return f64x8_fma(k, f64x8_set1(LN2_HI), small);
+    const f64x8 half = f64x8_mul(f64x8_set1(0.5), u);
+    const f64x8 square = f64x8_mul(half, u);
+    const f64x8 last = f64x8_mul(t, f64x8_fma(z, series, square));
+    if (!in_two) {
+        const f64x8 less = f64x8_sub(f64x8_sub(square, last), f64x8_mul(k, f64x8_set1(LN2_LO)));
+        return (pairs){f64x8_fma(k, f64x8_set1(LN2_HI), f64x8_sub(u, less)), zero};
+    }
+    const f64x8 minus_u = lanes_negated(u);
+    const f64x8 square_low = f64x8_fma(half, u, lanes_negated(square));
+    const f64x8 slope = f64x8_fma(minus_u, f64x8_fma(minus_u, f64x8_sub(one, u), one), one);
+    const f64x8 small = f64x8_fma(rest, slope, f64x8_sub(last, square_low));
+    const pairs below = lanes_fast_two_sum(u, lanes_negated(square));
+    const pairs sum = lanes_fast_two_sum(f64x8_mul(k, f64x8_set1(LN2_HI)), below.hi);
+    const f64x8 low = f64x8_add(below.lo, f64x8_fma(k, f64x8_set1(LN2_LO), small));
+    return lanes_fast_two_sum(sum.hi, f64x8_add(sum.lo, low));
 }
 
 /* ---- float32: a sum's low and high are the lanes' totals ---- */
 
-FSM_INLINE f32_sum f32_lanes_first(f32x16 a) {
-    return (f32_sum){f64x8_widen_low(a), f64x8_widen_high(a)};
-}
-FSM_INLINE void f32_lanes_join(f32_sum *a, const f32_sum *b) {
-    a->low = f64x8_add(a->low, b->low);
-    a->high = f64x8_add(a->high, b->high);
-}
 /* f32_quotient of numerators and totals */
 FSM_CORE void f32_lanes_quotient(const f32_sum *numerator, const f32_sum *total, f32x16 *hi,
                                  f32x16 *lo) {
@@ -92,16 +109,20 @@ FSM_INLINE f32_totals f32_lanes_total(f32x16 units, f32x16 low, uint32_t lanes) 
     return (f32_totals){hi, f32x16_sub(rest, f32x16_sub(hi, high))};
 }
 /* f32_running_add to 0, f32_running_less */
-FSM_INLINE f32_sum f32_lanes_others(f32x16 units, f32x16 low, uint32_t lanes, f32x16 own) {
+FSM_INLINE f32_sum f32_lanes_others(f32x16 units, f32x16 low, uint32_t lanes, f32x16 own,
+                                    f32x16 own_low) {
     const f32x16 unit = f32x16_set1(F32_MASS_UNIT);
     f32x16 rounded, left;
     f32x16_split_bits(units, lanes * F32_MASS_START_BITS, &rounded, &left);
     const f32x16 high = f32x16_mul(rounded, unit), rest = f32x16_mul(left, unit);
     const f64x8 high_a = f64x8_add(f64x8_widen_low(high), f64x8_widen_low(rest));
     const f64x8 high_b = f64x8_add(f64x8_widen_high(high), f64x8_widen_high(rest));
-    const f64x8 a = f64x8_add(high_a, f64x8_widen_low(low));
-    const f64x8 b = f64x8_add(high_b, f64x8_widen_high(low));
-    return (f32_sum){f64x8_sub(a, f64x8_widen_low(own)), f64x8_sub(b, f64x8_widen_high(own))};
+    const f64x8 all_a = f64x8_add(high_a, f64x8_widen_low(low));
+    const f64x8 all_b = f64x8_add(high_b, f64x8_widen_high(low));
+    const f64x8 a = f64x8_sub(all_a, f64x8_widen_low(own));
+    const f64x8 b = f64x8_sub(all_b, f64x8_widen_high(own));
+    return (f32_sum){f64x8_sub(a, f64x8_widen_low(own_low)),
+                     f64x8_sub(b, f64x8_widen_high(own_low))};
 }
 /* One bit a lane, as f32x16_equal: whether a sum is not below `least`. */
 FSM_INLINE unsigned f32_lanes_at_least(const f32_sum *a, double least) {
@@ -109,8 +130,9 @@ FSM_INLINE unsigned f32_lanes_at_least(const f32_sum *a, double least) {
     return f64x8_equal(f64x8_max(l, a->low), a->low) | f64x8_equal(f64x8_max(l, a->high), a->high)
                                                            << 8;
 }
-FSM_INLINE f32_sum f32_folded_others(const f32x16 *hi, const f32x16 *lo, f32x16 own) {
-    return f32_lanes_others(f32x16_fold_bits(hi), f32x16_fold_add(lo), 16, own);
+FSM_INLINE f32_sum f32_folded_others(const f32x16 *hi, const f32x16 *lo, f32x16 own,
+                                     f32x16 own_low) {
+    return f32_lanes_others(f32x16_fold_bits(hi), f32x16_fold_add(lo), 16, own, own_low);
 }
 FSM_INLINE f32_totals f32_folded_total(const f32x16 *hi, const f32x16 *lo) {
     return f32_lanes_total(f32x16_fold_bits(hi), f32x16_fold_add(lo), 16);
@@ -144,7 +166,9 @@ FSM_INLINE f32_wide f32_lanes_ratio(const f32_sum *others, const f32_sum *top) {
     return (f32_wide){f64x8_div(others->low, top->low), f64x8_div(others->high, top->high)};
 }
 FSM_INLINE f32_wide f32_lanes_log_one_plus(f32_wide a) {
-    return (f32_wide){lanes_log_one_plus(a.low), lanes_log_one_plus(a.high)};
+    const f64x8 zero = f64x8_set1(0.0);
+    return (f32_wide){lanes_log_one_plus((pairs){a.low, zero}, 0).hi,
+                      lanes_log_one_plus((pairs){a.high, zero}, 0).hi};
 }
 /* f32_split_log */
 FSM_CORE void f32_lanes_split_log(f32x16 maximum, f32_wide logarithm, f32x16 *hi, f32x16 *lo) {
@@ -173,10 +197,12 @@ FSM_INLINE f64x8 lanes_minus_missing(f64x8 x, f64x8 maximum, f64x8 w, f64x8 tota
 }
 FSM_INLINE f32x16 f32_lanes_at_label(f32x16 x, f32x16 maximum, f32x16 w, const f32_sum *total,
                                      f32_wide ratio) {
-    return f32x16_narrow(lanes_minus_missing(f64x8_widen_low(x), f64x8_widen_low(maximum),
-                                             f64x8_widen_low(w), total->low, ratio.low),
-                         lanes_minus_missing(f64x8_widen_high(x), f64x8_widen_high(maximum),
-                                             f64x8_widen_high(w), total->high, ratio.high));
+    const f32x16 minus_missing =
+        f32x16_narrow(lanes_minus_missing(f64x8_widen_low(x), f64x8_widen_low(maximum),
+                                          f64x8_widen_low(w), total->low, ratio.low),
+                      lanes_minus_missing(f64x8_widen_high(x), f64x8_widen_high(maximum),
+                                          f64x8_widen_high(w), total->high, ratio.high));
+    return f32x16_add(minus_missing, f32x16_set1(0.0f));
 }
 
 /* f32_split, of finite totals */
@@ -198,12 +224,6 @@ FSM_INLINE f32x16 f32_lanes_unbias(f32x16 steps) {
 
 /* ---- float64: a sum's hi and lo are the lanes' totals ---- */
 
-FSM_INLINE f64_sum f64_lanes_first(f64x8 a) {
-    return (f64_sum){a, f64x8_set1(0.0)};
-}
-FSM_INLINE void f64_lanes_join(f64_sum *a, const f64_sum *b) {
-    f64_sum_add2(a, b->hi, b->lo);
-}
 FSM_CORE void f64_lanes_quotient(const f64_sum *numerator, const f64_sum *total, f64x8 *hi,
                                  f64x8 *lo) {
     const f64x8 quotient = f64x8_div(numerator->hi, total->hi);
@@ -227,21 +247,22 @@ FSM_INLINE f64_totals f64_lanes_total(f64x8 units, f64x8 low, uint32_t lanes) {
     return (f64_totals){sum, f64x8_sub(low, f64x8_sub(sum, units))};
 }
 /* f64_running_add to 0, f64_running_less */
-FSM_INLINE f64_sum f64_lanes_others(f64x8 units, f64x8 low, uint32_t lanes, f64x8 own) {
+FSM_INLINE f64_sum f64_lanes_others(f64x8 units, f64x8 low, uint32_t lanes, f64x8 own,
+                                    f64x8 own_low) {
     const f64_totals total = f64_lanes_total(units, low, lanes);
     f64_sum sum = {total.hi, f64x8_set1(0.0)};
-    f64_sum_add2(&sum, lanes_negated(own), total.lo);
+    f64_sum_add2(&sum, lanes_negated(own), f64x8_sub(total.lo, own_low));
     return sum;
 }
 FSM_INLINE unsigned f64_lanes_at_least(const f64_sum *a, double least) {
     return f64x8_equal(f64x8_max(f64x8_set1(least), a->hi), a->hi);
 }
-FSM_INLINE f64_sum f64_folded_others(const f64x8 *hi, const f64x8 *lo, f64x8 own) {
+FSM_INLINE f64_sum f64_folded_others(const f64x8 *hi, const f64x8 *lo, f64x8 own, f64x8 own_low) {
     f64x8 units[8];
     for (int i = 0; i < 8; i++) {
         units[i] = f64x8_sub(hi[i], f64x8_set1(F64_MASS_START));
     }
-    return f64_lanes_others(f64x8_fold_add(units), f64x8_fold_add(lo), 8, own);
+    return f64_lanes_others(f64x8_fold_add(units), f64x8_fold_add(lo), 8, own, own_low);
 }
 FSM_INLINE f64_totals f64_folded_total(const f64x8 *hi, const f64x8 *lo) {
     f64x8 units[8];
@@ -263,23 +284,23 @@ FSM_INLINE f64_sum f64_lanes_top_weight(f64x8 hi, f64x8 lo, f64x8 steps) {
     const pairs top = lanes_precise_weight(hi, lo, magic);
     return (f64_sum){top.hi, top.lo};
 }
-typedef f64x8 f64_wide;
+typedef pairs f64_wide;
 
 FSM_INLINE f64_wide f64_lanes_ratio(const f64_sum *others, const f64_sum *top) {
     const f64x8 ratio = f64x8_div(others->hi, top->hi);
     const f64x8 correction = f64x8_sub(others->lo, f64x8_mul(ratio, top->lo));
     const f64x8 residual =
         f64x8_add(f64x8_fma(lanes_negated(ratio), top->hi, others->hi), correction);
-    return f64x8_add(ratio, f64x8_div(residual, top->hi));
+    return lanes_fast_two_sum(ratio, f64x8_div(residual, top->hi));
 }
 FSM_INLINE f64_wide f64_lanes_log_one_plus(f64_wide a) {
-    return lanes_log_one_plus(a);
+    return lanes_log_one_plus(a, 1);
 }
 FSM_INLINE void f64_lanes_split_log(f64x8 maximum, f64_wide logarithm, f64x8 *hi, f64x8 *lo) {
-    const f64x8 sum = f64x8_add(maximum, logarithm);
-    const f64x8 of_log = f64x8_sub(sum, maximum);
-    *hi = sum;
-    *lo = f64x8_add(f64x8_sub(maximum, f64x8_sub(sum, of_log)), f64x8_sub(logarithm, of_log));
+    const pairs sum = lanes_two_sum(maximum, logarithm.hi);
+    const pairs both = lanes_fast_two_sum(sum.hi, f64x8_add(sum.lo, logarithm.lo));
+    *hi = both.hi;
+    *lo = both.lo;
 }
 FSM_INLINE f64_sum f64_lanes_with_top(const f64_sum *others, const f64_sum *top) {
     f64_sum sum = *others;
@@ -294,7 +315,7 @@ FSM_INLINE f64x8 f64_lanes_high(const f64_sum *a) {
 }
 FSM_INLINE f64x8 f64_lanes_at_label(f64x8 x, f64x8 maximum, f64x8 w, const f64_sum *total,
                                     f64_wide ratio) {
-    return lanes_minus_missing(x, maximum, w, total->hi, ratio);
+    return f64x8_add(lanes_minus_missing(x, maximum, w, total->hi, ratio.hi), f64x8_set1(0.0));
 }
 FSM_INLINE void f64_lanes_split(const f64_sum *a, f64x8 *hi, f64x8 *lo) {
     *hi = a->hi;

@@ -13,29 +13,28 @@ FSM_SMALL REAL F(long_max)(const REAL *x, size_t n, fsm_watch *watch) {
     return V(reduce_max)(top);
 }
 
-/* As mass_of, of a row that is shifted or tempered. */
-FSM_SMALL F(mass) F(rare_mass_of)(const REAL *x, REAL *w, size_t n, const F(row) *row) {
-    F(mass) mass = F(mass_start)();
+/* The mass of the row; weights are stored to w when given, as they always are but for a logarithm. */
+FSM_SMALL F(mass)
+    F(long_mass_of)(const REAL *x, REAL *w, size_t n, REAL start, const F(row) *row, F(how) how) {
+    F(mass) mass = F(mass_start)(start);
     for (size_t i = 0; i < n; i += LANES) {
-        const size_t count = n - i < LANES ? n - i : LANES;
-        F(mass_add)(&mass, F(weigh)(x + i, w ? w + i : NULL, count, LANES, row, 1));
+        F(mass_settle_at)(&mass, i);
+        F(mass_take)(&mass, x + i, w + i, n - i < LANES ? n - i : LANES, row, how);
     }
     return mass;
 }
-
-/* The mass of the row; weights are stored to w when given. */
 FSM_SMALL F(running) F(long_masses)(const REAL *x, REAL *w, size_t n, const F(start) *s,
-                                    const fsm_temperature *t, fsm_watch *watch) {
+                                    const fsm_temperature *t, fsm_watch *watch, F(how) how) {
     F(running) running = {0};
     FSM_PIECES(first, end, n, watch) {
         const F(row) row = F(row_of)(s, t);
         for (size_t i = first; i < end; i += CHUNK) {
             const size_t count = n - i < CHUNK ? n - i : CHUNK;
-            REAL *const to = w ? w + i : NULL;
-            const F(mass) mass = s->shifted || t->tempered
-                                     ? F(rare_mass_of)(x + i, to, count, &row)
-                                     : F(mass_of)(x + i, to, count, 0, &row, 0, NULL);
-            F(running_add)(&running, &mass);
+            REAL *const to = how.stored ? w + i : NULL;
+            const REAL start =
+                F(has_chunks)(n) ? F(chunk_start)(F(row_max)(x + i, count), s, t) : FC(MASS_START);
+            const F(mass) mass = F(long_mass_of)(x + i, to, count, start, &row, how);
+            F(running_add)(&running, &mass, start);
         }
     }
     return running;
@@ -45,13 +44,11 @@ FSM_SMALL F(running) F(long_masses)(const REAL *x, REAL *w, size_t n, const F(st
 FSM_SMALL pair F(long_others)(const REAL *x, REAL *w, size_t n, const F(start) *s,
                               const fsm_temperature *t, fsm_watch *watch) {
     const F(row) row = F(row_of)(s, t);
-    if (!s->shifted && !t->tempered) {
-        const F(running) running = F(long_masses)(x, w, n, s, t, watch);
-        const REAL own = V(reduce_max)(F(weight)(V(set1)(s->maximum), &row, 0));
-        const pair others = F(running_less)(running, own);
-        if (others.hi >= FC(OTHERS_FROM)) {
-            return others;
-        }
+    const F(how) how = {s->shifted || t->tempered, w != NULL, 1};
+    const F(running) running = F(long_masses)(x, w, n, s, t, watch, how);
+    const pair others = F(without_top)(running, s->maximum, &row, 1);
+    if (others.hi >= F(others_from)(n)) {
+        return others;
     }
     size_t skip = n;
     FSM_PIECES(i, end, n, watch) {
@@ -75,7 +72,9 @@ FSM_SMALL void F(softmax_long)(const fsm_rows *b) {
         REAL *out = ROW(b->out, b->out_stride, row), hi, lo;
         const REAL maximum = F(long_max)(x, b->n, b->watch);
         const F(start) s = F(row_start)(maximum, FC(CUT), &b->temperature);
-        const F(running) running = F(long_masses)(x, out, b->n, &s, &b->temperature, b->watch);
+        const F(running) running =
+            F(long_masses)(x, out, b->n, &s, &b->temperature, b->watch,
+                           (F(how)){s.shifted || b->temperature.tempered, 1, 0});
         const F(total) total = F(running_total)(running);
         F(inverse)(total, &hi, &lo);
         FSM_PIECES(i, end, b->n, b->watch) {
@@ -97,12 +96,12 @@ FSM_SMALL void F(log_long)(const fsm_rows *b, int single) {
         REAL *out = ROW(b->out, b->out_stride, row);
         const F(start) s = F(row_start)(F(long_max)(x, b->n, b->watch), FC(LOG_CUT), t);
         const pair others = F(long_others)(x, NULL, b->n, &s, t, b->watch);
-        const double logarithm = log_one_plus(F(ratio)(others, F(log_top)(&s)));
+        const pair logarithm = log_one_plus(F(ratio)(others, F(log_top)(&s)), FC(LOG_IN_TWO));
         if (!single) {
             FSM_PIECES(i, end, b->n, b->watch) {
                 F(log_softmax_row)(x + i, out + i, end - i, &s, t, logarithm, NULL);
             }
-        } else if (logarithm == logarithm) {
+        } else if (logarithm.hi == logarithm.hi) {
             F(logsumexp_row)(x, out, b->n, &s, logarithm);
         } else { /* the maximum, or a NaN that it has passed over */
             REAL answer = s.maximum;
@@ -186,11 +185,10 @@ FSM_INLINE F(entropy) F(entropy_piece)(const F(entropy) *e, size_t first, size_t
     return piece;
 }
 
-FSM_SMALL void F(long_distribution)(F(sum) *loss, F(sum) *mass, const F(entropy) *e, REAL log_hi,
-                                    REAL log_lo) {
+FSM_SMALL void F(long_moments)(F(moments) *m, const F(entropy) *e, REAL maximum) {
     FSM_PIECES(i, end, e->n, e->watch) {
         const F(entropy) piece = F(entropy_piece)(e, i, end);
-        F(add_distribution)(loss, mass, &piece, log_hi, log_lo);
+        F(add_moments)(m, &piece, maximum);
     }
 }
 
@@ -208,6 +206,6 @@ FSM_SMALL void F(cross_entropy_long)(const fsm_cross_entropy *b) {
         F(entropy_sums) sums = {.start = F(row_start)(maximum, FC(LOG_CUT), &untempered)};
         sums.others = F(long_others)(e.x, e.grad, e.n, &sums.start, &untempered, e.watch);
         F(entropy_finish)(&sums);
-        ((REAL *)b->loss)[row] = F(entropy_row)(&e, &sums, F(long_distribution), F(long_grad));
+        ((REAL *)b->loss)[row] = F(entropy_row)(&e, &sums, F(long_moments), F(long_grad));
     }
 }

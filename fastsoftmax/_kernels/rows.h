@@ -42,6 +42,8 @@
 #define FOLDED (16 * LANES)
 #define FOLD_FROM (LANES / 4)
 _Static_assert(FOLDED * sizeof(REAL) <= FSM_STREAM_ABOVE, "rows are streamed from a line on");
+_Static_assert(2 * CHUNK * sizeof(REAL) >= GROUP_BYTES,
+               "a row of several chunks is alone in its group");
 
 /* Where results are streamed, a line that two rows share waits here until it is whole: a store of a part of it would wait for
  * memory, and all streaming stores after it too. */
@@ -57,7 +59,15 @@ typedef struct {
     REAL maximum, magic, limit;
     double top_hi, top_lo; /* the argument of the maximum: maximum / T - shift / T */
     double steps;          /* N */
+    const REAL *chunks; /* the largest element of each chunk, where a row of several needs them */
 } F(start);
+
+/* Whether a row has several chunks, each of which starts its sum above its own largest weight. */
+FSM_INLINE int F(has_chunks)(size_t n) {
+    return FC(OWN_STARTS) && n > CHUNK;
+}
+/* Of a row that is not long. */
+#define MOST_CHUNKS (FC(OWN_STARTS) ? FSM_ASK_EVERY / CHUNK : 1)
 
 /* From one group of rows to the next, to fetch that; 0 after the last, as what lies there may not be mapped. */
 FSM_INLINE ptrdiff_t F(ahead)(const fsm_rows *b, size_t first, size_t rows) {
@@ -105,6 +115,20 @@ FSM_INLINE REAL F(row_max)(const REAL *x, size_t n) {
     return V(reduce_max)(V(max)(F(row_top)(x + first, (n - first) / LANES * LANES), ends));
 }
 
+/* The same, and that of each chunk to `chunks`, where the row needs them. */
+FSM_INLINE REAL F(row_maxima)(const REAL *x, size_t n, REAL *chunks) {
+    if (!F(has_chunks)(n)) {
+        return F(row_max)(x, n);
+    }
+    REAL largest = -(REAL)INFINITY;
+    for (size_t i = 0; i < n; i += CHUNK) {
+        const REAL found = F(row_max)(x + i, n - i < CHUNK ? n - i : CHUNK);
+        *chunks++ = found;
+        largest = found > largest ? found : largest;
+    }
+    return largest;
+}
+
 /* Index of the first element equal to `value`; n if there is none. */
 FSM_CORE size_t F(row_find)(const REAL *x, size_t n, REAL value) {
     const VEC wanted = V(set1)(value);
@@ -141,6 +165,27 @@ FSM_INLINE F(start) F(row_start)(REAL maximum, REAL cut, const fsm_temperature *
     s.top_hi = (double)top;
     s.top_lo = (double)residual;
     s.steps = (double)steps;
+    s.chunks = NULL;
+    return s;
+}
+
+/* Where the sum of a chunk starts that has this largest element (core_*.h, E). */
+FSM_INLINE REAL F(chunk_start)(REAL largest, const F(start) *s, const fsm_temperature *t) {
+    if (s->shifted) {
+        largest -= s->maximum;
+    }
+    if (t->tempered) {
+        largest = largest * (REAL)t->scale * (REAL)t->inv_hi;
+    }
+    const REAL rounded = FMA(largest, FC(LOG2E), FC(MAGIC));
+    return F(start_below)(rounded - FC(MAGIC) - (REAL)s->steps);
+}
+
+/* Of a whole row: its start, with the largest elements of its chunks where it has several. */
+FSM_INLINE F(start)
+    F(row_begin)(const REAL *x, size_t n, REAL cut, const fsm_temperature *t, REAL *chunks) {
+    F(start) s = F(row_start)(F(row_maxima)(x, n, chunks), cut, t);
+    s.chunks = chunks;
     return s;
 }
 
@@ -189,20 +234,42 @@ FSM_INLINE F(row) F(row_of)(const F(start) *s, const fsm_temperature *t) {
     };
 }
 
-/* The weights of one vector, stored to w when given; element `skip`, if that is in it, weighs nothing. */
-FSM_CORE VEC F(weigh)(const REAL *x, REAL *w, size_t count, size_t skip, const F(row) *row,
-                      int rare) {
-    VEC a = count < LANES ? V(load_partial)(x, count, -INFINITY) : V(load)(x);
-    if (skip < LANES) {
-        a = V(without)(a, skip);
-    }
-    a = F(weight)(a, row, rare);
-    if (w && count < LANES) {
+FSM_CORE VEC F(load_padded)(const REAL *x, size_t count) {
+    return count < LANES ? V(load_partial)(x, count, -INFINITY) : V(load)(x);
+}
+FSM_CORE void F(store_weights)(REAL *w, VEC a, size_t count) {
+    if (count < LANES) {
         V(store_partial)(w, a, count);
-    } else if (w) {
+    } else {
         V(store)(w, a);
     }
-    return a;
+}
+
+/* What is done with weights besides their sum: `parts` is a logarithm's (core_*.h, G). */
+typedef struct {
+    int rare, stored, parts;
+} F(how);
+
+/* The weights of up to LANES elements join the mass. */
+FSM_CORE void F(mass_take)(F(mass) *mass, const REAL *x, REAL *w, size_t count, const F(row) *row,
+                           const F(how) how) {
+    const VEC a = F(load_padded)(x, count);
+    if (!how.parts) {
+        const VEC weight = F(weight)(a, row, how.rare);
+        if (how.stored) {
+            F(store_weights)(w, weight, count);
+        }
+        F(mass_add)(mass, weight);
+        return;
+    }
+    F(parts) parts = F(weight_parts)(a, row, how.rare);
+    if (how.stored) {
+        F(store_weights)(w, F(whole)(parts, row->limit), count);
+    }
+    if (count < LANES) {
+        parts = F(first_parts)(parts, count);
+    }
+    F(mass_add_parts)(mass, parts);
 }
 
 FSM_CORE VEC F(normalised)(VEC w, VEC hi, VEC lo) {
@@ -225,33 +292,50 @@ FSM_INLINE void F(stream_waiting)(F(waiting) *row, size_t vectors) {
     }
 }
 
-/* The weights of up to CHUNK elements. What lies `ahead` bytes further, the next row, is fetched meanwhile, and results of the row
- * before, if one is `waiting`, are streamed: all that is bound by memory, this is not. */
-FSM_CORE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(row) *row,
-                            int rare, F(waiting) *waiting) {
-    F(mass) mass = F(mass_start)();
+/* Before element i joins. */
+FSM_CORE void F(mass_settle_at)(F(mass) *mass, size_t i) {
+    const size_t run = FC(SETTLED) * LANES;
+    if (FC(SETTLED) < FSM_CHUNK_VECTORS && FSM_UNLIKELY(i % run == 0 && i)) {
+        F(mass_settle)(mass);
+    }
+}
+
+/* The mass of up to CHUNK elements, from where its lanes start. What lies `ahead` bytes further, the next row, is fetched
+ * meanwhile, and results of the row before, if one is `waiting`, are streamed: all that is bound by memory, this is not. */
+FSM_CORE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, REAL start, ptrdiff_t ahead,
+                            const F(row) *row, const F(how) how, F(waiting) *waiting) {
+    const size_t pair_of = 2 * LANES;
+    F(mass) mass = F(mass_start)(start);
     size_t i = 0;
-    for (; !rare && i + 2 * LANES <= n; i += 2 * LANES) {
+    for (; !how.rare && !how.parts && i + pair_of <= n; i += pair_of) {
+        F(mass_settle_at)(&mass, i);
         FSM_PREFETCH((const char *)(x + i) + ahead);
         FSM_PREFETCH((const char *)(x + i + LANES) + ahead);
         const VEC a = F(weight)(V(load)(x + i), row, 0);
         const VEC b = F(weight)(V(load)(x + i + LANES), row, 0);
-        if (w) {
-            V(store)(w + i, a);
-            V(store)(w + i + LANES, b);
-        }
+        V(store)(w + i, a);
+        V(store)(w + i + LANES, b);
         F(mass_add)(&mass, a);
         F(mass_add)(&mass, b);
-        if (waiting && waiting->done + 2 * LANES <= waiting->n) {
+        if (waiting && waiting->done + pair_of <= waiting->n) {
             F(stream_waiting)(waiting, 2);
         }
     }
-    for (; i + LANES <= n; i += LANES) {
+    /* In parts, AVX2 has the registers for two vectors at a time of float64 only. */
+    for (; !how.rare && how.parts && LANES == 8 && i + pair_of <= n; i += pair_of) {
         FSM_PREFETCH((const char *)(x + i) + ahead);
-        F(mass_add)(&mass, F(weigh)(x + i, w ? w + i : NULL, LANES, LANES, row, rare));
+        FSM_PREFETCH((const char *)(x + i + LANES) + ahead);
+        F(mass_take)(&mass, x + i, w + i, LANES, row, how);
+        F(mass_take)(&mass, x + i + LANES, w + i + LANES, LANES, row, how);
+    }
+    for (; i + LANES <= n; i += LANES) {
+        F(mass_settle_at)(&mass, i);
+        FSM_PREFETCH((const char *)(x + i) + ahead);
+        F(mass_take)(&mass, x + i, w + i, LANES, row, how);
     }
     if (i < n) {
-        F(mass_add)(&mass, F(weigh)(x + i, w ? w + i : NULL, n - i, LANES, row, rare));
+        F(mass_settle_at)(&mass, i);
+        F(mass_take)(&mass, x + i, w + i, n - i, row, how);
     }
     return mass;
 }
@@ -264,11 +348,14 @@ FSM_INLINE F(total)
     F(running) running = {0};
     for (size_t i = 0; i < n; i += CHUNK) {
         const size_t count = n - i < CHUNK ? n - i : CHUNK;
-        const F(mass) mass = F(mass_of)(x + i, w + i, count, ahead, &row, rare, waiting);
+        const REAL start =
+            F(has_chunks)(n) ? F(chunk_start)(s->chunks[i / CHUNK], s, t) : FC(MASS_START);
+        const F(mass) mass =
+            F(mass_of)(x + i, w + i, count, start, ahead, &row, (F(how)){rare, 1, 0}, waiting);
         if (n <= CHUNK) {
             return F(mass_total)(&mass);
         }
-        F(running_add)(&running, &mass);
+        F(running_add)(&running, &mass, start);
     }
     return F(running_total)(running);
 }
@@ -299,55 +386,102 @@ FSM_NOINLINE F(total)
     return total;
 }
 
-/* Adds all weights but that of element `skip`, with a relative accuracy that a mass has not where they are small;
- * weights are stored to w when given, that of `skip` as 0. */
+/* Sums in parts of all weights but that of element `skip`, with a relative accuracy that a mass has not where they are small;
+ * of up to ACROSS elements. Weights are stored to w when given, that of `skip` as 0. */
+FSM_CORE F(part_sum)
+    F(some_others)(const REAL *x, REAL *w, size_t n, size_t skip, const F(row) *row, int rare) {
+    F(part_sum) sum;
+    for (size_t i = 0; i < n; i += LANES) {
+        const size_t count = n - i < LANES ? n - i : LANES;
+        VEC a = F(load_padded)(x + i, count);
+        if (skip - i < LANES) {
+            a = V(without)(a, skip - i);
+        }
+        F(parts) parts = F(weight_parts)(a, row, rare);
+        if (w) {
+            F(store_weights)(w + i, F(whole)(parts, row->limit), count);
+        }
+        if (count < LANES) {
+            parts = F(first_parts)(parts, count);
+        }
+        if (i) {
+            F(part_sum_add)(&sum, parts);
+        } else {
+            sum = F(part_sum_first)(parts);
+        }
+    }
+    return sum;
+}
+/* Adds those of a row of more elements, as sums of ACROSS of them. */
 FSM_CORE void F(add_others)(F(sum) *sum, const REAL *x, REAL *w, size_t n, size_t skip,
                             const F(row) *row, int rare) {
-    for (size_t i = 0; i < n; i += 2 * LANES) {
-        VEC pair_of[2];
-        for (size_t v = 0; v < 2; v++) {
-            const size_t at = i + v * LANES;
-            pair_of[v] = at < n ? F(weigh)(x + at, w ? w + at : NULL,
-                                           n - at < LANES ? n - at : LANES, skip - at, row, rare)
-                                : V(set1)(0);
-        }
-        F(sum_add_pair)(sum, pair_of[0], pair_of[1]);
+    for (size_t i = 0; i < n; i += ACROSS) {
+        const F(part_sum) some = F(some_others)(
+            x + i, w ? w + i : NULL, n - i < ACROSS ? n - i : ACROSS, skip - i, row, rare);
+        const F(sum) whole = F(part_sum_whole)(&some);
+        F(sum_join)(sum, &whole);
     }
 }
 
-FSM_NOINLINE pair F(others_summed)(const REAL *x, REAL *w, size_t n, const F(start) *s,
-                                   const fsm_temperature *t) {
+FSM_INLINE pair F(others_summed_as)(const REAL *x, REAL *w, size_t n, const F(start) *s,
+                                    const fsm_temperature *t, int rare) {
     const size_t skip = F(row_find)(x, n, s->maximum);
     const F(row) row = F(row_of)(s, t);
-    F(sum) sum = F(sum_zero)();
-    if (s->shifted || t->tempered) {
-        F(add_others)(&sum, x, w, n, skip, &row, 1);
-    } else {
-        F(add_others)(&sum, x, w, n, skip, &row, 0);
+    if (n <= ACROSS) {
+        const F(part_sum) sum = F(some_others)(x, w, n, skip, &row, rare);
+        return F(part_sum_total)(&sum);
     }
+    F(sum) sum = F(sum_zero)();
+    F(add_others)(&sum, x, w, n, skip, &row, rare);
     return F(sum_total)(&sum);
+}
+FSM_NOINLINE pair F(others_summed)(const REAL *x, REAL *w, size_t n, const F(start) *s,
+                                   const fsm_temperature *t) {
+    return s->shifted || t->tempered ? F(others_summed_as)(x, w, n, s, t, 1)
+                                     : F(others_summed_as)(x, w, n, s, t, 0);
+}
+
+/* Without one maximal weight. */
+FSM_CORE pair F(without_top)(F(running) running, REAL maximum, const F(row) *row, int rare) {
+    VEC low;
+    const VEC own = F(weight_split)(V(set1)(maximum), row, rare, &low);
+    return F(running_less)(running, V(reduce_max)(own), V(reduce_max)(low));
 }
 
 /* The mass of the row without one maximal weight; weights are stored to w when given. */
 FSM_CORE pair F(others_massed)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
-                               const fsm_temperature *t) {
+                               const fsm_temperature *t, const int rare) {
     const F(row) row = F(row_of)(s, t);
     F(running) running = {0};
     for (size_t i = 0; i < n; i += CHUNK) {
         const size_t count = n - i < CHUNK ? n - i : CHUNK;
-        const F(mass) mass = F(mass_of)(x + i, w ? w + i : NULL, count, ahead, &row, 0, NULL);
-        F(running_add)(&running, &mass);
+        const REAL start =
+            F(has_chunks)(n) ? F(chunk_start)(s->chunks[i / CHUNK], s, t) : FC(MASS_START);
+        const F(mass) mass =
+            w ? F(mass_of)(x + i, w + i, count, start, ahead, &row, (F(how)){rare, 1, 1}, NULL)
+              : F(mass_of)(x + i, NULL, count, start, ahead, &row, (F(how)){rare, 0, 1}, NULL);
+        F(running_add)(&running, &mass, start);
     }
-    return F(running_less)(running, V(reduce_max)(F(weight)(V(set1)(s->maximum), &row, 0)));
+    return F(without_top)(running, s->maximum, &row, rare);
+}
+FSM_NOINLINE pair F(others_massed_rare)(const REAL *x, REAL *w, size_t n, const F(start) *s,
+                                        const fsm_temperature *t) {
+    return F(others_massed)(x, w, n, 0, s, t, 1);
+}
+
+/* From where on the others' mass is as accurate as their sum. */
+FSM_INLINE double F(others_from)(size_t n) {
+    return (double)(n < CHUNK ? n : CHUNK) * FC(OTHERS_FROM);
 }
 
 /* All weights but one of the largest, and what they are stored as: by their mass where the row is long and that is not small
  * beside the largest, else by a sum with a relative accuracy of its own. */
 FSM_INLINE pair F(others)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
                           const fsm_temperature *t) {
-    if (n > ACROSS && !s->shifted && !t->tempered) {
-        const pair others = F(others_massed)(x, w, n, ahead, s, t);
-        if (others.hi >= FC(OTHERS_FROM)) {
+    if (n > ACROSS) {
+        const pair others = s->shifted || t->tempered ? F(others_massed_rare)(x, w, n, s, t)
+                                                      : F(others_massed)(x, w, n, ahead, s, t, 0);
+        if (others.hi >= F(others_from)(n)) {
             return others;
         }
     }
@@ -359,8 +493,8 @@ FSM_INLINE pair F(log_top)(const F(start) *s) {
 }
 
 /* A NaN, nothing above -inf, or an infinite maximum, whose own term alone would be NaN. */
-FSM_INLINE int F(no_answer)(REAL maximum, double logarithm) {
-    return !(logarithm == logarithm && maximum <= FC(MAX));
+FSM_INLINE int F(no_answer)(REAL maximum, pair logarithm) {
+    return !(logarithm.hi == logarithm.hi && maximum <= FC(MAX));
 }
 
 FSM_INLINE VEC F(normalised_partial)(const REAL *w, size_t n, VEC hi, VEC lo) {
@@ -525,12 +659,13 @@ FSM_NOINLINE void F(scale_pieces)(REAL *out, size_t n, REAL hi, REAL lo) {
  * processor has the other rows to go on with. */
 static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
     F(start) start[GROUP];
+    REAL chunks[MOST_CHUNKS]; /* of a row that has several, which is alone in its group */
     F(total) total[GROUP];
     REAL hi[GROUP], lo[GROUP];
     const ptrdiff_t ahead = F(ahead)(b, first, rows);
     for (size_t g = 0; g < rows; g++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
-        start[g] = F(row_start)(F(row_max)(x, b->n), FC(CUT), &b->temperature);
+        start[g] = F(row_begin)(x, b->n, FC(CUT), &b->temperature, chunks);
     }
     for (size_t g = 0; g < rows; g++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
@@ -597,7 +732,8 @@ static void F(softmax_streamed)(const fsm_rows *b) {
         REAL *out = ROW(b->out, b->out_stride, r);
         REAL *w = (REAL *)b->scratch + r % 2 * pitch + (uintptr_t)out % 64 / sizeof(REAL);
         const ptrdiff_t ahead = r + next < b->rows ? (ptrdiff_t)next * b->x_stride : 0;
-        const F(start) s = F(row_start)(F(row_max)(x, n), FC(CUT), &b->temperature);
+        REAL chunks[MOST_CHUNKS];
+        const F(start) s = F(row_begin)(x, n, FC(CUT), &b->temperature, chunks);
         const F(total) total = F(weights_meanwhile)(x, w, n, ahead, &s, &b->temperature, &before);
         F(finish_waiting)(&before, &edge);
         if (FSM_UNLIKELY(total.hi != total.hi)) {
@@ -640,9 +776,9 @@ static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
     for (size_t r = 0; r < LANES; r++) {
         if (r < rows) {
             const F(row) row = {.magic = V(set1)(magic[r]), .limit = V(set1)(limit[r])};
-            const F(mass) mass =
-                F(mass_of)(CONST_ROW(b->x, b->x_stride, first + r),
-                           ROW(b->out, b->out_stride, first + r), n, ahead, &row, 0, NULL);
+            const F(mass) mass = F(mass_of)(CONST_ROW(b->x, b->x_stride, first + r),
+                                            ROW(b->out, b->out_stride, first + r), n,
+                                            FC(MASS_START), ahead, &row, (F(how)){0, 1, 0}, NULL);
             hi[r] = mass.hi;
             lo[r] = mass.lo;
         } else {
@@ -700,7 +836,7 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
     const REAL maximum = V(reduce_max)(top);
     const F(start) s = F(row_start)(maximum, FC(CUT), t);
     const F(row) row = F(row_of)(&s, t);
-    F(mass) mass = F(mass_start)();
+    F(mass) mass = F(mass_start)(FC(MASS_START));
     if (FSM_UNLIKELY(s.shifted)) {
         for (int v = 0; v < count; v++) {
             a[v] = F(weight)(a[v], &row, 1);
@@ -802,9 +938,12 @@ FSM_CORE void F(log_softmax_plain)(const REAL *x, REAL *out, size_t first, size_
     }
 }
 
-/* (x - max) / T - log(sum), with x - max as a two-sum and the product's residual carried along. */
-FSM_CORE VEC F(log_softmax_tempered_vector)(VEC x, const F(row) *row, VEC log_hi, VEC log_lo) {
+/* (x - max) / T - log(sum), with x - max as a two-sum and the product's residual carried along; `row` as log_softmax_tempered
+ * has it, `first` being the first factor of x. */
+FSM_CORE VEC F(log_softmax_tempered_vector)(VEC x, VEC first, const F(row) *row, VEC log_hi,
+                                            VEC log_lo) {
     const VEC zero = V(set1)(0), maximum = row->shift;
+    x = V(mul)(x, first);
     const VEC d = V(sub)(x, maximum);
     const VEC of_max = V(sub)(d, x); /* -(what was taken of max) */
     const VEC error = V(sub)(V(sub)(x, V(sub)(d, of_max)), V(add)(maximum, of_max));
@@ -818,19 +957,28 @@ FSM_CORE VEC F(log_softmax_tempered_vector)(VEC x, const F(row) *row, VEC log_hi
 }
 
 FSM_NOINLINE void F(log_softmax_tempered)(const REAL *x, REAL *out, size_t n, const F(start) *s,
-                                          const fsm_temperature *t, double logarithm) {
+                                          const fsm_temperature *t, pair logarithm) {
+    /* 1 / T as three factors, so that nothing overflows that has a result: the first, a half or 1, lets x - max fit; the second is a
+     * power of two; the last is 1 to 2, so that no product is larger than the result. */
+    const REAL factor = t->scale < 2 ? (REAL)0.5 : 1;
     F(row) row = F(row_of)(s, t);
-    row.shift = V(set1)(s->maximum);
+    row.shift = V(set1)(s->maximum * factor);
+    row.scale = V(set1)((REAL)t->scale * (t->scale < 2 ? 1 : (REAL)0.5));
+    row.inv_hi = V(add)(row.inv_hi, row.inv_hi);
+    row.inv_lo = V(add)(row.inv_lo, row.inv_lo);
+    const VEC first = V(set1)(factor);
     REAL hi, lo;
     F(split_log)(0, logarithm, &hi, &lo);
     const VEC log_hi = V(set1)(hi), log_lo = V(set1)(lo);
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
-        V(store)(out + i, F(log_softmax_tempered_vector)(V(load)(x + i), &row, log_hi, log_lo));
+        V(store)(out + i,
+                 F(log_softmax_tempered_vector)(V(load)(x + i), first, &row, log_hi, log_lo));
     }
     if (i < n) {
         const VEC a = V(load_partial)(x + i, n - i, 0);
-        V(store_partial)(out + i, F(log_softmax_tempered_vector)(a, &row, log_hi, log_lo), n - i);
+        V(store_partial)(out + i, F(log_softmax_tempered_vector)(a, first, &row, log_hi, log_lo),
+                         n - i);
     }
 }
 
@@ -846,7 +994,7 @@ FSM_NOINLINE REAL F(logsumexp_special)(const REAL *x, size_t n, REAL maximum) {
 
 /* A row's answer from its logarithm. */
 FSM_INLINE void F(log_softmax_row)(const REAL *x, REAL *out, size_t n, const F(start) *s,
-                                   const fsm_temperature *t, double logarithm, F(edge) *edge) {
+                                   const fsm_temperature *t, pair logarithm, F(edge) *edge) {
     if (FSM_UNLIKELY(F(no_answer)(s->maximum, logarithm))) {
         F(fill_nan)(out, n);
     } else if (t->tempered) {
@@ -863,10 +1011,10 @@ FSM_INLINE void F(log_softmax_row)(const REAL *x, REAL *out, size_t n, const F(s
     }
 }
 FSM_INLINE void F(logsumexp_row)(const REAL *x, REAL *out, size_t n, const F(start) *s,
-                                 double logarithm) {
+                                 pair logarithm) {
     REAL hi, lo;
     F(split_log)(s->maximum, logarithm, &hi, &lo);
-    if (FSM_UNLIKELY(logarithm != logarithm)) {
+    if (FSM_UNLIKELY(logarithm.hi != logarithm.hi)) {
         hi = F(logsumexp_special)(x, n, s->maximum);
     }
     *out = hi;
@@ -876,19 +1024,20 @@ FSM_INLINE void F(logsumexp_row)(const REAL *x, REAL *out, size_t n, const F(sta
 FSM_NOINLINE void F(log_group)(const fsm_rows *b, size_t first, size_t rows, int single,
                                F(edge) *edge) {
     F(start) start[GROUP];
+    REAL chunks[MOST_CHUNKS]; /* of a row that has several, which is alone in its group */
     pair others[GROUP];
-    double logarithm[GROUP];
+    pair logarithm[GROUP];
     const ptrdiff_t ahead = F(ahead)(b, first, rows);
     for (size_t g = 0; g < rows; g++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
-        start[g] = F(row_start)(F(row_max)(x, b->n), FC(LOG_CUT), &b->temperature);
+        start[g] = F(row_begin)(x, b->n, FC(LOG_CUT), &b->temperature, chunks);
     }
     for (size_t g = 0; g < rows; g++) {
         others[g] = F(others)(CONST_ROW(b->x, b->x_stride, first + g), NULL, b->n, ahead, &start[g],
                               &b->temperature);
     }
     for (size_t g = 0; g < rows; g++) {
-        logarithm[g] = log_one_plus(F(ratio)(others[g], F(log_top)(&start[g])));
+        logarithm[g] = log_one_plus(F(ratio)(others[g], F(log_top)(&start[g])), FC(LOG_IN_TWO));
     }
     for (size_t g = 0; g < rows; g++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);

@@ -9,6 +9,7 @@
 #undef FMA
 #undef BLOCK
 #undef CHUNK
+#undef MOST_CHUNKS
 #undef PRODUCTS
 #undef FOLDED
 #undef STREAMED
@@ -25,4 +26,5 @@
 #undef MOST_NARROW
 #undef ALL_LANES
 #undef BLOCKS
+#undef COLUMNS_FOLD
 #undef MOST_BLOCKS
