@@ -11,8 +11,9 @@ import numpy as np
 
 from . import peers, reproducibility
 from .cases import Case
+from .exact import ulp_size
 from .inputs import SEED, Array, Data
-from .reference import Reference, ulp_size
+from .reference import Reference
 from .runner import Run, document
 from .subject import Subject
 from .timing import QUICK

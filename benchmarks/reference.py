@@ -1,8 +1,7 @@
 """Correctness beside every timing: errors in ULP against a long double reference.
 
-The reference works in ``numpy.longdouble`` with the residual of ``x - max`` carried, so that it is
-good to a small fraction of a float64 ULP where that type is wider than a double (x86 and aarch64
-Linux). Where it is not, `REFERENCE_IS_WIDER` is False and float64 errors below 1 ULP mean nothing.
+Where long double is no wider than a double, `exact.IS_WIDER` is False and float64 errors below 1
+ULP mean nothing.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .exact import exact_log_softmax, exact_logsumexp, exact_softmax, ulp_size
+
 if TYPE_CHECKING:
     from .cases import Case
     from .inputs import Array, Data
-
-REFERENCE_IS_WIDER = np.finfo(np.longdouble).nmant > np.finfo(np.float64).nmant
 
 SAMPLED_ELEMENTS = 1 << 17
 """Rows are sampled from larger cells: an element costs about 0.1 us in long double."""
@@ -41,40 +40,6 @@ def tolerance(dtype: Any) -> float:
     return float(np.sqrt(np.finfo(dtype).eps))
 
 
-def _difference(x: Array, kept: Array) -> tuple[Array, Array, Array]:
-    """Return max, x - max and the residual of that difference, in long double."""
-    wide = np.where(kept, x.astype(np.longdouble), -np.inf)
-    top = wide.max(axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        high = wide - top
-        back = high - wide
-        low = (wide - (high - back)) - (top + back)
-    return top, high, np.where(np.isfinite(high), low, 0)
-
-
-def exact_softmax(x: Array, kept: Array) -> Array:
-    """Return softmax over the last axis in long double."""
-    _, high, low = _difference(x, kept)
-    weights = np.exp(high) * (1 + low)
-    result: Array = weights / weights.sum(axis=-1, keepdims=True)
-    return result
-
-
-def _log_rest(high: Array, low: Array) -> Array:
-    """Return log1p of the sum of all weights but one maximal one."""
-    weights = np.exp(high) * (1 + low)
-    np.put_along_axis(weights, high.argmax(axis=-1)[..., None], 0, axis=-1)
-    result: Array = np.log1p(weights.sum(axis=-1, keepdims=True))
-    return result
-
-
-def exact_log_softmax(x: Array, kept: Array) -> Array:
-    """Return log_softmax over the last axis in long double."""
-    _, high, low = _difference(x, kept)
-    result: Array = high - (_log_rest(high, low) - low)
-    return result
-
-
 def _exact_backward(case: Case, data: Data, rows: Array, y: Array) -> tuple[Array, Array]:
     """Return the gradient and the size of the terms it is the difference of."""
     assert data.grad_output is not None
@@ -87,15 +52,6 @@ def _exact_backward(case: Case, data: Data, rows: Array, y: Array) -> tuple[Arra
     p = np.exp(y)
     total, size = (f(g).sum(-1, keepdims=True) for f in (np.positive, np.abs))
     return g - p * total, abs(g) + p * size
-
-
-def ulp_size(at: Array, dtype: Any) -> Array:
-    """Return the spacing of ``dtype`` at ``at``; the smallest normal's below it."""
-    info = np.finfo(dtype)
-    _, exponent = np.frexp(at)
-    exponent = np.where(at == 0, info.minexp, np.maximum(exponent - 1, info.minexp))
-    size: Array = np.ldexp(np.longdouble(1), exponent - info.nmant)
-    return size
 
 
 def _as_rows(array: Array, case: Case) -> Array:
@@ -126,15 +82,15 @@ class Reference:
         kept = np.ones(x.shape, bool)
         if data.where is not None:
             kept = _as_rows(data.where, case)[self.rows]
-        x = x.astype(np.longdouble) / case.option("temperature", 1)
+        temperature = case.option("temperature", 1)
         if case.function == "softmax":
-            self.exact = [exact_softmax(x, kept)]
+            self.exact = [exact_softmax(x, kept, temperature)]
         elif case.function == "log_softmax":
-            self.exact = [exact_log_softmax(x, kept)]
+            self.exact = [exact_log_softmax(x, kept, temperature)]
         elif case.function == "logsumexp":
-            top, high, low = _difference(x, kept)
-            self.exact = [(top + _log_rest(high, low))[:, 0]]
-            self.scale = [np.maximum(abs(top[:, 0]), abs(self.exact[0]))]
+            top = np.where(kept, x, -np.inf).max(axis=-1).astype(np.longdouble)
+            self.exact = [exact_logsumexp(x, kept)]
+            self.scale = [np.maximum(abs(top), abs(self.exact[0]))]
             return
         elif case.function == "softmax_cross_entropy":
             self._make_cross_entropy(data, x, kept)
@@ -165,7 +121,7 @@ class Reference:
         pointers = data.indptr[: 1 + np.searchsorted(data.indptr, SAMPLED_ELEMENTS)]
         self.rows = np.arange(pointers[-1])
         parts = np.split(data.x[: pointers[-1]], pointers[1:-1])
-        exact = [exact_softmax(part, np.ones(part.shape, bool)) for part in parts]
+        exact = [exact_softmax(part) for part in parts]
         self.exact = [np.concatenate(exact)]
         self.scale = [self.exact[0]]
 

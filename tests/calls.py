@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from exact import info
 from functions import (
     ENTROPY_OF_LABELS,
     ENTROPY_OF_TARGETS,
@@ -22,7 +21,9 @@ from functions import (
     Function,
 )
 from hypothesis import strategies as st
-from reference import Settings, reduced
+
+from benchmarks.exact import info
+from benchmarks.promised import Settings, reduced
 
 try:
     from ml_dtypes import bfloat16

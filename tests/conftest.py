@@ -3,6 +3,7 @@
 import functools
 import types
 
+import checkout  # noqa: F401
 import pytest
 
 from fastsoftmax import _api, _backend

@@ -8,10 +8,12 @@ import functools
 import sys
 from dataclasses import dataclass
 
+import checkout  # noqa: F401
 import mpmath
 import numpy as np
 import pytest
-from exact import (
+
+from benchmarks.exact import (
     BOUND,
     BOUND_GRADIENT,
     BOUND_LOSS,
@@ -23,7 +25,6 @@ from exact import (
     exact_softmax,
     ulp_size,
 )
-
 from fastsoftmax import _api, _backend
 
 MEAN_BOUND = 0.5

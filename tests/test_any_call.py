@@ -16,9 +16,9 @@ from calls import DOUBLE, OMITTED, SINGLE, SPELLINGS, bfloat16, calls
 from functions import CALLS, FUNCTIONS, SEGMENT_SOFTMAX
 from hypothesis import HealthCheck, given, settings
 from invalid_calls import invalid_calls
-from reference import promised, within
 from toolchain import run_python
 
+from benchmarks.promised import promised, within
 from fastsoftmax import _backend
 
 EXAMPLES = float(os.environ.get("FASTSOFTMAX_EXAMPLES", "1"))

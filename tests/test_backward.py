@@ -4,7 +4,8 @@ import re
 
 import numpy as np
 import pytest
-from exact import ulp_size
+
+from benchmarks.exact import ulp_size
 
 NAMES = ("softmax_backward", "log_softmax_backward")
 

@@ -5,8 +5,9 @@ import re
 import mpmath
 import numpy as np
 import pytest
-from exact import exact_log_softmax, exact_softmax, ulp_size
 from numpy.exceptions import AxisError
+
+from benchmarks.exact import exact_log_softmax, exact_softmax, ulp_size
 
 INF, NAN = np.inf, np.nan
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from exact import IS_WIDER, exact_log_softmax, exact_logsumexp, exact_softmax, ulp_size
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from benchmarks.exact import IS_WIDER, exact_log_softmax, exact_logsumexp, exact_softmax, ulp_size
 
 common = settings(
     max_examples=60,

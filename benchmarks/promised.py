@@ -9,12 +9,15 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from exact import (
+
+from .exact import (
     BOUND,
     BOUND_GRADIENT,
     BOUND_LOSS,
+    BOUND_NEAR_SUBNORMAL,
     BOUND_SUBNORMAL,
     IS_WIDER,
     SMOOTHING_COSTS,
@@ -25,6 +28,11 @@ from exact import (
     ulp_size,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .inputs import Array
+
 BOUND_OF_TARGETS = 3.0
 """ULP more for a loss of probabilities: each product is rounded."""
 
@@ -34,7 +42,7 @@ class Settings:
     """The options of a call in their plainest form."""
 
     axes: tuple[int, ...]
-    where: np.ndarray | None = None
+    where: Array | None = None
     """Of the first operand's shape."""
     temperature: float = 1.0
     label_smoothing: float = 0.0
@@ -42,89 +50,111 @@ class Settings:
     return_grad: bool = False
 
 
-def computed_in(dtype):
+class Exact(NamedTuple):
+    """The values that a result should have, and how far from them it may be."""
+
+    value: Array
+    size: Array
+    """What an ULP is taken of: the value, or the larger terms that it is the sum of."""
+    bound: Any
+    """ULP; infinite where nothing is promised."""
+
+    def allowed(self, dtype: Any) -> Array:
+        """Return how far the results may be: beside `bound`, those of 16 bits are rounded once."""
+        wide = computed_in(dtype)
+        allowed = self.bound * ulp_size(np.where(np.isfinite(self.size), self.size, 0), wide)
+        if dtype.char == "g" or (dtype == np.float64 and not IS_WIDER):
+            return 8 * allowed  # the reference has errors of that size itself
+        if dtype == wide:
+            return allowed
+        value = np.where(np.isfinite(self.value), abs(self.value), 0)
+        return allowed + 0.501 * ulp_size(value, dtype)
+
+
+def computed_in(dtype: Any) -> Any:
     """Return the format whose ULP bounds the error: results of 16 bits are rounded once more."""
     return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
 
 
-def tolerance(exact, bound, dtype, size=None):
-    """Return how far a result may be: `bound` ULP of `size` (or the result), rounded once more."""
-    wide = computed_in(dtype)
-    exact = np.where(np.isfinite(exact), abs(exact), 0)
-    size = exact if size is None else np.where(np.isfinite(size), size, 0)
-    allowed = bound * ulp_size(size, wide)
-    if dtype.char == "g" or (dtype == np.float64 and not IS_WIDER):
-        return 8 * allowed  # the reference has errors of that size itself
-    return allowed if dtype == wide else allowed + 0.501 * ulp_size(exact, dtype)
-
-
-def tolerance_of_terms(exact, bound, dtype, size):
-    """Return the tolerance of a sum of terms, whose sizes add up to `size`."""
-    return np.where(fits(size, dtype), tolerance(exact, bound, dtype, size), np.inf)
-
-
-def fits(size, dtype):
+def fits(size: Array, dtype: Any) -> Array:
     """Whether no partial sum of terms whose sizes add up to `size` is near the format's end."""
     return size <= np.longdouble(info(computed_in(dtype)).max) / 8
 
 
-def within(got, exact, allowed):
-    """Whether each result is as near to the exact one as allowed; NaN is NaN, infinity infinity."""
+def distance(got: Array, exact: Array) -> Array:
+    """Return how far results are from the exact ones; NaN is at 0 from NaN, infinity from itself.
+
+    What is beyond the format is as far as its end.
+    """
     limits = info(got.dtype)
     end = np.longdouble(limits.max)
     if got.dtype != np.longdouble:
         end *= 1 + np.longdouble(limits.eps) / 2  # what rounds up to more is infinite
     values = got.astype(np.longdouble)
     with np.errstate(invalid="ignore"):
-        near = abs(np.clip(values, -end, end) - np.clip(exact, -end, end)) <= allowed
+        off = abs(np.clip(values, -end, end) - np.clip(exact, -end, end))
     same = (values == exact) | (np.isnan(values) & np.isnan(exact))
-    return same | (near & np.isfinite(exact)) | np.isinf(allowed)
+    return np.where(same, 0, np.where(np.isfinite(exact) & ~np.isnan(values), off, np.inf))
 
 
-def rows_last(array, axes):
+def within(got: Array, exact: Array, allowed: Array) -> Array:
+    """Whether each result is as near to the exact one as allowed; NaN is NaN, infinity infinity."""
+    return (distance(got, exact) <= allowed) | np.isinf(allowed)
+
+
+def rows_last(array: Array, axes: tuple[int, ...]) -> tuple[Array, Callable[[Array], Array]]:
     """Return rows of the elements of `axes`, 2-D, and how to undo that for results."""
     order = [*(d for d in range(array.ndim) if d not in axes), *axes]
     moved = array.transpose(order)
 
-    def undo(rows):
+    def undo(rows: Array) -> Array:
         return rows.reshape(moved.shape).transpose(np.argsort(order).astype(int))
 
     return moved.reshape(-1, math.prod(array.shape[d] for d in axes)), undo
 
 
-def promised(name, operands, settings):
+def promised(
+    name: str, operands: tuple[Array, ...], settings: Settings
+) -> list[tuple[Array, Array]]:
     """Return for each result of the function `name` the exact values and their tolerances."""
+    with np.errstate(all="ignore"):
+        results = exactly(name, operands, settings)
+        return [(result.value, result.allowed(operands[0].dtype)) for result in results]
+
+
+def exactly(name: str, operands: tuple[Array, ...], settings: Settings) -> list[Exact]:
+    """Return for each result of the function `name` what it should be."""
     with np.errstate(all="ignore"):
         if operands[0].size == 0:
             return _of_nothing(name, operands[0], settings)
         if name == "segment_softmax":
             return [_segments(*operands)]
         if name == "softmax_cross_entropy":
-            return _entropy(*operands, settings)
+            return _entropy(operands[0], operands[1], settings)
         if name.endswith("backward"):
-            return [_gradient(name, *operands, settings)]
+            return [_gradient(name, operands[0], operands[1], settings)]
         return [_forward(name, operands[0], settings)]
 
 
-def reduced(shape, settings):
+def reduced(shape: tuple[int, ...], settings: Settings) -> tuple[int, ...]:
     """Return the shape of a result of one number a row."""
     if settings.keepdims:
         return tuple(1 if d in settings.axes else n for d, n in enumerate(shape))
     return tuple(n for d, n in enumerate(shape) if d not in settings.axes)
 
 
-def _of_nothing(name, x, settings):
+def _of_nothing(name: str, x: Array, settings: Settings) -> list[Exact]:
     shape, value = x.shape, 0.0
     if name in ("logsumexp", "softmax_cross_entropy"):
         shape = reduced(x.shape, settings)
         value = -np.inf if name == "logsumexp" else 0.0
-    results = [(np.full(shape, value, np.longdouble), np.zeros(shape))]
+    results = [Exact(np.full(shape, value, np.longdouble), np.zeros(shape), 0)]
     if settings.return_grad:
-        results.append((np.empty(x.shape, np.longdouble), np.empty(x.shape)))
+        results.append(Exact(np.empty(x.shape, np.longdouble), np.empty(x.shape), 0))
     return results
 
 
-def _forward(name, x, settings):
+def _forward(name: str, x: Array, settings: Settings) -> Exact:
     rows, undo = rows_last(x, settings.axes)
     where = None if settings.where is None else rows_last(settings.where, settings.axes)[0]
     dtype = x.dtype
@@ -132,37 +162,38 @@ def _forward(name, x, settings):
         exact = exact_logsumexp(rows, where)
         largest = (rows if where is None else np.where(where, rows, -np.inf)).max(axis=-1)
         size = np.maximum(abs(exact), abs(largest.astype(np.longdouble)))
-        allowed = tolerance(exact, BOUND[name], dtype, size)
         shape = reduced(x.shape, settings)
-        return exact.reshape(shape), allowed.reshape(shape)
-    exactly = exact_softmax if name == "softmax" else exact_log_softmax
-    exact = undo(exactly(rows, where, settings.temperature))
+        return Exact(exact.reshape(shape), size.reshape(shape), BOUND[name])
+    forward = exact_softmax if name == "softmax" else exact_log_softmax
+    exact = undo(forward(rows, where, settings.temperature))
     if name == "softmax":
-        return exact, _of_softmax(exact, dtype)
-    allowed = tolerance(exact, BOUND[name], dtype)
+        return Exact(exact, exact, bound_of_softmax(exact, dtype))
+    bound: Any = BOUND[name]
     if settings.temperature != 1:
         # Not so yet where x - max, or that over T's power of two, overflows: test_accuracy.py.
-        allowed = np.where(
-            fits(abs(exact) * 4 * max(1, settings.temperature), dtype), allowed, np.inf
-        )
-    return exact, allowed
+        bound = np.where(fits(abs(exact) * 4 * max(1, settings.temperature), dtype), bound, np.inf)
+    return Exact(exact, abs(exact), bound)
 
 
-def _of_softmax(exact, dtype):
-    is_subnormal = exact < np.longdouble(info(computed_in(dtype)).smallest_normal)
-    bound = np.where(is_subnormal, BOUND_SUBNORMAL, BOUND["softmax"])
-    return tolerance(exact, bound, dtype)
+def bound_of_softmax(exact: Array, dtype: Any) -> Array:
+    """Return the bound of each result of a softmax."""
+    smallest = np.longdouble(info(computed_in(dtype)).smallest_normal)
+    return np.select(
+        [exact < smallest, exact < 8 * smallest],
+        [BOUND_SUBNORMAL, BOUND_NEAR_SUBNORMAL],
+        BOUND["softmax"],
+    )
 
 
-def _segments(data, indptr):
+def _segments(data: Array, indptr: Array) -> Exact:
     exact = np.empty(data.shape, np.longdouble)
     for start, stop in itertools.pairwise(indptr):
         if stop > start:
             exact[start:stop] = exact_softmax(data[start:stop])
-    return exact, _of_softmax(exact, data.dtype)
+    return Exact(exact, exact, bound_of_softmax(exact, data.dtype))
 
 
-def _gradient(name, g, y, settings):
+def _gradient(name: str, g: Array, y: Array, settings: Settings) -> Exact:
     (rows, undo), (outputs, _) = rows_last(g, settings.axes), rows_last(y, settings.axes)
     rows, outputs = rows.astype(np.longdouble), outputs.astype(np.longdouble)
     where = None if settings.where is None else rows_last(settings.where, settings.axes)[0]
@@ -175,19 +206,18 @@ def _gradient(name, g, y, settings):
     exact = left - factor * inner.sum(axis=-1, keepdims=True)
     sizes = abs(inner).sum(axis=-1, keepdims=True)
     size = abs(left) + abs(factor) * sizes
-    allowed = tolerance_of_terms(exact, BOUND_GRADIENT, g.dtype, size)
     # No output of a softmax is above 1.
     proper = fits(sizes, g.dtype) & np.all(abs(factor) <= 1.01, axis=-1, keepdims=True)
-    allowed = np.where(proper, allowed, np.inf)
+    bound = np.where(proper & fits(size, g.dtype), BOUND_GRADIENT, np.inf)
     # Of a row with a NaN that every element depends on, every element is NaN.
     spoilt = np.isnan(inner).any(axis=-1, keepdims=True)
-    exact, allowed = np.where(spoilt, np.nan, exact), np.where(spoilt, 0, allowed)
+    exact, bound = np.where(spoilt, np.nan, exact), np.where(spoilt, 0, bound)
     if where is not None:
-        exact, allowed = np.where(where, exact, 0), np.where(where, allowed, 0)
-    return undo(exact), undo(allowed)
+        exact, bound = np.where(where, exact, 0), np.where(where, bound, 0)
+    return Exact(undo(exact), undo(size), undo(bound))
 
 
-def _entropy(logits, labels, settings):
+def _entropy(logits: Array, labels: Array, settings: Settings) -> list[Exact]:
     rows, undo = rows_last(logits, settings.axes)
     n = rows.shape[-1]
     smoothing = np.longdouble(settings.label_smoothing)
@@ -201,26 +231,28 @@ def _entropy(logits, labels, settings):
     no_answer = np.isnan(logarithms).any(axis=-1)
     terms = np.where(target == 0, 0, -target * logarithms)
     loss = np.where(no_answer, np.nan, terms.sum(axis=-1))
-    bound = BOUND_LOSS + (SMOOTHING_COSTS if smoothing else 0)
-    bound += 0 if by_index else BOUND_OF_TARGETS
     size = abs(terms).sum(axis=-1)
-    allowed = tolerance_of_terms(loss, bound, logits.dtype, size)
-    # What no distribution holds may cost anything. Nor is it inf yet, as it must be, what an impossible
-    # class costs: test_cross_entropy.py.
+    # What no distribution holds may cost anything. Nor is it inf yet, as it must be, what an
+    # impossible class costs: test_cross_entropy.py.
     proper = np.all((target >= 0) & np.isfinite(target), axis=-1)
     # Nor is there a promise where a class's own loss, which may count little, is beyond the format.
     proper &= np.all(fits(abs(logarithms), logits.dtype) | ~np.isfinite(logarithms), axis=-1)
-    allowed = np.where(proper & no_answer, 0, allowed)
-    allowed = np.where(proper, allowed, np.inf)
+    bound = BOUND_LOSS + (SMOOTHING_COSTS if smoothing else 0)
+    bound += 0 if by_index else BOUND_OF_TARGETS
+
+    def result(value: Array, size: Array, bound: float, of_row: Callable[[Array], Array]) -> Exact:
+        bounds = np.where(fits(size, logits.dtype), bound, np.inf)
+        bounds = np.where(of_row(proper & no_answer), 0, bounds)
+        return Exact(value, size, np.where(of_row(proper), bounds, np.inf))
+
+    loss, size, bounds = result(loss, size, bound, lambda rows: rows)
     shape = reduced(logits.shape, settings)
-    losses = loss.reshape(shape), allowed.reshape(shape)
+    losses = Exact(loss.reshape(shape), size.reshape(shape), bounds.reshape(shape))
     if not settings.return_grad:
         return [losses]
     share = exact_softmax(rows)
-    grad = target.sum(axis=-1, keepdims=True) * share - target
+    total = target.sum(axis=-1, keepdims=True)
     size = abs(target) + abs(target).sum(axis=-1, keepdims=True) * share
     bound = BOUND_GRADIENT + (0 if by_index else 1)
-    of_grad = tolerance_of_terms(grad, bound, logits.dtype, size)
-    of_grad = np.where(no_answer[..., np.newaxis] & proper[..., np.newaxis], 0, of_grad)
-    of_grad = np.where(proper[..., np.newaxis], of_grad, np.inf)
-    return [losses, (undo(grad), undo(of_grad))]
+    grads = result(total * share - target, size, bound, lambda rows: rows[..., np.newaxis])
+    return [losses, Exact(*map(undo, grads))]

@@ -1,18 +1,26 @@
 """Exact results in long double, and how far from them a result may be.
 
-The residuals of ``x - max`` and of its quotient by the temperature are carried, so that what is left
-is the error of long double's exp: far below a float64 ULP where that type is wider than a double
-(x86-64 and AArch64 Linux).
+The residuals of ``x - max`` and of its quotient by the temperature are carried, so that what is
+left is the error of long double's exp: far below a float64 ULP where that type is wider than a
+double (x86-64 and AArch64 Linux).
 """
 
+from __future__ import annotations
+
 import sys
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from .inputs import Array
 
 IS_WIDER = np.finfo(np.longdouble).nmant > np.finfo(np.float64).nmant
 
 BOUND = {"softmax": 3.0, "log_softmax": 3.0, "logsumexp": 4.0}
 """ULP, of any result of any row; of logsumexp, of the larger of the result and the maximum."""
+BOUND_NEAR_SUBNORMAL = 3.0
+"""ULP, of results of softmax in the three binades above the smallest normal."""
 BOUND_SUBNORMAL = 1.5
 """ULP, of results below the smallest normal: their spacing is larger than their error."""
 BOUND_GRADIENT = 3.0
@@ -21,9 +29,11 @@ BOUND_LOSS = 3.0
 """ULP of the sum of the sizes of the terms that a loss is the sum of."""
 SMOOTHING_COSTS = 2.0
 """ULP more for a loss with smoothing: the label's share, its product and the sum are rounded."""
+BOUND_16_BITS = 0.5 + 2.0**-9
+"""ULP, of results of 16 bits, which are computed in float32 and rounded once more."""
 
 
-def info(dtype):
+def info(dtype: Any) -> Any:
     """Return numpy.finfo, for bfloat16 too."""
     dtype = np.dtype(dtype)
     if dtype.kind == "f":
@@ -31,7 +41,7 @@ def info(dtype):
     return sys.modules["ml_dtypes"].finfo(dtype)
 
 
-def ulp_size(at, dtype):
+def ulp_size(at: Array, dtype: Any) -> Array:
     """Return the spacing of `dtype` at `at`; the smallest normal's below that."""
     limits = info(dtype)
     exponent = np.frexp(at)[1] - 1
@@ -39,13 +49,13 @@ def ulp_size(at, dtype):
     return np.ldexp(np.longdouble(1), exponent - limits.nmant)
 
 
-def _quotient(high, low, divisor):
+def _quotient(high: Array, low: Array, divisor: float) -> tuple[Array, Array]:
     """Return (high + low) / divisor as two numbers, whose product is split as Dekker's."""
     if divisor == 1:
         return high, low
     factor = np.longdouble(2) ** ((np.finfo(np.longdouble).nmant + 2) // 2) + 1
 
-    def halves(value):
+    def halves(value: Any) -> tuple[Any, Any]:
         upper = factor * value - (factor * value - value)
         return upper, value - upper
 
@@ -61,7 +71,7 @@ class _Rows:
     What `where` drops is as -inf. A row without an answer (a NaN or +inf, or only -inf) is NaN.
     """
 
-    def __init__(self, x, where=None, temperature=1):
+    def __init__(self, x: Array, where: Array | None = None, temperature: float = 1) -> None:
         x = x.astype(np.longdouble)
         if where is not None:
             x = np.where(where, x, -np.inf)
@@ -75,26 +85,29 @@ class _Rows:
         self.high, self.low = high, np.where(np.isfinite(low), low, 0)
         self.weights = np.exp(self.high) * (1 + self.low)
 
-    def log(self):
+    def log(self) -> Array:
         """Return the logarithm of the sum of the weights, small or not."""
         rest = self.weights.copy()
         np.put_along_axis(rest, self.high.argmax(axis=-1)[..., None], 0, axis=-1)
         return np.log1p(rest.sum(axis=-1, keepdims=True))
 
 
-def exact_softmax(x, where=None, temperature=1):
+def exact_softmax(x: Array, where: Array | None = None, temperature: float = 1) -> Array:
+    """Return softmax over the last axis in long double."""
     weights = _Rows(x, where, temperature).weights
     result = weights / weights.sum(axis=-1, keepdims=True)
     return result if where is None else np.where(where, result, 0)
 
 
-def exact_log_softmax(x, where=None, temperature=1):
+def exact_log_softmax(x: Array, where: Array | None = None, temperature: float = 1) -> Array:
+    """Return log_softmax over the last axis in long double."""
     rows = _Rows(x, where, temperature)
     result = rows.high - (rows.log() - rows.low)
     return result if where is None else np.where(where, result, -np.inf)
 
 
-def exact_logsumexp(x, where=None):
+def exact_logsumexp(x: Array, where: Array | None = None) -> Array:
+    """Return logsumexp over the last axis in long double."""
     rows = _Rows(x, where)
     total = np.where(np.isfinite(rows.top), rows.top + rows.log(), rows.top)
     return total[..., 0]
