@@ -190,7 +190,7 @@ def _calls(run: Run, case: Case, data: Data, *, many: bool) -> dict[str, Any]:
     return found
 
 
-def _libraries(names: str | None) -> list[peers.Peer]:
+def libraries(names: str | None) -> list[peers.Peer]:
     """Return the peers; scikit-learn's and numba's formula is NumPy's."""
     if names is None:
         known = ("scipy", "torch", "onnxruntime", "jax", "openvino", "tensorflow")
@@ -204,7 +204,7 @@ def run(
     """Measure the families and the reproducibility of every library."""
     from .progress import each
 
-    suite = Run(Subject(instruction_set), _libraries(names), QUICK)
+    suite = Run(Subject(instruction_set), libraries(names), QUICK)
     dtypes = DTYPES[:1] if quick else DTYPES
     jobs = [(f, d, family) for f in FUNCTIONS for d in dtypes for family in FAMILIES]
     results: list[dict[str, Any]] = []

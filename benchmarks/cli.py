@@ -46,6 +46,13 @@ def _parser() -> argparse.ArgumentParser:
     accuracy_parser.add_argument(
         "--instruction-set", choices=INSTRUCTION_SETS, default=argparse.SUPPRESS
     )
+    add = accuracy_parser.add_argument_group(
+        "search for the worst rows, and not these"
+    ).add_argument
+    add("--search", type=float, metavar="SECONDS", help="exit with 1 where a bound is exceeded")
+    add("--dtypes", default="float32,float64,float16", help="comma-separated (%(default)s)")
+    add("--seed", type=int, help="of the search's random rows")
+    add("--keep", action="store_true", help="add the worst rows to benchmarks/worst_rows.json")
     accuracy_parser.set_defaults(command=accuracy)
     parser.add_argument("--cells", metavar="NAMES", help="only these cells or tags")
     parser.add_argument("--threads", type=int, default=1, help="of ours and of every peer")
@@ -131,9 +138,18 @@ def speed(options: argparse.Namespace) -> Document:
 
 
 def accuracy(options: argparse.Namespace) -> Document:
-    """Measure accuracy and reproducibility."""
+    """Measure accuracy and reproducibility, or search for the worst rows."""
     from . import accuracy as module
 
+    if options.search is not None:
+        from . import search
+
+        if options.update_readme or options.plot:
+            raise cases.UsageError("a search has no plots, and nothing for the README")
+        return search.run(
+            options.instruction_set, options.peers, seconds=options.search, dtypes=options.dtypes,
+            seed=options.seed, keep=options.keep, words=options.words,
+        )  # fmt: skip
     return module.run(
         options.instruction_set, options.peers, quick=options.quick, words=options.words
     )
@@ -158,6 +174,10 @@ def _publish(document: Document, options: argparse.Namespace) -> None:
         from . import accuracy_report
 
         accuracy_report.print_report(console, document)
+    elif document["kind"] == "search":
+        from . import search_report
+
+        search_report.print_report(console, document)
     else:
         report.print_report(console, document)
     if options.plot:
@@ -169,6 +189,18 @@ def _publish(document: Document, options: argparse.Namespace) -> None:
         from . import readme
 
         readme.update(document)
+
+
+def _verdict(document: Document) -> int:
+    """Return 1 if a search has found errors above a bound, and say which."""
+    above = [e for e in document.get("search", ()) if e.get("max_ulp", 0) > e["bound"]]
+    for entry in above:
+        print(
+            f"benchmarks: {entry['title']} {entry['dtype']}: "
+            f"{entry['max_ulp']:.3f} ULP, above the bound of {entry['bound']:.4g}",
+            file=sys.stderr,
+        )
+    return 1 if above else 0
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -189,4 +221,4 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     if not document["native"] and not options.allow_fallback:
         return FALLBACK_STATUS
-    return 0
+    return _verdict(document)

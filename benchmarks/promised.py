@@ -59,6 +59,19 @@ class Exact(NamedTuple):
     bound: Any
     """ULP; infinite where nothing is promised."""
 
+    def ulp(self, dtype: Any) -> Array:
+        """Return an ULP of each result; of 16 bits, with twice what float32's error may be.
+
+        That is left out where it is nothing: where the value is no smaller than half its terms.
+        """
+        wide = computed_in(dtype)
+        unit = ulp_size(np.where(np.isfinite(self.size), self.size, 0), wide)
+        if dtype == wide:
+            return unit
+        value = np.where(np.isfinite(self.value), abs(self.value), 0)
+        cancelled = np.where(self.size > 2 * value, 2 * self.bound * unit, 0)
+        return ulp_size(value, dtype) + cancelled
+
     def allowed(self, dtype: Any) -> Array:
         """Return how far the results may be: beside `bound`, those of 16 bits are rounded once."""
         wide = computed_in(dtype)

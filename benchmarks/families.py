@@ -1,0 +1,186 @@
+"""Rows to search among: families of rows with random parameters."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .inputs import Array
+
+Random = np.random.Generator
+
+SHORT = (2, 3, 4, 5, 8, 17)
+BORDERS = (
+    1, 2, 8, 9, 12, 13, 15, 16, 17, 23, 24, 46, 47, 48, 49, 63, 64, 65, 127, 128, 129, 255, 256,
+    257, 511, 512, 513, 1023, 1024, 1025, 2047, 2048, 2049, 4095, 4096, 4097, 8191, 8192, 8193,
+)  # fmt: skip
+"""Row lengths at which another kernel, block or tail takes over, and their neighbours."""
+LONG = (1 << 15, 1 << 16, 1 << 17, (1 << 18) - 1, 1 << 18, (1 << 18) + 1, 1 << 19, 1 << 20)
+HEIGHTS = (1, 2, 8, 16, 53, 256)
+"""Rows in one call."""
+CUTS = {
+    "float16": (9.7, 17.33, 104.25),
+    "float32": (87.336, 103.97, 104.25, 126.0),
+    "float64": (708.396, 744.44, 745.5, 767.0),
+}
+"""Distances from the maximum where results turn subnormal or 0, or are left out of the sum."""
+
+
+def _log_uniform(rng: Random, low: float, high: float, size: Any = None) -> Any:
+    return np.exp(rng.uniform(math.log(low), math.log(high), size))
+
+
+def _below(rng: Random, rows: int, dtype: str) -> Array:
+    """Return a distance below the maximum for each row: near it, near a cut-off, or between."""
+    cuts = np.array(CUTS[dtype])
+    return np.choose(
+        rng.integers(0, 3, (rows, 1)),
+        [
+            rng.uniform(0, 25, (rows, 1)),
+            rng.uniform(0, cuts[-1], (rows, 1)),
+            rng.choice(cuts, (rows, 1)) + rng.uniform(-4, 4, (rows, 1)),
+        ],
+    )
+
+
+def _normal(rng: Random, rows: int, n: int, _: str) -> Array:
+    return rng.normal(0, 1, (rows, n)) * _log_uniform(rng, 1e-3, 1e3, (rows, 1))
+
+
+def _uniform(rng: Random, rows: int, n: int, _: str) -> Array:
+    return rng.uniform(-1, 1, (rows, n)) * _log_uniform(rng, 1e-3, 1e3, (rows, 1))
+
+
+def _dominant(rng: Random, rows: int, n: int, dtype: str) -> Array:
+    x = rng.normal(0, 1, (rows, n)) * _log_uniform(rng, 1e-3, 5, (rows, 1))
+    x[np.arange(rows), rng.integers(0, n, rows)] += _below(rng, rows, dtype)[:, 0]
+    return x
+
+
+def _plateau(rng: Random, rows: int, n: int, dtype: str) -> Array:
+    """Return one element, and all others equal."""
+    x = np.repeat(-_below(rng, rows, dtype), n, axis=1)
+    x[np.arange(rows), rng.integers(0, n, rows)] = 0
+    return x
+
+
+def _periodic(rng: Random, rows: int, n: int, dtype: str) -> Array:
+    """Return two or three values in turn, each for so many elements, below one maximum."""
+    period = rng.choice((2, 8, 16, 64))
+    values = [-_below(rng, rows, dtype) for _ in range(rng.integers(2, 4))]
+    turns = np.arange(n) // max(1, period // len(values)) % len(values)
+    x = np.concatenate(values, axis=1)[:, turns]
+    x[:, rng.integers(0, n)] = 0
+    return x
+
+
+def _half_steps(rng: Random, rows: int, n: int, _: str) -> Array:
+    """Return arguments where the reduced one is largest, and their neighbours."""
+    steps = rng.integers(-300, 300, (rows, n)) + 0.5
+    near = 1 + rng.normal(0, 1, (rows, n)) * _log_uniform(rng, 1e-16, 1e-3, (rows, 1))
+    return steps * (math.log(2) / rng.choice((4, 8))) * near
+
+
+def _random_bits(rng: Random, rows: int, n: int, dtype: str) -> Array:
+    """Return any bit pattern of which more than one element may contribute."""
+    width = np.dtype(dtype).itemsize
+    x = rng.integers(0, 1 << 8 * width, (rows, n), f"u{width}", endpoint=False).view(dtype)
+    most = _log_uniform(rng, 1e-2, 1e3)
+    return np.where(abs(x) < most, x, rng.uniform(-most, most, (rows, n)))
+
+
+def _subnormal_inputs(rng: Random, rows: int, n: int, dtype: str) -> Array:
+    return rng.uniform(-1, 1, (rows, n)) * float(np.finfo(dtype).smallest_normal)
+
+
+def _near_a_cut(rng: Random, rows: int, n: int, dtype: str) -> Array:
+    """Return elements at a cut-off below the maximum, a few ulps from it, or a little more."""
+    info, cut = np.finfo(dtype), rng.choice(CUTS[dtype])
+    off = rng.normal(0, 1, (rows, n)) * _log_uniform(rng, cut * float(info.eps), 4, (rows, n))
+    x = np.where(rng.random((rows, n)) < 0.3, -cut, -cut + off)
+    x[:, rng.integers(0, n)] = 0
+    return x
+
+
+def _small_sum(rng: Random, rows: int, n: int, _: str) -> Array:
+    """Return rows whose logsumexp is near 0, near the maximum's opposite, or in between.
+
+    The maximum is -A and the others' weights add up to e^(f A) - 1.
+    """
+    a = _log_uniform(rng, 1e-4, 4, (rows, 1))
+    f = np.where(rng.random((rows, 1)) < 0.3, rng.choice((1, 2), (rows, 1)), 0)
+    f = np.where(f == 0, rng.uniform(0, 3, (rows, 1)), f + rng.normal(0, 1e-3, (rows, 1)))
+    return -a + _others(rng, rows, n, np.expm1(np.minimum(a * f, 3)))
+
+
+def _log_below_a_power(rng: Random, rows: int, n: int, _: str) -> Array:
+    """Return rows whose log1p(rest) lies just below a power of two."""
+    power = np.exp2(rng.integers(-12, 2, (rows, 1)).astype(float))
+    log = power * (1 - _log_uniform(rng, 1e-6, 0.2, (rows, 1)))
+    sign = rng.choice((-1, 0, 1), (rows, 1))
+    return sign * _log_uniform(rng, 1e-3, 10, (rows, 1)) + _others(rng, rows, n, np.expm1(log))
+
+
+def _others(rng: Random, rows: int, n: int, rest: Array) -> Array:
+    """Return a 0 and n - 1 elements whose weights add up to `rest`, if they may."""
+    shares = rng.dirichlet(np.full(max(1, n - 1), _log_uniform(rng, 0.1, 10)), rows)
+    with np.errstate(divide="ignore"):
+        others = np.log(np.clip(rest, 1e-300, max(1, n - 1)) * np.maximum(shares, 1e-300))
+    return np.concatenate((np.zeros((rows, 1)), np.minimum(others, 0)), axis=1)[:, :n]
+
+
+MAKERS: dict[str, Callable[[Random, int, int, str], Array]] = {
+    "normal": _normal,
+    "uniform": _uniform,
+    "one dominant": _dominant,
+    "one and all others equal": _plateau,
+    "periodic": _periodic,
+    "half steps": _half_steps,
+    "random bits": _random_bits,
+    "subnormal inputs": _subnormal_inputs,
+    "near a cut-off": _near_a_cut,
+    "small sum": _small_sum,
+    "log just below a power of two": _log_below_a_power,
+}
+REPETITIVE = ("one and all others equal", "periodic")
+
+
+def _moved(rng: Random, x: Array) -> Array:
+    """Move rows to another maximum: the switch to a shift, its neighbours, or far away."""
+    size = rng.choice((0.0, 4096.0, 1e4, 1e6, 1e30, 1.0))
+    spread = 0.0 if rng.random() < 0.3 else _log_uniform(rng, 1e-3, 30)
+    top = size * rng.choice((-1, 1), (len(x), 1)) + rng.normal(0, spread, (len(x), 1))
+    return x - x.max(axis=-1, keepdims=True) + top
+
+
+def length(rng: Random, *, is_long: bool) -> int:
+    """Return a row length: mostly a few elements."""
+    if is_long:
+        return int(rng.choice(LONG, p=(0.2, 0.15, 0.15, 0.1, 0.2, 0.1, 0.06, 0.04)))
+    kind = rng.random()
+    if kind < 0.6:
+        return int(rng.choice(SHORT))
+    return int(rng.choice(BORDERS)) if kind < 0.8 else int(_log_uniform(rng, 1, 1 << 13))
+
+
+def rows(rng: Random, dtype: str, most: int, *, is_long: bool) -> tuple[Array, str]:
+    """Return rows of one length, of `most` elements if more than one row, and their family."""
+    n = length(rng, is_long=is_long)
+    height = max(1, min(int(rng.choice(HEIGHTS)), most // n))
+    names = REPETITIVE if is_long and rng.random() < 0.7 else tuple(MAKERS)
+    name = str(rng.choice(names))
+    x = MAKERS[name](rng, height, n, dtype)
+    if name not in ("small sum", "log just below a power of two") and rng.random() < 0.5:
+        x = _moved(rng, x)
+    largest = float(np.finfo(dtype).max)
+    x = np.clip(x, -largest, largest)
+    if rng.random() < 0.1:
+        dropped = rng.random(x.shape) < rng.random()
+        dropped[np.arange(height), x.argmax(axis=-1)] = False
+        x, name = np.where(dropped, -np.inf, x), f"{name}, masked by -inf"
+    return np.ascontiguousarray(x, dtype), name
