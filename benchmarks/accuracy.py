@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import peers, reproducibility
+from . import peers, reproducibility, worst_rows
 from .cases import Case
 from .exact import ulp_size
 from .inputs import SEED, Array, Data
@@ -127,9 +127,14 @@ class Tally:
     """Subnormal results that came back as 0."""
     argmax_lost: int = 0
     nan: int = 0
+    ours_there: float | None = None
+    """Our own error on the row of the largest one."""
 
-    def add(self, got: Array, exact: Array, case: Case, scale: Array, share: float) -> None:
-        """Take in the results of one length, ``share`` of the family's elements."""
+    def add(self, got: Array, exact: Array, case: Case, scale: Array, share: float) -> Array:
+        """Take in the results of one length, ``share`` of the family's elements.
+
+        Returns the largest error of each row.
+        """
         info = np.finfo(case.dtype)
         wide = got.astype(np.longdouble)
         with np.errstate(invalid="ignore"):
@@ -151,6 +156,8 @@ class Tally:
             self.sum_error = max(self.sum_error, float(np.where(np.isfinite(off), off, 1).max()))
             top = np.take_along_axis(wide, exact.argmax(-1)[:, None], -1)[:, 0]
             self.argmax_lost += int((top < wide.max(-1)).sum())
+        of_rows: Array = error.reshape(len(error), -1).max(axis=-1)
+        return of_rows
 
 
 def _samples(family: Family, case: Case) -> list[tuple[Case, Data, Reference]]:
@@ -172,11 +179,16 @@ def _measure(run: Run, family: Family, case: Case) -> list[dict[str, Any]]:
     tallies: dict[str, Tally] = {}
     for sized, data, reference in samples:
         exact, scale = reference.exact[0], reference.scale[0]
+        ours: Array | None = None  # the first call is ours
         for name, call in _calls(run, sized, data, many=len(samples) > 9).items():
             with np.errstate(all="ignore"):
                 got = np.asarray(call.result()).reshape(exact.shape)
             tally = tallies.setdefault(name, Tally())
-            tally.add(got, exact, sized, scale, sized.elements / total)
+            before = tally.max_ulp
+            of_rows = tally.add(got, exact, sized, scale, sized.elements / total)
+            ours = of_rows if ours is None else ours
+            if tally.max_ulp > before:
+                tally.ours_there = float(ours[of_rows.argmax()])
     return [{"library": name, **vars(tally)} for name, tally in tallies.items()]
 
 
@@ -190,21 +202,13 @@ def _calls(run: Run, case: Case, data: Data, *, many: bool) -> dict[str, Any]:
     return found
 
 
-def libraries(names: str | None) -> list[peers.Peer]:
-    """Return the peers; scikit-learn's and numba's formula is NumPy's."""
-    if names is None:
-        known = ("scipy", "torch", "onnxruntime", "jax", "openvino", "tensorflow")
-        names = ",".join(name for name in known if peers.PEERS[name].installed())
-    return peers.choose(names, threads=1)
-
-
 def run(
     instruction_set: str | None, names: str | None, *, quick: bool, words: list[str]
 ) -> dict[str, Any]:
     """Measure the families and the reproducibility of every library."""
     from .progress import each
 
-    suite = Run(Subject(instruction_set), libraries(names), QUICK)
+    suite = Run(Subject(instruction_set), peers.distinct(names), QUICK)
     dtypes = DTYPES[:1] if quick else DTYPES
     jobs = [(f, d, family) for f in FUNCTIONS for d in dtypes for family in FAMILIES]
     results: list[dict[str, Any]] = []
@@ -215,8 +219,27 @@ def run(
     command = shlex.join(["python", "-m", "benchmarks", *words])
     found = document(suite, [], kind="accuracy", quick=quick, threads=1, command=command)
     found["accuracy"] = results
+    found["on_worst_rows"] = _on_worst_rows(suite)
     found["reproducibility"] = reproducibility.run(suite)
     return found
+
+
+def _on_worst_rows(run: Run) -> list[dict[str, Any]]:
+    """Return every library's largest error on the rows that searches have found to be ours."""
+    found: dict[tuple[str, str, str], float] = {}
+    for entry in worst_rows.known():
+        if entry["title"] not in FUNCTIONS or entry["dtype"] not in DTYPES:
+            continue
+        kind, row = worst_rows.from_entry(entry)
+        own = worst_rows.confirmed(run.subject.functions, kind, row, entry["rows"]).ulps
+        errors = {run.subject.name: own, **worst_rows.of_peers(run.rivals, kind, row)}
+        for name, ulps in errors.items():
+            key = (entry["title"], entry["dtype"], name)
+            found[key] = max(found.get(key, 0.0), ulps)
+    return [
+        {"function": function, "dtype": dtype, "library": name, "max_ulp": ulps}
+        for (function, dtype, name), ulps in found.items()
+    ]
 
 
 def worst(entries: list[dict[str, Any]]) -> dict[str, Any]:
@@ -231,4 +254,5 @@ def worst(entries: list[dict[str, Any]]) -> dict[str, Any]:
         "flushed": sum(entry["flushed"] for entry in entries),
         "argmax_lost": sum(entry["argmax_lost"] for entry in entries),
         "nan": sum(entry["nan"] for entry in entries),
+        "ours_there": max(entries, key=lambda e: e["max_ulp"]).get("ours_there"),
     }

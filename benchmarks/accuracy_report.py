@@ -64,10 +64,15 @@ def _summary_table(document: Document) -> Table:
     table = Table(title="Worst over the families")
     headings = (
         "function", "dtype", "library", "max ULP", "mean ULP", "max ULP, subnormal results",
-        "flushed to 0", "max |sum − 1|", "argmax lost", "NaN",
+        "flushed to 0", "max |sum − 1|", "argmax lost", "NaN", "on our worst rows",
+        "ours on its worst row",
     )  # fmt: skip
     for index, text in enumerate(headings):
         table.add_column(text, justify="left" if index < 3 else "right")
+    on_ours = {
+        (entry["function"], entry["dtype"], entry["library"]): entry["max_ulp"]
+        for entry in document.get("on_worst_rows", ())  # documents before the search have none
+    }
     for (function, dtype), entries in groups(document).items():
         is_softmax = function == "softmax"
         for name, entry in summary(entries).items():
@@ -76,6 +81,7 @@ def _summary_table(document: Document) -> Table:
                 ulp(entry["max_ulp_subnormal"]), str(entry["flushed"]) if is_softmax else "–",
                 f"{entry['sum_error']:.1e}" if is_softmax else "–",
                 str(entry["argmax_lost"]) if is_softmax else "–", str(entry["nan"]),
+                ulp(on_ours.get((function, dtype, name))), ulp(entry["ours_there"]),
             )  # fmt: skip
         table.add_section()
     return table

@@ -575,6 +575,17 @@ def choose(names: str | None, threads: int) -> list[Peer]:
     return chosen
 
 
+def distinct(names: str | None) -> list[Peer]:
+    """Return the peers asked for; without names, all installed ones with a formula of their own.
+
+    scikit-learn's and numba's is NumPy's.
+    """
+    if names is None:
+        known = ("scipy", "torch", "onnxruntime", "jax", "openvino", "tensorflow")
+        names = ",".join(name for name in known if PEERS[name].installed())
+    return choose(names, threads=1)
+
+
 def _copy_halves(halves: list[tuple[Array, Array]], pool: ThreadPoolExecutor) -> None:
     for done in [pool.submit(np.copyto, *half) for half in halves]:
         done.result()

@@ -5,37 +5,29 @@ Errors are in ULP against long double; what beats a kind's record is rechecked b
 
 from __future__ import annotations
 
-import json
-import re
 import shlex
 import time
 from dataclasses import dataclass, field, replace
-from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import families, precise, promised
-from .cases import Case, UsageError
-from .exact import BOUND_16_BITS, IS_WIDER, exact_log_softmax, exact_softmax
-from .inputs import SEED, Data
+from . import families, peers, worst_rows
+from .cases import UsageError
+from .computations import COMPUTATIONS, Batch, Computation, Kind, call, errors
+from .exact import IS_WIDER, exact_log_softmax, exact_softmax
+from .inputs import SEED
 from .runner import Run, document
 from .subject import Subject
 from .timing import QUICK
+from .worst_rows import Record, confirmed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .inputs import Array
-    from .peers import Peer
 
 DTYPES = ("float32", "float64", "float16")
-WORST_ROWS = Path(__file__).with_name("worst_rows.json")
-KEPT = 3
-"""Rows of a kind in that file."""
-SHORT_TEXT = 64
-"""A row of more runs of equal elements gets into that file only where no other is known."""
 POOL = 8
 """Rows of a kind from which it is climbed."""
 PATIENCE = 40
@@ -46,150 +38,6 @@ LONG_SHARE = 0.15
 """The share of the time that goes to long rows."""
 
 Random = np.random.Generator
-
-
-@dataclass(frozen=True)
-class Computation:
-    """A function with the arguments that have code of their own."""
-
-    function: str
-    second: str = ""
-    """The second operand or mask: "where", "grad_output", "indices" or "probabilities"."""
-    parameter: str = ""
-    """Its number: a "temperature" or a "label_smoothing"."""
-
-    @property
-    def title(self) -> str:
-        """What is computed, in words."""
-        words = {"indices": " of class indices", "probabilities": " of probabilities"}
-        options = {"temperature": ", tempered", "label_smoothing": ", smoothed"}
-        masked = ", masked" if self.second == "where" else ""
-        text = f"{self.function}{words.get(self.second, '')}{masked}"
-        return text + options.get(self.parameter, "")
-
-    def parts(self, dtype: str) -> tuple[str, ...]:
-        """Return the kinds of results, each with a worst row of its own."""
-        if self.function == "softmax_cross_entropy":
-            return "loss", "gradient"
-        if self.function in ("softmax", "segment_softmax") and dtype != "float16":
-            return "", "near the subnormal", "subnormal"
-        return ("",)
-
-
-COMPUTATIONS = (
-    *(
-        Computation(function, second, parameter)
-        for function in ("softmax", "log_softmax")
-        for second, parameter in (("", ""), ("", "temperature"), ("where", ""))
-    ),
-    Computation("logsumexp"),
-    Computation("logsumexp", "where"),
-    Computation("softmax_backward", "grad_output"),
-    Computation("log_softmax_backward", "grad_output"),
-    *(
-        Computation("softmax_cross_entropy", labels, parameter)
-        for labels in ("indices", "probabilities")
-        for parameter in ("", "label_smoothing")
-    ),
-    Computation("segment_softmax"),
-)
-BY_TITLE = {computation.title: computation for computation in COMPUTATIONS}
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows of one length and what else a call of them takes."""
-
-    x: Array
-    second: Array | None = None
-    parameter: float | None = None
-    origin: str = ""
-
-    def row(self, index: int) -> Batch:
-        """Return one of the rows, as a batch."""
-        second = None if self.second is None else self.second[index : index + 1].copy()
-        return replace(self, x=self.x[index : index + 1].copy(), second=second)
-
-    def repeated(self, rows: int) -> Batch:
-        """Return a batch of one row, so many times."""
-        second = None if self.second is None else np.repeat(self.second, rows, axis=0)
-        return replace(self, x=np.repeat(self.x, rows, axis=0), second=second)
-
-
-def call(functions: Any, computation: Computation, batch: Batch) -> tuple[Array, ...]:
-    """Return the package's results, of the rows' shape or of one number a row."""
-    function, x = getattr(functions, computation.function), batch.x
-    if computation.function == "segment_softmax":
-        ends = np.arange(0, x.size + 1, x.shape[1])
-        return (function(x.reshape(-1), ends).reshape(x.shape),)
-    options: dict[str, Any] = {}
-    if computation.parameter:
-        options[computation.parameter] = batch.parameter
-    if computation.second == "where":
-        return (function(x, where=batch.second, **options),)
-    if computation.second == "grad_output":
-        return (function(batch.second, x),)
-    if computation.second:
-        found: tuple[Array, ...] = function(x, batch.second, return_grad=True, **options)
-        return found
-    return (function(x, **options),)
-
-
-def _terms(
-    computation: Computation, batch: Batch
-) -> tuple[str, tuple[Array, ...], promised.Settings]:
-    """Return what `promised.exactly` takes."""
-    name = computation.function.replace("segment_", "")
-    settings = promised.Settings((1,), return_grad=computation.function == "softmax_cross_entropy")
-    if computation.parameter:
-        setattr(settings, computation.parameter, batch.parameter)
-    if computation.second == "where":
-        settings.where = batch.second
-    if computation.second in ("", "where"):
-        return name, (batch.x,), settings
-    assert batch.second is not None
-    if computation.second == "grad_output":
-        return name, (batch.second, batch.x), settings
-    return name, (batch.x, batch.second), settings
-
-
-@dataclass(frozen=True)
-class Errors:
-    """The errors of one kind of results of a batch, an element or a row each; 0 of other kinds."""
-
-    got: Array
-    ulps: Array
-    bound: float
-    """Of the format that the function computes in."""
-    part: int
-    """Which of the call's results."""
-
-    def of_rows(self) -> Array:
-        """Return each row's largest."""
-        return self.ulps.reshape(len(self.ulps), -1).max(axis=1)
-
-
-def errors(computation: Computation, batch: Batch, results: tuple[Array, ...]) -> dict[str, Errors]:
-    """Return the errors of results, by kind."""
-    with np.errstate(all="ignore"):
-        exact = promised.exactly(*_terms(computation, batch))
-        parts = computation.parts(batch.x.dtype.name)
-        found: dict[str, Errors] = {}
-        for index, (got, right) in enumerate(zip(results, exact, strict=True)):
-            bound = np.broadcast_to(right.bound, right.value.shape)
-            ulps = promised.distance(got, right.value) / right.ulp(got.dtype)
-            ulps = np.where(np.isfinite(bound), ulps, 0).astype(float)
-            if len(parts) == 3:
-                tiny = np.finfo(got.dtype).smallest_normal
-                classes = np.where(right.value < tiny, 2, np.where(right.value < 8 * tiny, 1, 0))
-                for place, name in enumerate(parts):
-                    chosen = classes == place
-                    of_class = float(np.where(chosen, bound, 0).max())
-                    found[name] = Errors(got, np.where(chosen, ulps, 0), of_class, index)
-                continue
-            most = float(np.where(np.isfinite(bound), bound, 0).max())
-            found[parts[index]] = Errors(got, ulps, most, index)
-    return found
 
 
 # ---- random rows ----
@@ -336,37 +184,16 @@ class Climber:
     idle: int = 0
 
 
-@dataclass
-class Record:
-    """The worst row of a kind."""
+@dataclass(eq=False)
+class Standing:
+    """How far the search for one kind's worst row has come."""
 
-    ulps: float
-    row: Batch
-    rows: int
-    """How often the row is repeated in the call."""
-    element: int
-    by: str
-    """What says so: mpmath, or long double."""
-
-
-@dataclass
-class Kind:
-    """One kind of results, and the worst that is known of it."""
-
-    computation: Computation
-    dtype: str
-    part: str
-    bound: float = 0.0
+    kind: Kind
     tried: int = 0
     seconds: float = 0.0
     seconds_long: float = 0.0
     pool: list[Climber] = field(default_factory=list)
     record: Record | None = None
-
-    @property
-    def title(self) -> str:
-        """What is computed, and of which results the error is."""
-        return ": ".join(filter(None, (self.computation.title, self.part)))
 
 
 class Search:
@@ -375,268 +202,100 @@ class Search:
     def __init__(self, functions: Any, dtypes: tuple[str, ...], seed: int) -> None:
         self.functions = functions
         self.rng = np.random.default_rng(seed)
-        self.kinds = [
+        kinds = [
             Kind(computation, dtype, part)
             for dtype in dtypes
             for computation in COMPUTATIONS
             for part in computation.parts(dtype)
         ]
-        self._by_key = {(k.computation, k.dtype, k.part): k for k in self.kinds}
+        self.standings = {kind: Standing(kind) for kind in kinds}
 
     def run(self, seconds: float) -> Iterator[tuple[Kind, float]]:
         """Give each kind its part of the time, in rounds; yield it and the time spent on it."""
         end = time.perf_counter() + seconds
-        share = min(0.5, max(0.02, seconds / len(self.kinds) / 4))
+        share = min(0.5, max(0.005, seconds / len(self.standings) / 4))
         while True:
-            for kind in self.kinds:
+            for kind, standing in self.standings.items():
                 start = time.perf_counter()
                 if start >= end:
                     return
-                self._work(kind, min(end, start + share))
+                self._work(standing, min(end, start + share))
                 spent = time.perf_counter() - start
-                kind.seconds += spent
+                standing.seconds += spent
                 yield kind, spent
 
-    def _work(self, kind: Kind, end: float) -> None:
+    def _work(self, standing: Standing, end: float) -> None:
         """Try random rows and climb, in turn."""
+        computation = standing.kind.computation
         while True:
             start = time.perf_counter()
-            is_long = kind.seconds_long < LONG_SHARE * kind.seconds
-            batch = completed(self.rng, kind.computation, *self._rows(kind.dtype, is_long=is_long))
-            self._try(kind, batch)
+            is_long = standing.seconds_long < LONG_SHARE * standing.seconds
+            rows = self._rows(standing.kind.dtype, is_long=is_long)
+            self._try(standing, completed(self.rng, computation, *rows))
             middle = time.perf_counter()
-            kind.seconds_long += (middle - start) * is_long
-            spent = middle - start if batch.x.size <= 2 * MOST_ELEMENTS else 0
-            while kind.pool:
-                climber = kind.pool[self.rng.integers(0, len(kind.pool))]
-                self._try(kind, mutated(self.rng, climber.row, kind.computation), climber)
-                if time.perf_counter() > min(end, middle + spent):
+            standing.seconds_long += (middle - start) * is_long
+            until = min(end, middle + (0 if is_long else middle - start))
+            while standing.pool:
+                climber = standing.pool[self.rng.integers(0, len(standing.pool))]
+                self._try(standing, mutated(self.rng, climber.row, computation), climber)
+                if time.perf_counter() > until:
                     break
             if time.perf_counter() > end:
                 return
 
     def _rows(self, dtype: str, *, is_long: bool) -> tuple[Array, str]:
         """Return rows of a family, or at times those that are near another kind's worst row."""
-        other = self.kinds[self.rng.integers(0, len(self.kinds))]
-        if (
-            is_long or not other.record or other.dtype != dtype
-            or other.computation.second == "grad_output" or self.rng.random() < 0.5
-        ):  # fmt: skip
+        others = list(self.standings.values())
+        other = others[self.rng.integers(0, len(others))]
+        is_of_logits = other.kind.dtype == dtype and other.kind.computation.second != "grad_output"
+        if is_long or not other.record or not is_of_logits or self.rng.random() < 0.5:
             return families.rows(self.rng, dtype, MOST_ELEMENTS, is_long=is_long)
         row = replace(other.record.row, second=None, parameter=None)
         return mutated(self.rng, row, COMPUTATIONS[0]).x, row.origin
 
-    def _try(self, kind: Kind, batch: Batch, climber: Climber | None = None) -> None:
+    def _try(self, standing: Standing, batch: Batch, climber: Climber | None = None) -> None:
         """Take in the errors of a batch, of all kinds of results that it has."""
+        kind = standing.kind
         results = call(self.functions, kind.computation, batch)
         for part, found in errors(kind.computation, batch, results).items():
-            target = self._by_key[kind.computation, kind.dtype, part]
-            bound = BOUND_16_BITS if kind.dtype == "float16" else found.bound
-            target.bound = max(target.bound, bound)
+            target = self.standings[replace(kind, part=part)]
             ulps = found.of_rows()
             target.tried += len(ulps)
             best = int(ulps.argmax())
             if ulps[best] > 0:
-                parent = climber if target is kind else None
+                parent = climber if target is standing else None
                 self._keep(target, float(ulps[best]), batch.row(best), len(ulps), parent)
         if climber:
-            climber.idle += 1
-            if climber.idle > PATIENCE and climber in kind.pool:
-                kind.pool.remove(climber)
+            climber.idle += 1 if batch.x.shape[1] <= MOST_ELEMENTS else 4
+            if climber.idle > PATIENCE and climber in standing.pool:
+                standing.pool.remove(climber)
 
-    def _keep(self, kind: Kind, ulps: float, row: Batch, rows: int, parent: Climber | None) -> None:
+    def _keep(
+        self, standing: Standing, ulps: float, row: Batch, rows: int, parent: Climber | None
+    ) -> None:
         """Put a row into the pool if it is worse than another there, and on record if it is."""
+        pool, best = standing.pool, standing.record
+        if not parent and len(pool) == POOL:
+            parent = min(pool, key=lambda other: other.ulps)
         if parent and ulps <= parent.ulps:
             return
-        if not parent and len(kind.pool) == POOL:
-            parent = min(kind.pool, key=lambda other: other.ulps)
-            if ulps <= parent.ulps:
-                return
-        if kind.record is None or ulps > kind.record.ulps:
-            record = confirmed(self.functions, kind, row, rows)
+        if best is None or ulps > best.ulps:
+            record = confirmed(self.functions, standing.kind, row, rows)
             if record.ulps < 0.9 * ulps:
-                return  # long double was wrong, or the row alone has another result
-            if kind.record is None or record.ulps > kind.record.ulps:
-                kind.record = record
+                return  # long double was wrong
+            if best is None or record.ulps > best.ulps:
+                standing.record = record
         if parent:
             parent.ulps, parent.row, parent.idle = ulps, row, 0
         else:
-            kind.pool.append(Climber(ulps, row))
+            pool.append(Climber(ulps, row))
 
-    def worst(self, kind: Kind) -> list[Record]:
-        """Return the kind's worst rows, of different families or lengths, worst first."""
-        if kind.record is None:
+    def worst(self, standing: Standing) -> list[Record]:
+        """Return a kind's worst rows."""
+        if standing.record is None:
             return []
-        found = [confirmed(self.functions, kind, climber.row, 1) for climber in kind.pool]
-        found.sort(key=lambda record: -record.ulps)
-        distinct: dict[Any, Record] = {}
-        for record in (kind.record, *found):
-            distinct.setdefault((record.row.x.shape, record.row.origin), record)
-        return list(distinct.values())[:KEPT]
-
-
-def confirmed(functions: Any, kind: Kind, row: Batch, rows: int) -> Record:
-    """Return the error of one row: alone, or with others like it where that is larger."""
-    found = _confirmed(functions, kind, row, 1)
-    if rows > 1:
-        beside = _confirmed(functions, kind, row, rows)
-        if beside.ulps > 1.001 * found.ulps:
-            return beside
-    return found
-
-
-def _confirmed(functions: Any, kind: Kind, row: Batch, rows: int) -> Record:
-    repeated = row.repeated(rows)
-    results = tuple(part[:1] for part in call(functions, kind.computation, repeated))
-    found = errors(kind.computation, row, results)[kind.part]
-    element = int(found.ulps[0].argmax())
-    ulps = float(found.ulps.max())
-    record = Record(ulps, row, rows, element, "long double")
-    if not np.isfinite(ulps) or ulps == 0:
-        return record
-    name, operands, settings = _terms(kind.computation, row)
-    if settings.where is not None:
-        settings.where = settings.where[0]
-    right = precise.precisely(
-        name, tuple(part[0] for part in operands), settings, found.part, element
-    )
-    if right is not None:
-        record.ulps = precise.error(found.got[0].flat[element], *right, found.bound)
-        record.by = "mpmath"
-    return record
-
-
-# ---- rows as text ----
-
-
-def _runs(row: Array) -> list[str]:
-    """Return a row's numbers in hex, equal neighbours as one with their number."""
-    texts = []
-    for value, same in groupby(row.tolist()):
-        count = sum(1 for _ in same)
-        text = value.hex() if isinstance(value, float) else str(int(value))
-        text = re.sub(r"\.?0*p", "p", text)
-        texts.append(text if count == 1 else f"{text} * {count}")
-    return texts
-
-
-def _numbers(runs: list[str], dtype: Any) -> Array:
-    """Return the row that `_runs` wrote."""
-    values: list[float] = []
-    for run in runs:
-        text, _, count = run.partition(" * ")
-        values += [float.fromhex(text)] * int(count or 1)
-    return np.array([values], dtype)
-
-
-def as_entry(kind: Kind, record: Record | None) -> dict[str, Any]:
-    """Return what a document says of a kind and its worst row."""
-    entry: dict[str, Any] = {
-        "title": kind.title, "computation": kind.computation.title, "part": kind.part,
-        "dtype": kind.dtype, "bound": kind.bound, "tried": kind.tried, "seconds": kind.seconds,
-    }  # fmt: skip
-    if record is None:
-        return entry
-    row = record.row
-    entry |= {
-        "max_ulp": record.ulps, "by": record.by, "element": record.element,
-        "n": row.x.shape[1], "rows": record.rows, "family": row.origin, "x": _runs(row.x[0]),
-    }  # fmt: skip
-    if kind.computation.parameter:
-        entry[kind.computation.parameter] = row.parameter
-    if row.second is not None:
-        is_index = kind.computation.second == "indices"
-        entry[kind.computation.second] = int(row.second[0]) if is_index else _runs(row.second[0])
-    return entry
-
-
-def from_entry(entry: dict[str, Any]) -> tuple[Kind, Batch]:
-    """Return the kind and the row that an entry is of."""
-    computation = BY_TITLE[entry["computation"]]
-    x = _numbers(entry["x"], entry["dtype"])
-    second: Array | None = None
-    if computation.second == "indices":
-        second = np.array([entry["indices"]])
-    elif computation.second:
-        dtype = bool if computation.second == "where" else entry["dtype"]
-        second = _numbers(entry[computation.second], dtype)
-    parameter = entry[computation.parameter] if computation.parameter else None
-    kind = Kind(computation, entry["dtype"], entry["part"], entry["bound"])
-    return kind, Batch(x, second, parameter, entry["family"])
-
-
-# ---- other libraries on the same row ----
-
-
-def _case(kind: Kind, row: Batch) -> tuple[Case, Data]:
-    """Return the row as a cell of the suite has it, for its peers."""
-    computation, options = kind.computation, []
-    if computation.parameter:
-        options.append((computation.parameter, row.parameter))
-    if kind.part == "gradient":
-        options.append(("return_grad", True))
-    is_soft = computation.second == "probabilities"
-    case = Case(
-        "found", row.x.shape, "a row that the search found", computation.function, kind.dtype,
-        labels="probabilities" if is_soft else "indices", options=tuple(options),
-    )  # fmt: skip
-    name = "labels" if computation.second in ("indices", "probabilities") else computation.second
-    extra: dict[str, Any] = {name: row.second} if name else {}
-    if computation.function == "segment_softmax":
-        return replace(case, shape=(row.x.size,)), Data(row.x[0], indptr=np.array([0, row.x.size]))
-    return case, Data(row.x, **extra)
-
-
-def of_peers(rivals: list[Peer], kind: Kind, row: Batch) -> dict[str, float]:
-    """Return the errors of the libraries that have the function, by name."""
-    case, data = _case(kind, row)
-    found = {}
-    for peer in filter(lambda peer: peer.takes(case), rivals):
-        try:
-            made = peer.call(case, data)
-            if made is None:
-                continue
-            with np.errstate(all="ignore"):
-                result = made.result()
-        except Exception:  # noqa: BLE001 - a peer that lacks a dtype is left out
-            continue
-        parts = [np.asarray(part) for part in (result if isinstance(result, tuple) else (result,))]
-        if any(part.dtype != kind.dtype for part in parts):
-            continue
-        shapes: list[tuple[int, ...]] = [row.x.shape]
-        if kind.computation.function == "logsumexp":
-            shapes = [(1,)]
-        elif kind.computation.function == "softmax_cross_entropy":
-            shapes = [(1,), row.x.shape]
-            parts = [*parts, np.zeros_like(row.x)][:2]  # a gradient that is not looked at
-        shaped = tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
-        found[peer.name] = float(errors(kind.computation, row, shaped)[kind.part].ulps.max())
-    return found
-
-
-# ---- the command ----
-
-
-def _merged(entries: list[dict[str, Any]], path: Path) -> None:
-    """Write the worst rows of each kind, of those given and those already in the file."""
-    known = json.loads(path.read_text())["rows"] if path.exists() else []
-    by_kind: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for entry in (*known, *entries):
-        slim = {k: v for k, v in entry.items() if k not in ("tried", "seconds", "peers")}
-        by_kind.setdefault((entry["dtype"], entry["title"]), []).append(slim)
-    kept = []
-    for _, rows in sorted(by_kind.items()):
-        distinct = {json.dumps([row["x"], row["rows"]]): row for row in rows}
-        ranked = sorted(distinct.values(), key=lambda row: -row["max_ulp"])
-        short = [row for row in ranked if len(row["x"]) <= SHORT_TEXT]
-        kept += (short or ranked[:1])[:KEPT]
-    path.write_text(json.dumps({"rows": kept}, indent=1) + "\n")
-
-
-def known_rows() -> list[dict[str, Any]]:
-    """Return the worst rows that searches have left in the file."""
-    rows: list[dict[str, Any]] = json.loads(WORST_ROWS.read_text())["rows"]
-    return rows
+        found = [confirmed(self.functions, standing.kind, c.row, 1) for c in standing.pool]
+        return [standing.record, *found]
 
 
 def run(
@@ -650,7 +309,6 @@ def run(
     words: list[str],
 ) -> dict[str, Any]:
     """Search, and return the worst row of each kind with the peers' errors on it."""
-    from .accuracy import libraries
     from .progress import within
 
     chosen = tuple(dtypes.split(","))
@@ -658,19 +316,20 @@ def run(
         raise UsageError(f"no dtype to search is named {min(unknown)!r}; there are {DTYPES}")
     if not IS_WIDER:
         chosen = tuple(dtype for dtype in chosen if dtype != "float64")
-    suite = Run(Subject(instruction_set), libraries(names), QUICK)
+    suite = Run(Subject(instruction_set), peers.distinct(names), QUICK)
     search = Search(suite.subject.functions, chosen, SEED if seed is None else seed)
     for _ in within(seconds, "search", search.run(seconds)):
         pass
     command = shlex.join(["python", "-m", "benchmarks", *words])
     found = document(suite, [], kind="search", quick=False, threads=1, command=command)
-    found["search"] = [as_entry(kind, kind.record) for kind in search.kinds]
-    for kind, entry in zip(search.kinds, found["search"], strict=True):
-        if kind.record:
-            entry["peers"] = of_peers(suite.rivals, kind, kind.record.row)
+    found["search"] = []
+    for kind, standing in search.standings.items():
+        entry: dict[str, Any] = {"title": kind.title, "dtype": kind.dtype}
+        if standing.record:
+            entry = worst_rows.as_entry(kind, standing.record)
+            entry["peers"] = worst_rows.of_peers(suite.rivals, kind, standing.record.row)
+        found["search"].append({**entry, "tried": standing.tried, "seconds": standing.seconds})
     if keep:
-        _merged(
-            [as_entry(kind, record) for kind in search.kinds for record in search.worst(kind)],
-            WORST_ROWS,
-        )
+        kept = [(s.kind, record) for s in search.standings.values() for record in search.worst(s)]
+        worst_rows.merge([worst_rows.as_entry(*pair) for pair in kept])
     return found

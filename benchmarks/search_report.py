@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from .computations import BY_TITLE
 from .document import Document, ulp
 from .report import fallback_banner, heading
-from .search import BY_TITLE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,9 +48,10 @@ def _table(document: Document) -> Table:
     return table
 
 
-def _numbers(name: str, runs: list[str] | int) -> str:
-    if isinstance(runs, int):
-        return f"{name} = {runs}"
+def _numbers(name: str, text: str | int) -> str:
+    if isinstance(text, int):
+        return f"{name} = {text}"
+    runs = text.split(", ")
     shown = runs if len(runs) <= MOST_RUNS else [*runs[:4], f"... {len(runs)} in the JSON"]
     return f"{name} = [{', '.join(shown)}]"
 

@@ -6,12 +6,30 @@ import json
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from . import accuracy, cases, cli, exact, inputs, peers, readme, reference, timing
+from fastsoftmax import _api
+
+from . import (
+    accuracy,
+    cases,
+    cli,
+    exact,
+    inputs,
+    machine,
+    peers,
+    readme,
+    reference,
+    timing,
+    worst_rows,
+)
+from .computations import COMPUTATIONS, Computation, Kind, call, errors, terms
+from .families import rows
+from .search import completed, mutated
 from .subject import Subject
 from .targets import targets
 
@@ -346,3 +364,95 @@ def test_a_threaded_sample_waits_for_threads_that_spin() -> None:
 def test_paired_ratios_use_the_rounds_both_took_part_in() -> None:
     spread = timing.paired_ratio({0: 2.0, 2: 6.0, 4: 4.0}, {0: 1.0, 1: 9.0, 2: 2.0, 3: 9.0, 4: 2.0})
     assert (spread.q1, spread.median, spread.q3) == (2.0, 2.0, 2.5)
+
+
+# ---- the search for the worst rows ----
+
+
+def test_a_search_finds_the_textbook_formulas_errors(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def textbook(x: Any, **options: Any) -> Any:
+        if options:
+            return ours(x, **options)
+        weights = np.exp(x - x.max(axis=-1, keepdims=True))
+        return weights / weights.sum(axis=-1, keepdims=True)
+
+    def over(backend: Any) -> SimpleNamespace:
+        return SimpleNamespace(**{**vars(original(backend)), "softmax": textbook})
+
+    original, ours = _api.over, Subject().functions.softmax
+    monkeypatch.setattr(_api, "over", over)
+    path = tmp_path / "run.json"
+    words = ["accuracy", "--search", "2", "--dtypes", "float32", "--peers", "", "--json", str(path)]
+    assert cli.main([*words, "--allow-fallback"]) == 1
+    output = capsys.readouterr()
+    assert "benchmarks: softmax float32: " in output.err
+    entry = json.loads(path.read_text())["search"][0]
+    assert entry["title"] == "softmax"
+    assert entry["max_ulp"] > 5 > entry["bound"]
+    assert entry["x"].split(", ")[0] in output.out
+    kind, row = worst_rows.from_entry(entry)
+    found = worst_rows.confirmed(SimpleNamespace(softmax=textbook), kind, row, entry["rows"])
+    assert found.ulps == pytest.approx(entry["max_ulp"])
+
+
+def test_a_search_ends_with_a_verdict_on_the_package(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    words = ["accuracy", "--search", "3", "--dtypes", "float16,float32", "--peers", "scipy"]
+    status = cli.main([*words, "--seed", "1", "--json", str(path), "--allow-fallback"])
+    found = json.loads(path.read_text())["search"]
+    assert all(entry["tried"] for entry in found)
+    assert status == any(entry["max_ulp"] > entry["bound"] for entry in found if "x" in entry)
+    assert cli.main(["--from-json", str(path), "--allow-fallback"]) == status
+
+
+def test_a_search_has_nothing_for_the_readme() -> None:
+    assert cli.main(["accuracy", "--search", "2", "--update-readme"]) == 2
+    assert cli.main(["accuracy", "--search", "2", "--dtypes", "int8"]) == 2
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("computation", COMPUTATIONS, ids=lambda computation: computation.title)
+def test_mpmath_and_long_double_agree_on_every_computation(
+    computation: Computation, dtype: str
+) -> None:
+    if dtype == "float64" and not exact.IS_WIDER:
+        pytest.skip("long double is a double here")
+    rng, functions = np.random.default_rng(5), Subject().functions
+    for _ in range(10):
+        x, family = rows(rng, dtype, 100, is_long=False)
+        batch = mutated(rng, completed(rng, computation, x, family).row(0), computation)
+        results = call(functions, computation, batch)
+        for part, found in errors(computation, batch, results).items():
+            index = int(found.of_rows().argmax())
+            ulps = float(found.of_rows()[index])
+            if batch.x.shape[1] > 300 or not 0 < ulps < np.inf:
+                continue
+            kind = Kind(computation, dtype, part)
+            record = worst_rows.confirmed(functions, kind, batch.row(index), len(batch.x))
+            assert record.by == "mpmath"
+            assert record.ulps == pytest.approx(ulps, rel=0.01)
+            again, row = worst_rows.from_entry(worst_rows.as_entry(kind, record))
+            assert again == kind
+            pairs = zip(terms(computation, record.row)[1], terms(computation, row)[1], strict=True)
+            for mine, other in pairs:
+                assert (mine.tobytes(), mine.dtype) == (other.tobytes(), other.dtype)
+
+
+def test_the_file_of_worst_rows_keeps_the_worst_of_each_kind(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    entry = {"title": "softmax", "dtype": "float32", "rows": 1, "peers": {}}
+    entries = [{**entry, "family": f"{n}", "x": f"0x{n}p+0", "max_ulp": n} for n in range(1, 6)]
+    long = {**entry, "family": "long", "x": ", ".join(map(str, range(100))), "max_ulp": 9}
+    relative = {**entries[-1], "max_ulp": 4.5}
+    worst_rows.merge(entries[:3], path)
+    worst_rows.merge([*entries[2:], long, relative], path)
+    assert [row["max_ulp"] for row in worst_rows.known(path)] == [5, 4, 3]
+
+
+def test_an_accuracy_run_of_before_the_search_can_be_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["--from-json", str(machine.ROOT / "benchmarks/results/accuracy.json")]) == 0
+    assert "Worst over the families" in capsys.readouterr().out

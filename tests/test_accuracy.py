@@ -13,6 +13,7 @@ import mpmath
 import numpy as np
 import pytest
 
+from benchmarks import search, worst_rows
 from benchmarks.exact import (
     BOUND,
     BOUND_GRADIENT,
@@ -278,6 +279,30 @@ def test_rows_that_millions_of_others_led_to_stay_within_the_bounds(fs, dtype):
     found = Tally()
     found.add(fs.softmax(x), exact, exact)
     assert found.largest <= BOUND["softmax"]
+
+
+@pytest.mark.parametrize(
+    "entry", worst_rows.known(), ids=lambda entry: f"{entry['title']} {entry['dtype']}"
+)
+def test_the_worst_rows_that_searches_found_stay_within_the_bounds(fs, entry):
+    if entry["dtype"] == "float64" and not IS_WIDER:
+        pytest.skip("long double is a double here")
+    kind, row = worst_rows.from_entry(entry)
+    found = worst_rows.confirmed(fs, kind, row, entry["rows"])
+    assert found.ulps <= found.bound
+
+
+@pytest.mark.slow
+def test_a_search_of_a_minute_finds_no_row_beyond_the_bounds(native_fs):
+    found = search.Search(native_fs, DTYPES, seed=20)
+    for _ in found.run(60):
+        pass
+    beyond = {
+        f"{kind.title} {kind.dtype}": (record.ulps, record.bound)
+        for kind, standing in found.standings.items()
+        if (record := standing.record) and record.ulps > record.bound
+    }
+    assert not beyond
 
 
 @pytest.mark.slow

@@ -1,0 +1,196 @@
+"""The worst rows of a search: confirmed by mpmath, as text, and other libraries on them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import precise
+from .cases import Case
+from .computations import BY_TITLE, Batch, Kind, call, errors, terms
+from .inputs import Data
+
+if TYPE_CHECKING:
+    from .inputs import Array
+    from .peers import Peer
+
+FILE = Path(__file__).with_name("worst_rows.json")
+KEPT = 3
+"""Rows of a kind in that file, each of another family."""
+SHORT_TEXT = 64
+"""A row of more runs of equal elements gets into that file only where no other is known."""
+
+
+@dataclass
+class Record:
+    """The worst row of a kind."""
+
+    ulps: float
+    row: Batch
+    rows: int
+    """How often the row is repeated in the call."""
+    element: int
+    bound: float
+    by: str
+    """What says so: mpmath, or long double."""
+
+
+def confirmed(functions: Any, kind: Kind, row: Batch, rows: int) -> Record:
+    """Return the error of one row: alone, or beside others like it where that is larger."""
+    results = [call(functions, kind.computation, row)]
+    if rows > 1:
+        beside = call(functions, kind.computation, row.repeated(rows))
+        results.append(tuple(part[:1] for part in beside))
+        if all(a.tobytes() == b.tobytes() for a, b in zip(*results, strict=True)):
+            results.pop()
+    found = [_confirmed(kind, row, result) for result in results]
+    worst = max(found, key=lambda record: record.ulps)
+    return replace(worst, rows=1 if worst is found[0] else rows)
+
+
+def _confirmed(kind: Kind, row: Batch, results: tuple[Array, ...]) -> Record:
+    found = errors(kind.computation, row, results)[kind.part]
+    element = int(found.ulps[0].argmax())
+    ulps = float(found.ulps.max())
+    record = Record(ulps, row, 1, element, found.promise, "long double")
+    if not np.isfinite(ulps) or ulps == 0:
+        return record
+    name, operands, settings = terms(kind.computation, row)
+    if settings.where is not None:
+        settings.where = settings.where[0]
+    right = precise.precisely(
+        name, tuple(part[0] for part in operands), settings, found.part, element
+    )
+    if right is not None:
+        record.ulps = precise.error(found.got[0].flat[element], *right, found.bound)
+        record.by = "mpmath"
+    return record
+
+
+# ---- rows as text ----
+
+
+def _text(row: Array) -> str:
+    """Return a row's numbers in hex, masks as 0 and 1; equal neighbours once, with their number."""
+    texts = []
+    is_mask = row.dtype == bool
+    for number, same in groupby(str(int(v)) if is_mask else float(v).hex() for v in row):
+        text, count = re.sub(r"\.?0*p", "p", number), sum(1 for _ in same)
+        texts.append(text if count == 1 else f"{text} * {count}")
+    return ", ".join(texts)
+
+
+def _numbers(text: str, dtype: Any) -> Array:
+    """Return the row that `_text` stands for."""
+    values: list[float] = []
+    for run in text.split(", "):
+        number, _, count = run.partition(" * ")
+        values += [float.fromhex(number)] * int(count or 1)
+    return np.array([values], dtype)
+
+
+def as_entry(kind: Kind, record: Record) -> dict[str, Any]:
+    """Return what a document says of a kind's worst row."""
+    row, computation = record.row, kind.computation
+    entry: dict[str, Any] = {
+        "title": kind.title, "computation": computation.title, "part": kind.part,
+        "dtype": kind.dtype, "max_ulp": record.ulps, "bound": record.bound, "by": record.by,
+        "element": record.element, "n": row.x.shape[1], "rows": record.rows,
+        "family": row.origin, "x": _text(row.x[0]),
+    }  # fmt: skip
+    if computation.parameter:
+        entry[computation.parameter] = row.parameter
+    if row.second is not None:
+        is_index = computation.second == "indices"
+        entry[computation.second] = int(row.second[0]) if is_index else _text(row.second[0])
+    return entry
+
+
+def from_entry(entry: dict[str, Any]) -> tuple[Kind, Batch]:
+    """Return the kind and the row that an entry is of."""
+    computation = BY_TITLE[entry["computation"]]
+    x = _numbers(entry["x"], entry["dtype"])
+    second: Array | None = None
+    if computation.second == "indices":
+        second = np.array([entry["indices"]])
+    elif computation.second:
+        dtype = bool if computation.second == "where" else entry["dtype"]
+        second = _numbers(entry[computation.second], dtype)
+    parameter = entry[computation.parameter] if computation.parameter else None
+    kind = Kind(computation, entry["dtype"], entry["part"])
+    return kind, Batch(x, second, parameter, entry["family"])
+
+
+def known(path: Path = FILE) -> list[dict[str, Any]]:
+    """Return the worst rows that searches have left in the file."""
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+    return rows
+
+
+def merge(entries: list[dict[str, Any]], path: Path = FILE) -> None:
+    """Write the worst rows of each kind, of those given and those already in the file."""
+    by_kind: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for entry in (*known(path), *entries):
+        slim = {k: v for k, v in entry.items() if k not in ("tried", "seconds", "peers")}
+        by_kind.setdefault((entry["dtype"], entry["title"]), []).append(slim)
+    kept = []
+    for _, rows in sorted(by_kind.items()):
+        short = [row for row in rows if row["x"].count(",") < SHORT_TEXT] or rows
+        by_family = {row["family"]: row for row in sorted(short, key=lambda row: row["max_ulp"])}
+        kept += sorted(by_family.values(), key=lambda row: -row["max_ulp"])[:KEPT]
+    path.write_text(json.dumps({"rows": kept}, indent=1) + "\n")
+
+
+# ---- other libraries on the same row ----
+
+
+def _case(kind: Kind, row: Batch) -> tuple[Case, Data]:
+    """Return the row as a cell of the suite has it, for its peers."""
+    computation, options = kind.computation, []
+    if computation.parameter:
+        options.append((computation.parameter, row.parameter))
+    if kind.part == "gradient":
+        options.append(("return_grad", True))
+    is_soft = computation.second == "probabilities"
+    case = Case(
+        "found", row.x.shape, "a row that the search found", computation.function, kind.dtype,
+        labels="probabilities" if is_soft else "indices", options=tuple(options),
+    )  # fmt: skip
+    name = "labels" if computation.second in ("indices", "probabilities") else computation.second
+    extra: dict[str, Any] = {name: row.second} if name else {}
+    if computation.function == "segment_softmax":
+        return replace(case, shape=(row.x.size,)), Data(row.x[0], indptr=np.array([0, row.x.size]))
+    return case, Data(row.x, **extra)
+
+
+def of_peers(rivals: list[Peer], kind: Kind, row: Batch) -> dict[str, float]:
+    """Return the errors of the libraries that have the function, by name."""
+    case, data = _case(kind, row)
+    found = {}
+    for peer in filter(lambda peer: peer.takes(case), rivals):
+        try:
+            made = peer.call(case, data)
+            if made is None:
+                continue
+            with np.errstate(all="ignore"):
+                result = made.result()
+        except Exception:  # noqa: BLE001 - a peer that lacks a dtype is left out
+            continue
+        parts = [np.asarray(part) for part in (result if isinstance(result, tuple) else (result,))]
+        if any(part.dtype != kind.dtype for part in parts):
+            continue
+        shapes: list[tuple[int, ...]] = [row.x.shape]
+        if kind.computation.function == "logsumexp":
+            shapes = [(1,)]
+        elif kind.computation.function == "softmax_cross_entropy":
+            shapes = [(1,), row.x.shape]
+            parts = [*parts, np.zeros_like(row.x)][:2]  # a gradient that is not looked at
+        shaped = tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
+        found[peer.name] = float(errors(kind.computation, row, shaped)[kind.part].ulps.max())
+    return found
