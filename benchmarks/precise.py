@@ -29,12 +29,16 @@ class Row:
     """A row as its distinct elements, with how many there are of each."""
 
     def __init__(self, columns: list[Array], element: int) -> None:
-        table = np.stack([column.astype(np.float64) for column in columns], axis=1)
-        distinct, counts = np.unique(table, axis=0, return_counts=True)
+        keys = np.zeros(len(columns[0]), np.int64)
+        for column in columns:
+            values, places = np.unique(column, return_inverse=True)
+            keys = keys * len(values) + places
+        distinct, first, counts = np.unique(keys, return_index=True, return_counts=True)
         self.is_short = len(distinct) <= MOST_DISTINCT
-        self.counts = counts.tolist()
-        self.columns = [[mpmath.mpf(float(v)) for v in column] for column in distinct.T]
-        self.at = int((distinct == table[element]).all(axis=1).argmax())
+        if self.is_short:
+            self.counts = counts.tolist()
+            self.columns = [[mpmath.mpf(float(v)) for v in column[first]] for column in columns]
+            self.at = int(np.searchsorted(distinct, keys[element]))
 
     def sum(self, values: Any) -> Any:
         """Return the sum of a value for each element of the row."""

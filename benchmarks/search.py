@@ -294,7 +294,8 @@ class Search:
         """Return a kind's worst rows."""
         if standing.record is None:
             return []
-        found = [confirmed(self.functions, standing.kind, c.row, 1) for c in standing.pool]
+        worst = sorted(standing.pool, key=lambda climber: -climber.ulps)[: worst_rows.KEPT]
+        found = [confirmed(self.functions, standing.kind, climber.row, 1) for climber in worst]
         return [standing.record, *found]
 
 
