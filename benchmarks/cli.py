@@ -220,6 +220,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"benchmarks: {error}; pip install 'fastsoftmax[bench]'", file=sys.stderr)
         return 2
+    status = _verdict(document)
     if not document["native"] and not options.allow_fallback:
         return FALLBACK_STATUS
-    return _verdict(document)
+    return status

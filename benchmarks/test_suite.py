@@ -444,7 +444,7 @@ def test_the_file_of_worst_rows_keeps_the_worst_of_each_kind(tmp_path: Path) -> 
     path = tmp_path / "rows.json"
     entry = {"title": "softmax", "dtype": "float32", "rows": 1, "peers": {}}
     entries = [{**entry, "family": f"{n}", "x": f"0x{n}p+0", "max_ulp": n} for n in range(1, 6)]
-    long = {**entry, "family": "long", "x": ", ".join(map(str, range(100))), "max_ulp": 9}
+    long = {**entry, "family": "long", "x": ", ".join(map(str, range(1000))), "max_ulp": 9}
     relative = {**entries[-1], "max_ulp": 4.5}
     worst_rows.merge(entries[:3], path)
     worst_rows.merge([*entries[2:], long, relative], path)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 FILE = Path(__file__).with_name("worst_rows.json")
 KEPT = 3
 """Rows of a kind in that file, each of another family."""
-SHORT_TEXT = 64
-"""A row of more runs of equal elements gets into that file only where no other is known."""
+MOST_TEXT = 4000
+"""Characters of an entry of that file."""
 
 
 @dataclass
@@ -137,12 +137,12 @@ def merge(entries: list[dict[str, Any]], path: Path = FILE) -> None:
     """Write the worst rows of each kind, of those given and those already in the file."""
     by_kind: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for entry in (*known(path), *entries):
-        slim = {k: v for k, v in entry.items() if k not in ("tried", "seconds", "peers")}
-        by_kind.setdefault((entry["dtype"], entry["title"]), []).append(slim)
+        slim = {k: v for k, v in entry.items() if k not in ("bound", "tried", "seconds", "peers")}
+        if len(json.dumps(slim)) <= MOST_TEXT:
+            by_kind.setdefault((entry["dtype"], entry["title"]), []).append(slim)
     kept = []
     for _, rows in sorted(by_kind.items()):
-        short = [row for row in rows if row["x"].count(",") < SHORT_TEXT] or rows
-        by_family = {row["family"]: row for row in sorted(short, key=lambda row: row["max_ulp"])}
+        by_family = {row["family"]: row for row in sorted(rows, key=lambda row: row["max_ulp"])}
         kept += sorted(by_family.values(), key=lambda row: -row["max_ulp"])[:KEPT]
     path.write_text(json.dumps({"rows": kept}, indent=1) + "\n")
 
@@ -151,7 +151,7 @@ def merge(entries: list[dict[str, Any]], path: Path = FILE) -> None:
 
 
 def _case(kind: Kind, row: Batch) -> tuple[Case, Data]:
-    """Return the row as a cell of the suite has it, for its peers."""
+    """Return the row as a cell of the suite has it, for its peers: what a mask drops is -inf."""
     computation, options = kind.computation, []
     if computation.parameter:
         options.append((computation.parameter, row.parameter))
@@ -162,6 +162,9 @@ def _case(kind: Kind, row: Batch) -> tuple[Case, Data]:
         "found", row.x.shape, "a row that the search found", computation.function, kind.dtype,
         labels="probabilities" if is_soft else "indices", options=tuple(options),
     )  # fmt: skip
+    if computation.second == "where":
+        assert row.second is not None
+        return case, Data(np.where(row.second, row.x, -np.inf).astype(kind.dtype))
     name = "labels" if computation.second in ("indices", "probabilities") else computation.second
     extra: dict[str, Any] = {name: row.second} if name else {}
     if computation.function == "segment_softmax":
