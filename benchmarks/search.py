@@ -34,7 +34,7 @@ PATIENCE = 40
 """A row is left after so many batches that brought it nothing."""
 MOST_ELEMENTS = 1 << 12
 """Of a batch of several rows."""
-LONG_SHARE = 0.15
+LONG_SHARE = 0.2
 """The share of the time that goes to long rows."""
 
 Random = np.random.Generator
@@ -245,12 +245,15 @@ class Search:
 
     def _rows(self, dtype: str, *, is_long: bool) -> tuple[Array, str]:
         """Return rows of a family, or at times those that are near another kind's worst row."""
-        others = list(self.standings.values())
-        other = others[self.rng.integers(0, len(others))]
-        is_of_logits = other.kind.dtype == dtype and other.kind.computation.second != "grad_output"
-        if is_long or not other.record or not is_of_logits or self.rng.random() < 0.5:
+        known = [
+            standing.record.row
+            for kind, standing in self.standings.items()
+            if standing.record and kind.dtype == dtype and kind.computation.second != "grad_output"
+        ]
+        known = [row for row in known if (row.x.shape[1] > MOST_ELEMENTS) == is_long]
+        if not known or self.rng.random() < 0.7:
             return families.rows(self.rng, dtype, MOST_ELEMENTS, is_long=is_long)
-        row = replace(other.record.row, second=None, parameter=None)
+        row = replace(known[self.rng.integers(0, len(known))], second=None, parameter=None)
         return mutated(self.rng, row, COMPUTATIONS[0]).x, row.origin
 
     def _try(self, standing: Standing, batch: Batch, climber: Climber | None = None) -> None:
