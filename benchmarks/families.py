@@ -35,15 +35,19 @@ def _log_uniform(rng: Random, low: float, high: float, size: Any = None) -> Any:
     return np.exp(rng.uniform(math.log(low), math.log(high), size))
 
 
-def _below(rng: Random, rows: int, dtype: str) -> Array:
-    """Return a distance below the maximum for each row: near it, near a cut-off, or between."""
+def _below(rng: Random, rows: int, n: int, dtype: str) -> Array:
+    """Return a distance below the maximum for each row.
+
+    It is near it, near a cut-off, between, or where n elements weigh about as much as the maximum.
+    """
     cuts = np.array(CUTS[dtype])
     return np.choose(
-        rng.integers(0, 3, (rows, 1)),
+        rng.choice(4, (rows, 1), p=(0.25, 0.2, 0.2, 0.35)),
         [
             rng.uniform(0, 25, (rows, 1)),
-            rng.uniform(0, cuts[-1], (rows, 1)),
             rng.choice(cuts, (rows, 1)) + rng.uniform(-4, 4, (rows, 1)),
+            rng.uniform(0, cuts[-1], (rows, 1)),
+            np.maximum(math.log(n) + rng.normal(0, 1.5, (rows, 1)), 0),
         ],
     )
 
@@ -58,13 +62,13 @@ def _uniform(rng: Random, rows: int, n: int, _: str) -> Array:
 
 def _dominant(rng: Random, rows: int, n: int, dtype: str) -> Array:
     x = rng.normal(0, 1, (rows, n)) * _log_uniform(rng, 1e-3, 5, (rows, 1))
-    x[np.arange(rows), rng.integers(0, n, rows)] += _below(rng, rows, dtype)[:, 0]
+    x[np.arange(rows), rng.integers(0, n, rows)] += _below(rng, rows, n, dtype)[:, 0]
     return x
 
 
 def _plateau(rng: Random, rows: int, n: int, dtype: str) -> Array:
     """Return one element, and all others equal."""
-    x = np.repeat(-_below(rng, rows, dtype), n, axis=1)
+    x = np.repeat(-_below(rng, rows, n, dtype), n, axis=1)
     x[np.arange(rows), rng.integers(0, n, rows)] = 0
     return x
 
@@ -72,7 +76,7 @@ def _plateau(rng: Random, rows: int, n: int, dtype: str) -> Array:
 def _periodic(rng: Random, rows: int, n: int, dtype: str) -> Array:
     """Return two or three values in turn, each for so many elements, below one maximum."""
     period = rng.choice((2, 8, 16, 64))
-    values = [-_below(rng, rows, dtype) for _ in range(rng.integers(2, 4))]
+    values = [-_below(rng, rows, n, dtype) for _ in range(rng.integers(2, 4))]
     turns = np.arange(n) // max(1, period // len(values)) % len(values)
     x = np.concatenate(values, axis=1)[:, turns]
     x[:, rng.integers(0, n)] = 0
