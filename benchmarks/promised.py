@@ -20,7 +20,6 @@ from .exact import (
     BOUND_NEAR_SUBNORMAL,
     BOUND_SUBNORMAL,
     IS_WIDER,
-    SMOOTHING_COSTS,
     exact_log_softmax,
     exact_logsumexp,
     exact_softmax,
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .inputs import Array
-
-BOUND_OF_TARGETS = 3.0
-"""ULP more for a loss of probabilities: each product is rounded."""
 
 
 @dataclass
@@ -181,11 +177,7 @@ def _forward(name: str, x: Array, settings: Settings) -> Exact:
     exact = undo(forward(rows, where, settings.temperature))
     if name == "softmax":
         return Exact(exact, exact, bound_of_softmax(exact, dtype))
-    bound: Any = BOUND[name]
-    if settings.temperature != 1:
-        # Not so yet where x - max, or that over T's power of two, overflows: test_accuracy.py.
-        bound = np.where(fits(abs(exact) * 4 * max(1, settings.temperature), dtype), bound, np.inf)
-    return Exact(exact, abs(exact), bound)
+    return Exact(exact, abs(exact), BOUND[name])
 
 
 def bound_of_softmax(exact: Array, dtype: Any) -> Array:
@@ -221,7 +213,12 @@ def _gradient(name: str, g: Array, y: Array, settings: Settings) -> Exact:
     size = abs(left) + abs(factor) * sizes
     # No output of a softmax is above 1.
     proper = fits(sizes, g.dtype) & np.all(abs(factor) <= 1.01, axis=-1, keepdims=True)
-    bound = np.where(proper & fits(size, g.dtype), BOUND_GRADIENT, np.inf)
+    bound: Any = BOUND_GRADIENT[name]
+    if name == "softmax_backward":  # each product may round off half of the smallest number
+        smallest = np.longdouble(info(computed_in(g.dtype)).smallest_subnormal)
+        off = rows.shape[-1] * abs(factor) * smallest / 2
+        bound = bound + off / ulp_size(size, computed_in(g.dtype))
+    bound = np.where(proper & fits(size, g.dtype), bound, np.inf)
     # Of a row with a NaN that every element depends on, every element is NaN.
     spoilt = np.isnan(inner).any(axis=-1, keepdims=True)
     exact, bound = np.where(spoilt, np.nan, exact), np.where(spoilt, 0, bound)
@@ -245,20 +242,15 @@ def _entropy(logits: Array, labels: Array, settings: Settings) -> list[Exact]:
     terms = np.where(target == 0, 0, -target * logarithms)
     loss = np.where(no_answer, np.nan, terms.sum(axis=-1))
     size = abs(terms).sum(axis=-1)
-    # What no distribution holds may cost anything. Nor is it inf yet, as it must be, what an
-    # impossible class costs: test_cross_entropy.py.
+    # What no distribution holds may cost anything.
     proper = np.all((target >= 0) & np.isfinite(target), axis=-1)
-    # Nor is there a promise where a class's own loss, which may count little, is beyond the format.
-    proper &= np.all(fits(abs(logarithms), logits.dtype) | ~np.isfinite(logarithms), axis=-1)
-    bound = BOUND_LOSS + (SMOOTHING_COSTS if smoothing else 0)
-    bound += 0 if by_index else BOUND_OF_TARGETS
 
     def result(value: Array, size: Array, bound: float, of_row: Callable[[Array], Array]) -> Exact:
         bounds = np.where(fits(size, logits.dtype), bound, np.inf)
         bounds = np.where(of_row(proper & no_answer), 0, bounds)
         return Exact(value, size, np.where(of_row(proper), bounds, np.inf))
 
-    loss, size, bounds = result(loss, size, bound, lambda rows: rows)
+    loss, size, bounds = result(loss, size, BOUND_LOSS, lambda rows: rows)
     shape = reduced(logits.shape, settings)
     losses = Exact(loss.reshape(shape), size.reshape(shape), bounds.reshape(shape))
     if not settings.return_grad:
@@ -266,6 +258,6 @@ def _entropy(logits: Array, labels: Array, settings: Settings) -> list[Exact]:
     share = exact_softmax(rows)
     total = target.sum(axis=-1, keepdims=True)
     size = abs(target) + abs(target).sum(axis=-1, keepdims=True) * share
-    bound = BOUND_GRADIENT + (0 if by_index else 1)
+    bound = BOUND_GRADIENT["softmax_cross_entropy"]
     grads = result(total * share - target, size, bound, lambda rows: rows[..., np.newaxis])
     return [losses, Exact(*map(undo, grads))]

@@ -4,6 +4,7 @@ Made from integers by a generator of our own and by exact scaling, without NumPy
 streams may change) or any function of a C library (whose last bits may differ).
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,6 +129,30 @@ def thresholds(source, dtype, n):
     return _in(dtype, x)
 
 
+CUTS = (104.25, 126.0, 745.5, 767.0)
+"""How far below the maximum an element weighs nothing: softmax, logarithms; float32, float64."""
+
+
+def cuts(source, dtype, n):
+    """Return rows with elements at a cut-off below the maximum, just above it and just below it."""
+    bits = {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7}[dtype]
+    tops = np.repeat([0.0, 0.25, -0.25], 3 * len(CUTS))[:, np.newaxis]
+    near = np.array([1, 1 + 2.0**-bits, 1 - 2.0**-bits])
+    at = tops - np.tile(np.outer(CUTS, near).ravel(), 3)[:, np.newaxis]
+    x = np.where(source.chance((len(tops), n), 4), at, at - abs(source.uniform((len(tops), n), 2)))
+    x[:, n // 2] = at[:, 0]
+    x[:, 0] = tops[:, 0]
+    return _in(dtype, x)
+
+
+def borders(source, dtype, n):
+    """Return a row of numbers of one size, and one whose elements together weigh as the first."""
+    x = source.uniform((1 if n > 1 << 16 else 2, n), 3)
+    x[-1] = source.uniform((n,), -3) - np.frexp(n)[1] * 0.6931
+    x[-1, 0] = 0
+    return _in(dtype, x)
+
+
 def _inputs(source, dtype):
     """Yield arrays of rows in the dtype (bfloat16: float32 to be rounded by its bits)."""
     for n in (*range(1, 301), 511, 512, 513, 1000, 4099, 20000):
@@ -184,6 +209,14 @@ def records():
         source = Source(0x4096)
         inputs = [thresholds(source, dtype, n) for n in (1, 2, 3, 10, 46, 300, 1000)]
         found += _records_of(function, dtype, source, inputs, "thresholds")
+        inputs = [cuts(source, dtype, n) for n in (2, 3, 10, 46, 300, 1000)]
+        found += _records_of(function, dtype, source, inputs, "cuts")
+        if dtype in DTYPES[:2]:
+            # Of chunks, of what is settled in a sum, of rows that are computed in pieces.
+            inputs = [borders(source, dtype, n) for n in (257, 1024, 1025, 2049, 8193)]
+            found += _records_of(function, dtype, source, inputs, "borders")
+            inputs = [borders(source, dtype, (1 << 18) + 1)]
+            found += itertools.islice(_records_of(function, dtype, source, inputs, "borders"), 1)
     return found
 
 

@@ -20,7 +20,6 @@ from benchmarks.exact import (
     BOUND_LOSS,
     BOUND_SUBNORMAL,
     IS_WIDER,
-    SMOOTHING_COSTS,
     exact_log_softmax,
     exact_logsumexp,
     exact_softmax,
@@ -353,10 +352,9 @@ def test_a_temperature_costs_no_accuracy(fs, function, dtype, temperature):
     assert found.mean <= MEAN_BOUND
 
 
-@pytest.mark.xfail(strict=True, reason="x - max overflows; the golden bits of such rows would move")
-def test_a_temperature_brings_far_logits_into_the_format(native_fs):
+def test_a_temperature_brings_far_logits_into_the_format(fs):
     x = np.array([[3e38, -3e38]], np.float32)
-    np.testing.assert_allclose(native_fs.log_softmax(x, temperature=3.0), [[0, -2e38]], rtol=1e-6)
+    np.testing.assert_allclose(fs.log_softmax(x, temperature=3.0), [[0, -2e38]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("function", ["softmax_backward", "log_softmax_backward"])
@@ -379,7 +377,7 @@ def test_gradients_are_right_to_a_few_ulp_of_their_terms(fs, function, dtype):
             exact = wide - p * wide.sum(axis=-1, keepdims=True)
             size = abs(wide) + p * abs(wide).sum(axis=-1, keepdims=True)
         found.add(getattr(fs, function)(g, y), exact, size)
-    assert found.largest <= BOUND_GRADIENT
+    assert found.largest <= BOUND_GRADIENT[function]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -402,8 +400,8 @@ def test_cross_entropy_is_right_to_a_few_ulp(fs, dtype, smoothing):
             losses.add(loss, terms.sum(axis=-1), terms.sum(axis=-1))
             p = exact_softmax(x)
             grads.add(grad, p - t, p + t)
-    assert losses.largest <= BOUND_LOSS + (SMOOTHING_COSTS if smoothing else 0)
-    assert grads.largest <= BOUND_GRADIENT
+    assert losses.largest <= BOUND_LOSS
+    assert grads.largest <= BOUND_GRADIENT["softmax_cross_entropy"]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -82,7 +82,9 @@ def test_the_golden_hashes_cover_every_function_and_dtype(rows, golden):
     assert list(golden) == list(dict.fromkeys(record.key for record in rows))
     expected = {f"{f} {d}" for f in FUNCTIONS for d in DTYPES}
     expected |= {f"{f} {d}" for f in ENTROPY for d in DTYPES[:2]}
-    assert expected | {f"{key} thresholds" for key in expected} == set(golden)
+    families = {f"{key} {family}" for key in expected for family in ("thresholds", "cuts")}
+    wide = (f"{f} {d}" for f in (*FUNCTIONS, *ENTROPY) for d in DTYPES[:2])
+    assert expected | families | {f"{key} borders" for key in wide} == set(golden)
 
 
 def test_every_nan_is_the_canonical_one(native_fs, rows):

@@ -101,7 +101,7 @@ FSM_SMALL void F(log_long)(const fsm_rows *b, int single) {
             FSM_PIECES(i, end, b->n, b->watch) {
                 F(log_softmax_row)(x + i, out + i, end - i, &s, t, logarithm, NULL);
             }
-        } else if (logarithm.hi == logarithm.hi) {
+        } else if (!F(no_answer)(s.maximum, logarithm)) {
             F(logsumexp_row)(x, out, b->n, &s, logarithm);
         } else { /* the maximum, or a NaN that it has passed over */
             REAL answer = s.maximum;

@@ -1014,7 +1014,7 @@ FSM_INLINE void F(logsumexp_row)(const REAL *x, REAL *out, size_t n, const F(sta
                                  pair logarithm) {
     REAL hi, lo;
     F(split_log)(s->maximum, logarithm, &hi, &lo);
-    if (FSM_UNLIKELY(logarithm.hi != logarithm.hi)) {
+    if (FSM_UNLIKELY(F(no_answer)(s->maximum, logarithm))) {
         hi = F(logsumexp_special)(x, n, s->maximum);
     }
     *out = hi;
