@@ -22,7 +22,7 @@ BOUND = {"softmax": 3.0, "log_softmax": 2.0, "logsumexp": 2.0}
 
 How each bound comes about stands in ``fastsoftmax/_kernels/core_f32.h`` and ``core_f64.h``.
 """
-BOUND_NEAR_SUBNORMAL = 3.25
+BOUND_NEAR_SUBNORMAL = 3.4
 """ULP, of results of softmax in the three binades above the smallest normal."""
 BOUND_SUBNORMAL = 2.25
 """ULP, of results of softmax below the smallest normal."""

@@ -118,13 +118,17 @@ FSM_INLINE f64_sum f64_sum_zero(void) {
     const f64x8 zero = f64x8_set1(0.0);
     return (f64_sum){zero, zero};
 }
+/* Adds a to *sum, and returns what that rounds off. */
+FSM_CORE f64x8 f64_add_to(f64x8 *sum, f64x8 a) {
+    const f64x8 before = *sum, after = f64x8_add(before, a);
+    const f64x8 of_a = f64x8_sub(after, before);
+    *sum = after;
+    return f64x8_add(f64x8_sub(before, f64x8_sub(after, of_a)), f64x8_sub(a, of_a));
+}
 /* hi + lo += a + low, the rounding of hi kept in lo. */
 FSM_CORE void f64_sum_add2(f64_sum *sum, f64x8 a, f64x8 low) {
-    const f64x8 hi = f64x8_add(sum->hi, a);
-    const f64x8 of_a = f64x8_sub(hi, sum->hi);
-    const f64x8 error = f64x8_add(f64x8_sub(sum->hi, f64x8_sub(hi, of_a)), f64x8_sub(a, of_a));
+    const f64x8 error = f64_add_to(&sum->hi, a);
     sum->lo = f64x8_add(f64x8_add(sum->lo, low), error);
-    sum->hi = hi;
 }
 FSM_INLINE void f64_sum_add(f64_sum *sum, f64x8 a) {
     f64_sum_add2(sum, a, f64x8_set1(0.0));
@@ -141,14 +145,15 @@ FSM_CORE f64_part_sum f64_part_sum_first(f64_parts a) {
     return (f64_part_sum){a.power, f64x8_mul(a.power, a.q)};
 }
 FSM_CORE void f64_part_sum_add(f64_part_sum *sum, f64_parts a) {
-    f64_sum_add(sum, a.power);
-    sum->lo = f64x8_fma(a.power, a.q, sum->lo);
+    const f64x8 error = f64_add_to(&sum->hi, a.power);
+    sum->lo = f64x8_add(sum->lo, f64x8_fma(a.power, a.q, error));
 }
 FSM_INLINE void f64_sum_join(f64_sum *sum, const f64_sum *more) {
     f64_sum_add2(sum, more->hi, more->lo);
 }
-FSM_INLINE void f64_part_sum_join(f64_part_sum *sum, const f64_part_sum *more) {
-    f64_sum_join(sum, more);
+FSM_CORE void f64_part_sum_join(f64_part_sum *sum, const f64_part_sum *more) {
+    const f64x8 error = f64_add_to(&sum->hi, more->hi);
+    sum->lo = f64x8_add(sum->lo, f64x8_add(more->lo, error));
 }
 FSM_CORE f64_sum f64_part_sum_whole(const f64_part_sum *sum) {
     const f64x8 hi = f64x8_add(sum->hi, sum->lo);
@@ -215,8 +220,11 @@ FSM_CORE pair f64_sum_total(const f64_sum *sum) {
 }
 
 FSM_CORE pair f64_part_sum_total(const f64_part_sum *sum) {
-    const pair total = f64_sum_total(sum);
-    return fast_two_sum(total.hi, total.lo);
+    f64_part_sum a = *sum;
+    f64_part_sum_join(&a, &(f64_part_sum){f64x8_fold4(a.hi), f64x8_fold4(a.lo)});
+    f64_part_sum_join(&a, &(f64_part_sum){f64x8_fold2(a.hi), f64x8_fold2(a.lo)});
+    f64_part_sum_join(&a, &(f64_part_sum){f64x8_fold1(a.hi), f64x8_fold1(a.lo)});
+    return fast_two_sum(f64x8_lane0(a.hi), f64x8_lane0(a.lo));
 }
 
 FSM_INLINE void f64_split(pair a, double *hi, double *lo) {
