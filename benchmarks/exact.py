@@ -22,9 +22,11 @@ BOUND = {"softmax": 3.0, "log_softmax": 2.0, "logsumexp": 2.0}
 
 How each bound comes about stands in ``fastsoftmax/_kernels/core_f32.h`` and ``core_f64.h``.
 """
-BOUND_NEAR_SUBNORMAL = 3.4
+BOUND_TEMPERED = 3.05
+"""ULP, of results of softmax with a temperature."""
+BOUND_NEAR_SUBNORMAL = 3.55
 """ULP, of results of softmax in the three binades above the smallest normal."""
-BOUND_SUBNORMAL = 2.25
+BOUND_SUBNORMAL = 2.3
 """ULP, of results of softmax below the smallest normal."""
 BOUND_LOSS = 2.5
 """ULP of the sum of the sizes of the terms that a loss is the sum of."""

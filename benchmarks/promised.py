@@ -19,6 +19,7 @@ from .exact import (
     BOUND_LOSS,
     BOUND_NEAR_SUBNORMAL,
     BOUND_SUBNORMAL,
+    BOUND_TEMPERED,
     IS_WIDER,
     exact_log_softmax,
     exact_logsumexp,
@@ -176,17 +177,19 @@ def _forward(name: str, x: Array, settings: Settings) -> Exact:
     forward = exact_softmax if name == "softmax" else exact_log_softmax
     exact = undo(forward(rows, where, settings.temperature))
     if name == "softmax":
-        return Exact(exact, exact, bound_of_softmax(exact, dtype))
+        return Exact(
+            exact, exact, bound_of_softmax(exact, dtype, is_tempered=settings.temperature != 1)
+        )
     return Exact(exact, abs(exact), BOUND[name])
 
 
-def bound_of_softmax(exact: Array, dtype: Any) -> Array:
+def bound_of_softmax(exact: Array, dtype: Any, *, is_tempered: bool = False) -> Array:
     """Return the bound of each result of a softmax."""
     smallest = np.longdouble(info(computed_in(dtype)).smallest_normal)
     return np.select(
         [exact < smallest, exact < 8 * smallest],
         [BOUND_SUBNORMAL, BOUND_NEAR_SUBNORMAL],
-        BOUND["softmax"],
+        BOUND_TEMPERED if is_tempered else BOUND["softmax"],
     )
 
 

@@ -384,13 +384,13 @@ def test_a_search_finds_the_textbook_formulas_errors(
     original, ours = _api.over, Subject().functions.softmax
     monkeypatch.setattr(_api, "over", over)
     path = tmp_path / "run.json"
-    words = ["accuracy", "--search", "2", "--dtypes", "float32", "--peers", "", "--json", str(path)]
+    words = ["accuracy", "--search", "5", "--dtypes", "float32", "--peers", "", "--json", str(path)]
     assert cli.main([*words, "--allow-fallback"]) == 1
     output = capsys.readouterr()
     assert "benchmarks: softmax float32: " in output.err
     entry = json.loads(path.read_text())["search"][0]
     assert entry["title"] == "softmax"
-    assert entry["max_ulp"] > 5 > entry["bound"]
+    assert entry["max_ulp"] > entry["bound"]
     assert entry["x"].split(", ")[0] in output.out
     kind, row = worst_rows.from_entry(entry)
     found = worst_rows.confirmed(SimpleNamespace(softmax=textbook), kind, row, entry["rows"])

@@ -1,4 +1,14 @@
-/* Gradients and the fused cross-entropy, included after rows.h for each format. */
+/* Gradients and the fused cross-entropy, included after rows.h for each format.
+ *
+ * Bounds, in ulp of the sum of the sizes of the terms; u is half a unit in the last place of 1, a weight's error at most 1.14 u
+ * (core_*.h, F).
+ *   softmax_backward: of four products of a lane the first is rounded four times, the last once: 4 u; g - dot rounds twice, the
+ *   product once: 7 (what underflows apart).
+ *   log_softmax_backward: a weight, two roundings: 2.2 (promised 3).
+ *   cross-entropy: a distance d is rounded once, sums of t d and t, and their products with the smoothing, are two numbers each, as the
+ *   logarithm is but for 0.93 u; the last rounding is 0.5: 1.5. Class indices without smoothing as log_softmax: 1.9 (promised
+ *   2.5). Its gradient: a weight and the sum 1.8 u, or a smoothed target 2 u, and two roundings: 3.
+ */
 
 /* Every NaN of a row made the canonical one. Needed only where an infinity or NaN came in or arithmetic overflowed. */
 FSM_NOINLINE void F(canonical_nans)(REAL *out, size_t n) {

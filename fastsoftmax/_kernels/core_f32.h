@@ -10,11 +10,28 @@
  *    below 2^(66 + log2 n).
  * D. What is below the cut-off is exactly 0: -inf, masks of -1e9, the padding of tails. NaN is not below and survives.
  * E. Sum of a softmax: every weight is added to its one of 16 lanes, which start at 2^72 and stay in that binade, so that their
- *    bits count units of 2^49: the counts of all lanes are added exactly, as integers. What the additions rounded off, at most
- *    half a unit each, is collected in floats and folded by halves (rows.h, C). Sum of a logarithm: every weight is widened
- *    to float64. One definition each for every length and every path. (README.md: what else was tried, and its cost in ulp.)
- * F. Error of a weight, against C * 2^(64 - N) * e^x: at most 0.7536 ulp over all 2^32 inputs; witness 0xc253c210, x = -52.940.
+ *    bits count units of 2^49: the counts of all lanes are added exactly, as integers. What the additions round off, at most
+ *    half a unit each, is collected in floats; after 16 vectors the whole units of that are settled, i.e. join the count. Where a row
+ *    has several chunks (rows.h, C), each starts above its own largest weight instead, so that its units fit what it consists of.
+ *    One definition for every length and every path. (README.md: what else was tried, and its cost in ulp.)
+ * F. Error of a weight, against C * 2^(64 - N) * e^x, over all 2^32 inputs: at most 0.7536 ulp, witness 0xc253c210, x = -52.940;
+ *    at most 1.151 * 2^-24 of itself below, witness 0xc313ba1e, and 1.117 * 2^-24 above, witness 0x3fa66327.
  *    (tests/c/exhaustive_exp.c, which also sees to D on every input.)
+ * G. A logarithm's weights are not rounded to float32 before they are added: table entry and polynomial, `power` + `factor` * q,
+ *    join the sum apart, which takes no operation more. They are within 0.294 * 2^-24, witness 0x455ff233. What is below
+ *    the cut-off weighs as much as the limit does, e^-126, which vanishes in every result. Rows of up to 64 elements add powers in
+ *    float64, what is beside them in float32; longer ones are summed as in E, with the exact rest of each addition.
+ * H. Bounds, with u = 2^-24; a relative error of u is at most 1 ulp of a result, at the upper end of a binade.
+ *    softmax: an element and the sum may err in opposite directions, 1.151 u + 1.117 u (F). What the sum rounds off, at most half a
+ *    unit a vector and lane, adds up to j half units after j vectors: 116 * 2^24 are lost in the additions of a lane in 16 vectors,
+ *    2^36.9 in a chunk, whose largest weight is 2^63.79 or more: 0.13 u with the fold. The inverse is two floats; the last
+ *    operation rounds by 0.5 ulp. Together 2.9 ulp (promised 3); 0.125 u more with a temperature, whose residual rounds r once more
+ *    (promised 3.05). Results just above the subnormal ones lose half of the smallest number in w * lo, 0.5 ulp more in the
+ *    lowest binade (promised 3.55); in subnormal ones the relative part is half as large, beside 0.5 for w * lo and 0.5 (promised 2.3).
+ *    log_softmax, logsumexp: parts 0.294 u; of up to 64 elements, each lane's rest (at most 0.091 of its weight) is
+ *    rounded by 0.172 u and its fold by 0.25 u of the sum: 0.72 u. A mass, taken where it is n * 2^53 or more, loses 2^36.9 / 2^63 = 0.23 u
+ *    at most in the chunk with the maximum, 0.13 u in others and in its fold: no more. So log1p errs by at most 0.72 ulp, log_softmax,
+ *    which two subtractions round, by 1.8 (promised 2); logsumexp, where log1p may be twice the result, by 1.95 (promised 2).
  */
 #ifndef FSM_CORE_F32_H
 #define FSM_CORE_F32_H
