@@ -28,7 +28,7 @@ STATED = {
 
 def stated_bounds():
     """Return each bound and its witness."""
-    comment = re.sub(r"\s+\*\s+", " ", (KERNELS / "core_f32.h").read_text().partition("*/")[0])
+    comment = re.sub(r"\n \* +", " ", (KERNELS / "core_f32.h").read_text().partition("*/")[0])
     found = {name: re.search(text, comment).groups() for name, text in STATED.items()}
     return {name: (float(bound), witness) for name, (bound, witness) in found.items()}
 
