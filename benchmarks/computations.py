@@ -154,10 +154,12 @@ class Errors:
         return self.ulps.reshape(len(self.ulps), -1).max(axis=1)
 
 
-def errors(computation: Computation, batch: Batch, results: tuple[Array, ...]) -> dict[str, Errors]:
+def errors(
+    computation: Computation, batch: Batch, results: tuple[Array, ...], backend: str = ""
+) -> dict[str, Errors]:
     """Return the errors of results, by kind."""
     with np.errstate(all="ignore"):
-        exact = promised.exactly(*terms(computation, batch))
+        exact = promised.exactly(*terms(computation, batch), backend)
         parts = computation.parts(batch.x.dtype.name)
         found: dict[str, Errors] = {}
         for index, (got, right) in enumerate(zip(results, exact, strict=True)):

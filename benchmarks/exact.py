@@ -36,6 +36,8 @@ BOUND_GRADIENT = {
     "softmax_backward": 7.0,
 }
 """ULP of the sum of the sizes of the terms that a gradient is the difference of."""
+NUMPY_BOUND = {"float32": 1.0, "float64": 4.0}
+"""ULP, of any function of the NumPy backend, which ``fastsoftmax/_numpy.py`` derives."""
 BOUND_16_BITS = 0.5 + 2.0**-9
 """ULP, of results of 16 bits, which are computed in float32 and rounded once more."""
 

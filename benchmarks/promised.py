@@ -21,6 +21,7 @@ from .exact import (
     BOUND_SUBNORMAL,
     BOUND_TEMPERED,
     IS_WIDER,
+    NUMPY_BOUND,
     exact_log_softmax,
     exact_logsumexp,
     exact_softmax,
@@ -124,26 +125,40 @@ def rows_last(array: Array, axes: tuple[int, ...]) -> tuple[Array, Callable[[Arr
 
 
 def promised(
-    name: str, operands: tuple[Array, ...], settings: Settings
+    name: str, operands: tuple[Array, ...], settings: Settings, backend: str = ""
 ) -> list[tuple[Array, Array]]:
     """Return for each result of the function `name` the exact values and their tolerances."""
     with np.errstate(all="ignore"):
-        results = exactly(name, operands, settings)
+        results = exactly(name, operands, settings, backend)
         return [(result.value, result.allowed(operands[0].dtype)) for result in results]
 
 
-def exactly(name: str, operands: tuple[Array, ...], settings: Settings) -> list[Exact]:
-    """Return for each result of the function `name` what it should be."""
+def exactly(
+    name: str, operands: tuple[Array, ...], settings: Settings, backend: str = ""
+) -> list[Exact]:
+    """Return for each result of the function `name` what it should be by a backend."""
     with np.errstate(all="ignore"):
-        if operands[0].size == 0:
-            return _of_nothing(name, operands[0], settings)
-        if name == "segment_softmax":
-            return [_segments(*operands)]
-        if name == "softmax_cross_entropy":
-            return _entropy(operands[0], operands[1], settings)
-        if name.endswith("backward"):
-            return [_gradient(name, operands[0], operands[1], settings)]
-        return [_forward(name, operands[0], settings)]
+        results = _exactly(name, operands, settings)
+    wide = computed_in(operands[0].dtype).name
+    if backend != "numpy" or wide not in NUMPY_BOUND:
+        return results
+
+    def own(bound: Any) -> Any:
+        return np.where(np.isfinite(bound) & (np.asarray(bound) > 0), NUMPY_BOUND[wide], bound)
+
+    return [result._replace(bound=own(result.bound)) for result in results]
+
+
+def _exactly(name: str, operands: tuple[Array, ...], settings: Settings) -> list[Exact]:
+    if operands[0].size == 0:
+        return _of_nothing(name, operands[0], settings)
+    if name == "segment_softmax":
+        return [_segments(*operands)]
+    if name == "softmax_cross_entropy":
+        return _entropy(operands[0], operands[1], settings)
+    if name.endswith("backward"):
+        return [_gradient(name, operands[0], operands[1], settings)]
+    return [_forward(name, operands[0], settings)]
 
 
 def reduced(shape: tuple[int, ...], settings: Settings) -> tuple[int, ...]:
@@ -186,11 +201,10 @@ def _forward(name: str, x: Array, settings: Settings) -> Exact:
 def bound_of_softmax(exact: Array, dtype: Any, *, is_tempered: bool = False) -> Array:
     """Return the bound of each result of a softmax."""
     smallest = np.longdouble(info(computed_in(dtype)).smallest_normal)
-    return np.select(
-        [exact < smallest, exact < 8 * smallest],
-        [BOUND_SUBNORMAL, BOUND_NEAR_SUBNORMAL],
-        BOUND_TEMPERED if is_tempered else BOUND["softmax"],
-    )
+    normal = BOUND_TEMPERED if is_tempered else BOUND["softmax"]
+    above = np.where(exact < 8 * smallest, BOUND_NEAR_SUBNORMAL, normal)
+    bound: Array = np.where(exact < smallest, BOUND_SUBNORMAL, above)
+    return bound
 
 
 def _segments(data: Array, indptr: Array) -> Exact:

@@ -201,6 +201,7 @@ class Search:
 
     def __init__(self, functions: Any, dtypes: tuple[str, ...], seed: int) -> None:
         self.functions = functions
+        self.backend = getattr(functions, "name", "")
         self.rng = np.random.default_rng(seed)
         kinds = [
             Kind(computation, dtype, part)
@@ -260,7 +261,7 @@ class Search:
         """Take in the errors of a batch, of all kinds of results that it has."""
         kind = standing.kind
         results = call(self.functions, kind.computation, batch)
-        for part, found in errors(kind.computation, batch, results).items():
+        for part, found in errors(kind.computation, batch, results, self.backend).items():
             target = self.standings[replace(kind, part=part)]
             ulps = found.of_rows()
             target.tried += len(ulps)

@@ -49,13 +49,14 @@ def confirmed(functions: Any, kind: Kind, row: Batch, rows: int) -> Record:
         results.append(tuple(part[:1] for part in beside))
         if all(a.tobytes() == b.tobytes() for a, b in zip(*results, strict=True)):
             results.pop()
-    found = [_confirmed(kind, row, result) for result in results]
+    backend = getattr(functions, "name", "")
+    found = [_confirmed(kind, row, result, backend) for result in results]
     worst = max(found, key=lambda record: record.ulps)
     return replace(worst, rows=1 if worst is found[0] else rows)
 
 
-def _confirmed(kind: Kind, row: Batch, results: tuple[Array, ...]) -> Record:
-    found = errors(kind.computation, row, results)[kind.part]
+def _confirmed(kind: Kind, row: Batch, results: tuple[Array, ...], backend: str) -> Record:
+    found = errors(kind.computation, row, results, backend)[kind.part]
     element = int(found.ulps[0].argmax())
     ulps = float(found.ulps.max())
     record = Record(ulps, row, 1, element, found.promise, "long double")

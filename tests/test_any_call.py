@@ -62,7 +62,7 @@ def have_the_same_bits(got, expected):
 def test_any_call_gives_what_its_plainest_form_gives_to_a_few_ulp(fs, backend_name, call):
     operands, options = call.plain()
     expected = call.function.call(fs, operands, **options)
-    exact = promised(call.function.name, operands, call.settings)
+    exact = promised(call.function.name, operands, call.settings, fs.name)
     before = call.memory.copy()
     results = run(call, fs)
 
