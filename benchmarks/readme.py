@@ -107,6 +107,14 @@ def accuracy_section(document: Document) -> str:
     for (function, dtype), group in entries.items():
         found = summary(group)
         rows.append([f"`{function}` {dtype}, max ULP", *_figures(found, names, "max_ulp")])
+        there = {
+            entry["library"]: entry
+            for entry in document.get("on_worst_rows", ())
+            if (entry["function"], entry["dtype"]) == (function, dtype)
+        }
+        if there:
+            rows.append(["… on fastsoftmax's worst rows", *_figures(there, names, "max_ulp")])
+            rows.append(["… fastsoftmax on its worst row", *_figures(found, names, "ours_there")])
         if function == "softmax":
             rows.append([f"`{function}` {dtype}, mean ULP", *_figures(found, names, "mean_ulp")])
             sums = [f"{found[n]['sum_error']:.1e}" if n in found else "–" for n in names]

@@ -336,5 +336,5 @@ def run(
         found["search"].append({**entry, "tried": standing.tried, "seconds": standing.seconds})
     if keep:
         kept = [(s.kind, record) for s in search.standings.values() for record in search.worst(s)]
-        worst_rows.merge([worst_rows.as_entry(*pair) for pair in kept])
+        worst_rows.merge(search.functions, [worst_rows.as_entry(*pair) for pair in kept])
     return found

@@ -440,15 +440,27 @@ def test_mpmath_and_long_double_agree_on_every_computation(
                 assert (mine.tobytes(), mine.dtype) == (other.tobytes(), other.dtype)
 
 
-def test_the_file_of_worst_rows_keeps_the_worst_of_each_kind(tmp_path: Path) -> None:
+def test_the_file_of_worst_rows_keeps_the_worst_of_each_kind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(worst_rows, "KEPT", 3)
+    monkeypatch.setattr(worst_rows, "measured", lambda _, entry: entry)
     path = tmp_path / "rows.json"
     entry = {"title": "softmax", "dtype": "float32", "rows": 1, "peers": {}}
     entries = [{**entry, "family": f"{n}", "x": f"0x{n}p+0", "max_ulp": n} for n in range(1, 6)]
     long = {**entry, "family": "long", "x": ", ".join(map(str, range(1000))), "max_ulp": 9}
     relative = {**entries[-1], "max_ulp": 4.5}
-    worst_rows.merge(entries[:3], path)
-    worst_rows.merge([*entries[2:], long, relative], path)
+    worst_rows.merge(None, entries[:3], path)
+    worst_rows.merge(None, [*entries[2:], long, relative], path)
     assert [row["max_ulp"] for row in worst_rows.known(path)] == [5, 4, 3]
+
+
+def test_a_row_in_the_file_has_the_error_that_it_has_now() -> None:
+    entry = {
+        "computation": "softmax", "part": "", "dtype": "float32", "rows": 1, "family": "",
+        "x": "0x1p+0, 0x0p+0", "max_ulp": 99.0, "element": 1, "by": "",
+    }  # fmt: skip
+    assert 0 < worst_rows.measured(Subject().functions, entry)["max_ulp"] < 3
 
 
 def test_an_accuracy_run_of_before_the_search_can_be_shown(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .peers import Peer
 
 FILE = Path(__file__).with_name("worst_rows.json")
-KEPT = 3
+KEPT = 6
 """Rows of a kind in that file, each of another family."""
 MOST_TEXT = 4000
 """Characters of an entry of that file."""
@@ -134,10 +134,16 @@ def known(path: Path = FILE) -> list[dict[str, Any]]:
     return rows
 
 
-def merge(entries: list[dict[str, Any]], path: Path = FILE) -> None:
+def measured(functions: Any, entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry with the error that its row has now."""
+    record = confirmed(functions, *from_entry(entry), entry["rows"])
+    return {**entry, "max_ulp": record.ulps, "by": record.by, "element": record.element}
+
+
+def merge(functions: Any, entries: list[dict[str, Any]], path: Path = FILE) -> None:
     """Write the worst rows of each kind, of those given and those already in the file."""
     by_kind: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for entry in (*known(path), *entries):
+    for entry in (*(measured(functions, row) for row in known(path)), *entries):
         slim = {k: v for k, v in entry.items() if k not in ("bound", "tried", "seconds", "peers")}
         if len(json.dumps(slim)) <= MOST_TEXT:
             by_kind.setdefault((entry["dtype"], entry["title"]), []).append(slim)

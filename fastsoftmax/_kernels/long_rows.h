@@ -13,9 +13,9 @@ FSM_SMALL REAL F(long_max)(const REAL *x, size_t n, fsm_watch *watch) {
     return V(reduce_max)(top);
 }
 
-/* The mass of the row; weights are stored to w when given, as they always are but for a logarithm. */
+/* As mass_of, of a row that is shifted or tempered; and of others. */
 FSM_SMALL F(mass)
-    F(long_mass_of)(const REAL *x, REAL *w, size_t n, REAL start, const F(row) *row, F(how) how) {
+    F(rare_mass_of)(const REAL *x, REAL *w, size_t n, REAL start, const F(row) *row, F(how) how) {
     F(mass) mass = F(mass_start)(start);
     for (size_t i = 0; i < n; i += LANES) {
         F(mass_settle_at)(&mass, i);
@@ -23,6 +23,19 @@ FSM_SMALL F(mass)
     }
     return mass;
 }
+FSM_NOINLINE F(mass) F(softmax_mass_of)(const REAL *x, REAL *w, size_t n, REAL start,
+                                        ptrdiff_t ahead, const F(row) *row) {
+    return F(mass_of)(x, w, n, start, ahead, row, (F(how)){0, 1, 0}, NULL);
+}
+FSM_NOINLINE F(mass)
+    F(log_mass_of)(const REAL *x, size_t n, REAL start, ptrdiff_t ahead, const F(row) *row) {
+    return F(mass_of)(x, NULL, n, start, ahead, row, (F(how)){0, 0, 1}, NULL);
+}
+FSM_NOINLINE REAL F(chunk_max)(const REAL *x, size_t n) {
+    return F(row_max)(x, n);
+}
+
+/* The mass of the row; weights are stored to w when given. */
 FSM_SMALL F(running) F(long_masses)(const REAL *x, REAL *w, size_t n, const F(start) *s,
                                     const fsm_temperature *t, fsm_watch *watch, F(how) how) {
     F(running) running = {0};
@@ -31,9 +44,15 @@ FSM_SMALL F(running) F(long_masses)(const REAL *x, REAL *w, size_t n, const F(st
         for (size_t i = first; i < end; i += CHUNK) {
             const size_t count = n - i < CHUNK ? n - i : CHUNK;
             REAL *const to = how.stored ? w + i : NULL;
-            const REAL start =
-                F(has_chunks)(n) ? F(chunk_start)(F(row_max)(x + i, count), s, t) : FC(MASS_START);
-            const F(mass) mass = F(long_mass_of)(x + i, to, count, start, &row, how);
+            const REAL start = F(has_chunks)(n) ? F(chunk_start)(F(chunk_max)(x + i, count), s, t)
+                                                : FC(MASS_START);
+            /* The next chunk, whose maximum is looked for before its weights are computed. */
+            const ptrdiff_t ahead = n - i > CHUNK ? (ptrdiff_t)(CHUNK * sizeof(REAL)) : 0;
+            const F(mass) mass = how.rare || (how.stored && how.parts)
+                                     ? F(rare_mass_of)(x + i, to, count, start, &row, how)
+                                 : how.parts
+                                     ? F(log_mass_of)(x + i, count, start, ahead, &row)
+                                     : F(softmax_mass_of)(x + i, to, count, start, ahead, &row);
             F(running_add)(&running, &mass, start);
         }
     }

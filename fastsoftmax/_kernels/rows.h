@@ -7,7 +7,7 @@
  * B. Padding is -inf: the identity of max, and weight exactly +0, the identity of the sum.
  * C. The weights of up to CHUNK elements are added to accumulators that start above every sum of them, so that the rounding of
  *    each addition is had by two subtractions (Dekker's Fast2Sum), and that the accumulators of all lanes add up exactly.
- *    CHUNK keeps the rounding of the remainders, which is not compensated, below 2^-25 of a sum with the maximum in it.
+ *    What the rounding of the remainders, which is not compensated, comes to: core_f32.h, H.
  * D. A vector that lies wholly beyond the row is left out: adding +0 changes nothing.
  * E. Rows of up to FOLDED elements are taken in groups of LANES: what a row ends with in the lanes of a vector (its maximum, its mass) is
  *    folded for all of them at once to one row a lane, and what follows is computed for all at once (core_lanes.h).
