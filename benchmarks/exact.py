@@ -22,6 +22,8 @@ BOUND = {"softmax": 3.0, "log_softmax": 2.0, "logsumexp": 2.0}
 
 How each bound comes about stands in ``fastsoftmax/_kernels/core_f32.h`` and ``core_f64.h``.
 """
+BOUND_LOG_NEAR_SUBNORMAL = 2.25
+"""ULP, of float64 results of the logarithms in the two binades above the smallest normal."""
 BOUND_TEMPERED = 3.05
 """ULP, of results of softmax with a temperature."""
 BOUND_NEAR_SUBNORMAL = 3.55

@@ -16,6 +16,7 @@ import numpy as np
 from .exact import (
     BOUND,
     BOUND_GRADIENT,
+    BOUND_LOG_NEAR_SUBNORMAL,
     BOUND_LOSS,
     BOUND_NEAR_SUBNORMAL,
     BOUND_SUBNORMAL,
@@ -188,14 +189,25 @@ def _forward(name: str, x: Array, settings: Settings) -> Exact:
         largest = (rows if where is None else np.where(where, rows, -np.inf)).max(axis=-1)
         size = np.maximum(abs(exact), abs(largest.astype(np.longdouble)))
         shape = reduced(x.shape, settings)
-        return Exact(exact.reshape(shape), size.reshape(shape), BOUND[name])
+        return Exact(
+            exact.reshape(shape),
+            size.reshape(shape),
+            _bound_of_logarithm(name, size, dtype).reshape(shape),
+        )
     forward = exact_softmax if name == "softmax" else exact_log_softmax
     exact = undo(forward(rows, where, settings.temperature))
     if name == "softmax":
         return Exact(
             exact, exact, bound_of_softmax(exact, dtype, is_tempered=settings.temperature != 1)
         )
-    return Exact(exact, abs(exact), BOUND[name])
+    return Exact(exact, abs(exact), _bound_of_logarithm(name, abs(exact), dtype))
+
+
+def _bound_of_logarithm(name: str, size: Array, dtype: Any) -> Array:
+    smallest = np.longdouble(np.finfo(np.float64).smallest_normal)
+    is_near = (dtype == np.float64) & (size < 4 * smallest)
+    bound: Array = np.where(is_near, BOUND_LOG_NEAR_SUBNORMAL, BOUND[name])
+    return bound
 
 
 def bound_of_softmax(exact: Array, dtype: Any, *, is_tempered: bool = False) -> Array:

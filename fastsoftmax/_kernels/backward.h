@@ -329,6 +329,19 @@ FSM_CORE void F(entropy_grad)(const F(entropy) *e, REAL maximum, REAL top, REAL 
     }
 }
 
+/* The same for targets that add up to so little that mass / total may underflow, or to no number: (w / total) mass - t. */
+FSM_NOINLINE void F(entropy_grad_small)(const F(entropy) *e, REAL maximum, double top, pair mass,
+                                        double total) {
+    FSM_PIECES(first, end, e->n, e->watch) {
+        for (size_t i = first; i < end; i++) {
+            const double w = e->x[i] == maximum ? top : (double)e->grad[i], p = w / total;
+            const double t = fma((double)e->target[i], e->keep, e->spread);
+            e->grad[i] = (REAL)fma(p, mass.hi, fma(p, mass.lo, -t));
+        }
+    }
+}
+#define SMALL_MASS 0x1p-40
+
 /* softmax - t at the label of a row, for its weight w; for a large t as (1 - t) - (1 - softmax), without the cancellation. */
 FSM_INLINE REAL F(entropy_at_label)(const F(entropy) *e, int is_top, double w, double total,
                                     double ratio) {
@@ -407,7 +420,11 @@ FSM_INLINE REAL F(entropy_row)(const F(entropy) *e, const F(entropy_sums) *sums,
         F(quotient)(mass, total, &hi, &lo);
         const int is_top = !e->target && e->x[e->label] == maximum;
         const double at_label = e->target ? 0 : (double)e->grad[e->label];
-        grad(e, maximum, (REAL)top.hi, hi, lo);
+        if (FSM_UNLIKELY(!(mass.hi >= SMALL_MASS))) {
+            F(entropy_grad_small)(e, maximum, top.hi, mass, total.hi);
+        } else {
+            grad(e, maximum, (REAL)top.hi, hi, lo);
+        }
         if (!e->target) {
             e->grad[e->label] = F(entropy_at_label)(e, is_top, at_label, total.hi, sums->ratio.hi);
         }

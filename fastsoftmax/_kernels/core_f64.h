@@ -12,7 +12,8 @@
  *    log_softmax, logsumexp: the others in parts 0.126 u, the rounding of the low parts 0.18 u in lanes of 8 and 0.14 u in their fold, the
  *    largest weight 0.126 u: 0.57 u of the quotient. log1p makes of that 0.57 * c u, c = R / (1 + R) / log1p(R), and adds 0.36 u
  *    at most, where R is about 0.41 and c 0.85 (core_scalar.h). So log_softmax, which two subtractions round, errs by 1.9 ulp at most;
- *    logsumexp, where log1p may be twice the result, by 1.9 where the result is just below 1/8 (promised 2 each).
+ *    logsumexp, where log1p may be twice the result, by 1.9 where the result is just below 1/8 (promised 2 each). What a quotient
+ *    lacks is subnormal itself where the result is nearly so: 0.5 ulp more in the lowest binade (promised 2.25).
  */
 #ifndef FSM_CORE_F64_H
 #define FSM_CORE_F64_H

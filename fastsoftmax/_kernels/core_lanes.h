@@ -77,7 +77,10 @@ FSM_CORE pairs lanes_log_one_plus(pairs a, const int in_two) {
     const pairs below = lanes_fast_two_sum(u, lanes_negated(square));
     const pairs sum = lanes_fast_two_sum(f64x8_mul(k, f64x8_set1(LN2_HI)), below.hi);
     const f64x8 low = f64x8_add(below.lo, f64x8_fma(k, f64x8_set1(LN2_LO), small));
-    return lanes_fast_two_sum(sum.hi, f64x8_add(sum.lo, low));
+    const f64x8 minus_half = f64x8_mul(f64x8_set1(-0.5), a.hi);
+    return lanes_fast_two_sum(
+        f64x8_where_equal(sum.hi, zero, a.hi, sum.hi),
+        f64x8_where_equal(sum.hi, zero, f64x8_fma(minus_half, a.hi, a.lo), f64x8_add(sum.lo, low)));
 }
 
 /* ---- float32: a sum's low and high are the lanes' totals ---- */

@@ -82,7 +82,7 @@ FSM_INLINE pair precise_weight(double hi, double lo, double magic) {
  * the arrangement of fdlibm's e_log.c; P is the Taylor series of 2 atanh, 2/3 + 2/5 z + ..., cut where 0.0295^11 is below 2^-55.
  * Of hi + lo: k ln 2, u and u^2/2 are had exactly, as two numbers each. What is rounded is the last term, below a 19th of the result
  * for every u: by up to 5.3 * 2^-53 of it, 0.28 * 2^-53 of the result. What u lacks, `rest`, below 2^-53, is multiplied by
- * 1 - u + u^2 - u^3 in place of 1 / (1 + u): 0.08 * 2^-53. */
+ * 1 - u + u^2 - u^3 in place of 1 / (1 + u): 0.08 * 2^-53. Where a is below 2^-53, so that u is 0, log(1 + a) is a - a^2/2. */
 FSM_INLINE pair log_one_plus(pair a, const int in_two) {
     const pair s = two_sum(1.0, a.hi);
     const int64_t k = (int64_t)(f64_to_bits(s.hi) - SQRT_HALF_BITS) >> 52;
@@ -117,6 +117,9 @@ FSM_INLINE pair log_one_plus(pair a, const int in_two) {
     const double small = fma(rest, slope, last - square_low);
     const pair below = fast_two_sum(u, -square);
     const pair sum = fast_two_sum(count * LN2_HI, below.hi); /* the first is 0 or the larger */
+    if (sum.hi == 0) {
+        return fast_two_sum(a.hi, fma(-0.5 * a.hi, a.hi, a.lo));
+    }
     return fast_two_sum(sum.hi, sum.lo + (below.lo + fma(count, LN2_LO, small)));
 }
 

@@ -11,6 +11,7 @@
 #undef CHUNK
 #undef MOST_CHUNKS
 #undef PRODUCTS
+#undef SMALL_MASS
 #undef FOLDED
 #undef STREAMED
 #undef FETCH_AHEAD
