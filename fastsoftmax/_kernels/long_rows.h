@@ -19,7 +19,7 @@ FSM_SMALL F(mass)
     F(mass) mass = F(mass_start)(start);
     for (size_t i = 0; i < n; i += LANES) {
         F(mass_settle_at)(&mass, i);
-        F(mass_take)(&mass, x + i, w + i, n - i < LANES ? n - i : LANES, row, how);
+        F(mass_take)(&mass, x, w, i, n - i < LANES ? n - i : LANES, row, how);
     }
     return mass;
 }

@@ -245,26 +245,27 @@ FSM_CORE void F(store_weights)(REAL *w, VEC a, size_t count) {
     }
 }
 
-/* What is done with weights besides their sum: `parts` is a logarithm's (core_*.h, G). */
+/* How weights are computed and added: rows that are shifted or tempered are `rare`; whether weights are `stored`; `parts` is a
+ * logarithm's way (core_*.h, G). */
 typedef struct {
     int rare, stored, parts;
 } F(how);
 
-/* The weights of up to LANES elements join the mass. */
-FSM_CORE void F(mass_take)(F(mass) *mass, const REAL *x, REAL *w, size_t count, const F(row) *row,
-                           const F(how) how) {
-    const VEC a = F(load_padded)(x, count);
+/* The weights of up to LANES elements from i on join the mass. */
+FSM_CORE void F(mass_take)(F(mass) *mass, const REAL *x, REAL *w, size_t i, size_t count,
+                           const F(row) *row, const F(how) how) {
+    const VEC a = F(load_padded)(x + i, count);
     if (!how.parts) {
         const VEC weight = F(weight)(a, row, how.rare);
         if (how.stored) {
-            F(store_weights)(w, weight, count);
+            F(store_weights)(w + i, weight, count);
         }
         F(mass_add)(mass, weight);
         return;
     }
     F(parts) parts = F(weight_parts)(a, row, how.rare);
     if (how.stored) {
-        F(store_weights)(w, F(whole)(parts, row->limit), count);
+        F(store_weights)(w + i, F(whole)(parts, row->limit), count);
     }
     if (count < LANES) {
         parts = F(first_parts)(parts, count);
@@ -325,17 +326,17 @@ FSM_CORE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, REAL start, ptrdif
     for (; !how.rare && how.parts && LANES == 8 && i + pair_of <= n; i += pair_of) {
         FSM_PREFETCH((const char *)(x + i) + ahead);
         FSM_PREFETCH((const char *)(x + i + LANES) + ahead);
-        F(mass_take)(&mass, x + i, w + i, LANES, row, how);
-        F(mass_take)(&mass, x + i + LANES, w + i + LANES, LANES, row, how);
+        F(mass_take)(&mass, x, w, i, LANES, row, how);
+        F(mass_take)(&mass, x, w, i + LANES, LANES, row, how);
     }
     for (; i + LANES <= n; i += LANES) {
         F(mass_settle_at)(&mass, i);
         FSM_PREFETCH((const char *)(x + i) + ahead);
-        F(mass_take)(&mass, x + i, w + i, LANES, row, how);
+        F(mass_take)(&mass, x, w, i, LANES, row, how);
     }
     if (i < n) {
         F(mass_settle_at)(&mass, i);
-        F(mass_take)(&mass, x + i, w + i, n - i, row, how);
+        F(mass_take)(&mass, x, w, i, n - i, row, how);
     }
     return mass;
 }
