@@ -290,6 +290,7 @@ class NumpyBackend:
             sums, masses = [], []
             for tile, part in rows.parts():
                 share = _load(t, tile, 1)
+                share = share.astype(np.promote_types(share.dtype, _wide(c.x)), copy=False)
                 masses.append(_sum(share, exact=exact))
                 if smoothing != 0:
                     share = (share if power == 1 else power * share) + even_by_factor

@@ -30,7 +30,7 @@
  *    lowest binade (promised 3.55); in subnormal ones the relative part is half as large, beside 0.5 for w * lo and 0.5 (promised 2.3).
  *    log_softmax, logsumexp: parts 0.294 u; of up to 64 elements, each lane's rest (at most 0.091 of its weight) is
  *    rounded by 0.172 u and its fold by 0.25 u of the sum: 0.72 u. A mass, taken where it is n * 2^53 or more, loses 2^36.9 / 2^63 = 0.23 u
- *    at most in the chunk with the maximum, 0.13 u in others and in its fold: no more. So log1p errs by at most 0.72 ulp, log_softmax,
+ *    at most in the chunk with the maximum, 0.13 u in others and in its fold: 0.65 u. So log1p errs by at most 0.72 ulp, log_softmax,
  *    which two subtractions round, by 1.8 (promised 2); logsumexp, where log1p may be twice the result, by 1.95 (promised 2).
  */
 #ifndef FSM_CORE_F32_H
