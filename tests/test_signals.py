@@ -213,7 +213,7 @@ def test_calls_of_handlers_of_calls_of_handlers_need_little_stack():
 
 
 INTERRUPTED = """
-import signal, threading
+import signal, threading, time
 import numpy as np
 import fastsoftmax as fs
 
@@ -223,8 +223,17 @@ small = np.random.default_rng(0).random((2000, 100))
 expected = fs.softmax(small)
 for workers in (1, 2):
     for _ in range(5):
+        calling = []
+
+        def interrupt():
+            while not calling:
+                time.sleep(0.001)
+            time.sleep(0.001)
+            signal.raise_signal(signal.SIGINT)
+
+        threading.Thread(target=interrupt).start()  # before, as a signal would break it off
         try:
-            threading.Timer(0.001, signal.raise_signal, (signal.SIGINT,)).start()
+            calling.append(True)
             while True:
                 fs.softmax(x, out=x, workers=workers)
         except KeyboardInterrupt:
