@@ -331,12 +331,13 @@ FSM_CORE void F(entropy_grad)(const F(entropy) *e, REAL maximum, REAL top, REAL 
 
 /* The same for targets that add up to so little that mass / total may underflow, or to no number: (w / total) mass - t. */
 FSM_NOINLINE void F(entropy_grad_small)(const F(entropy) *e, REAL maximum, double top, pair mass,
-                                        double total) {
+                                        pair total) {
     FSM_PIECES(first, end, e->n, e->watch) {
         for (size_t i = first; i < end; i++) {
-            const double w = e->x[i] == maximum ? top : (double)e->grad[i], p = w / total;
+            const double w = e->x[i] == maximum ? top : (double)e->grad[i], p = w / total.hi;
+            const double low = (fma(-p, total.hi, w) - p * total.lo) / total.hi;
             const double t = fma((double)e->target[i], e->keep, e->spread);
-            e->grad[i] = (REAL)fma(p, mass.hi, fma(p, mass.lo, -t));
+            e->grad[i] = (REAL)fma(p, mass.hi, fma(low, mass.hi, fma(p, mass.lo, -t)));
         }
     }
 }
@@ -421,7 +422,7 @@ FSM_INLINE REAL F(entropy_row)(const F(entropy) *e, const F(entropy_sums) *sums,
         const int is_top = !e->target && e->x[e->label] == maximum;
         const double at_label = e->target ? 0 : (double)e->grad[e->label];
         if (FSM_UNLIKELY(!(mass.hi >= SMALL_MASS))) {
-            F(entropy_grad_small)(e, maximum, top.hi, mass, total.hi);
+            F(entropy_grad_small)(e, maximum, top.hi, mass, total);
         } else {
             grad(e, maximum, (REAL)top.hi, hi, lo);
         }
