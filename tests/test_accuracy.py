@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks import search, worst_rows
+from benchmarks.computations import BY_TITLE, Batch, call, errors
 from benchmarks.exact import (
     BOUND,
     BOUND_GRADIENT,
@@ -422,125 +423,90 @@ def of_hex(words):
     return np.array([[float.fromhex(word) for word in words.split()]])
 
 
-# Calls of the NumPy backend in float64 with errors near the largest that a search found: the two
-# operands, options, and the error in ULP where exp and log1p are glibc's.
+# Rows on which the NumPy backend has errors near the largest that a search found in float64, 2.2 to
+# 3.5 ULP where exp and log1p are glibc's: logits, the second operand, the parameter.
 NUMPY_WITNESSES = {
-    "softmax, 2.24": (
+    "softmax": (
         """-0x1.39673dee618afp+0 -0x1.51556fb3a5dc8p+2 -0x1.dc2070850778cp+0 -0x1.dc2070850778cp+0
         -0x1.506c1d8394a26p+2 -0x1.3b83c2c1b430bp+1 -0x1.506c1d8394a09p+2""",
         None,
-        {},
+        None,
     ),
-    "log_softmax, 2.20": (
+    "log_softmax": (
         """-0x1.5cbac2b095337p+9 -0x1.5d1debd36bd97p+9 -0x1.722ec19caa176p+9 -0x1.e87be9f48ff0ep-3
         -0x1.5c5758febda3ep+9""",
         None,
-        {},
+        None,
     ),
-    "logsumexp, 3.52": (
+    "logsumexp": (
         "-0x1.d12f82d98eeb2p-4 -0x1.34885ad0efafcp+3 -0x1.7422569675b43p+0",
         None,
-        {},
+        None,
     ),
-    "softmax, tempered, 2.30": (
+    "softmax, tempered": (
         """-0x1.872dbd86afc6ap-2 -0x1.2d8eeb1eeef1ep-6 0x1.cd388c13a28f8p-4 0x1.cd598990c0738p-4
         0x1.2a4833316bbdbp-1 0x1.69741f3b64fa6p-2 0x1.50023ef453f76p-2""",
         None,
-        {"temperature": 0.7},
+        0.7,
     ),
-    "log_softmax, tempered, 2.20": (
+    "log_softmax, tempered": (
         "-0x1.652410cc013efp-10 -0x1.5a0aa10e388bep-7 -0x1.9a0e705eafdecp-15",
         None,
-        {"temperature": 3e-3},
+        3e-3,
     ),
-    "softmax_backward, 3.41": (
-        "-0x1.f932bedf5b0edp-1 0x1.24f4129a0e380p-10 -0x1.59f24c57f1617p-11 -0x1.59f24c48b1b64p-11",
+    "softmax_backward": (
         "-0x1.1e949a06426ccp+0 -0x1.2b8015f7d642bp+0 -0x1.1e9456fc62130p+0 -0x1.2b7ae93143051p+0",
-        {},
+        "-0x1.f932bedf5b0edp-1 0x1.24f4129a0e380p-10 -0x1.59f24c57f1617p-11 -0x1.59f24c48b1b64p-11",
+        None,
     ),
-    "log_softmax_backward, 3.33": (
-        "-0x1.2fa440cb0fc57p+1 -0x1.32e41f12b549dp+1 -0x1.378bff5dbccdbp+1 0x0.0000000000009p-1022",
+    "log_softmax_backward": (
         "-0x1.73d5aa4af16e9p+9 -0x1.74866d7f7879bp+9 -0x1.1efa0e06e9cf5p-1 -0x1.62c8222b58011p+9",
-        {},
+        "-0x1.2fa440cb0fc57p+1 -0x1.32e41f12b549dp+1 -0x1.378bff5dbccdbp+1 0x0.0000000000009p-1022",
+        None,
     ),
-    "softmax_cross_entropy, indices, 2.29": (
+    "softmax_cross_entropy of class indices": (
         """-0x1.5bae212dba586p+9 -0x1.632ea5e0d69c8p+9 -0x1.206d54b2d928dp-1 -0x1.5b32f86a10538p+9
         -0x1.5b32f86a10538p+9 -0x1.5b32f86a1052ep+9 -0x1.5b85ad30052a4p+9""",
         2,
-        {},
+        None,
     ),
-    "softmax_cross_entropy, indices smoothed, 2.66": (
+    "softmax_cross_entropy of class indices, smoothed": (
         """0x1.d69feed6e6986p+8 -0x1.e5314bced5716p+7 -0x1.1e9ab450ea902p+9 -0x1.1e9ab450ea902p+9
         0x1.d606ed4ef7cafp+8""",
         0,
-        {"label_smoothing": 0.9},
+        0.9,
     ),
-    "softmax_cross_entropy, probabilities, 2.16": (
-        "0x1.0cd61a872d376p-1 0x1.a6d7358413440p-4",
-        "0x1.745bad5c77faep-2 0x1.45d22951c4028p-1",
-        {},
-    ),
-    "softmax_cross_entropy, probabilities smoothed, 3.28": (
+    "softmax_cross_entropy of probabilities, smoothed": (
         "-0x1.f51601b65f7abp-2 -0x1.dfbf49f006111p+6 -0x1.dfbf49f006111p+6",
         "0x1.fffb03fad1df7p-1 0x1.3f014b8827400p-16 0x1.3f014b8827400p-16",
-        {"label_smoothing": 0.1},
+        0.1,
     ),
-    "softmax_cross_entropy, gradient, 3.47": (
+    "softmax_cross_entropy of probabilities": (
         "0x1.5ed48fc95453bp-4 0x1.1a8b290c9b53bp+1 0x1.1a8b290c9b53bp+1 0x1.08eb7415e3949p+2",
         """0x1.6f6c12ee2fea7p-24 0x1.fffffa4172f01p-1 0x1.b9888f1e9bb40p-34
         0x1.6f6c12ee2f104p-24""",
-        {},
+        None,
     ),
 }
 
 
-def largest_error(fs, function, x, y=None, **options):
-    """Return the largest error of a call in ULP of what its bound is of, subnormal results too."""
-    wide = x.astype(np.longdouble)
-    with np.errstate(all="ignore"):
-        if function in FUNCTIONS:
-            got = [getattr(fs, function)(x, **options)]
-            exact = FUNCTIONS[function](x, None, *options.values())
-            size = abs(exact)
-            if function == "logsumexp":
-                size = np.maximum(size, abs(wide.max(axis=-1)))
-            expected = [(exact, size)]
-        elif function == "segment_softmax":
-            got = [fs.segment_softmax(x.reshape(-1), np.arange(0, x.size + 1, x.shape[1]))]
-            exact = exact_softmax(x).reshape(-1)
-            expected = [(exact, exact)]
-        elif function.endswith("_backward"):
-            softmax = function == "softmax_backward"
-            given = (exact_softmax if softmax else exact_log_softmax)(y).astype(x.dtype)
-            got = [getattr(fs, function)(x, given)]
-            p = given.astype(np.longdouble) if softmax else np.exp(given.astype(np.longdouble))
-            left, inner = (wide * p, wide * p) if softmax else (wide, wide)
-            exact = left - p * inner.sum(axis=-1, keepdims=True)
-            expected = [(exact, abs(left) + p * abs(inner).sum(axis=-1, keepdims=True))]
-        else:
-            got = fs.softmax_cross_entropy(x, y, return_grad=True, **options)
-            n = x.shape[-1]
-            t = (y[:, None] == np.arange(n)) if y.dtype.kind == "i" else y
-            smoothing = np.longdouble(options.get("label_smoothing", 0))
-            t = (1 - smoothing) * t.astype(np.longdouble) + smoothing / n
-            terms = np.where(t == 0, 0, -t * exact_log_softmax(x))
-            loss, mass = terms.sum(axis=-1), t.sum(axis=-1, keepdims=True)
-            share = mass * exact_softmax(x)
-            expected = [(loss, abs(loss)), (share - t, share + t)]
-    error = 0.0
-    for result, (exact, size) in zip(got, expected, strict=True):
-        assert not np.isnan(result).any()
-        error = max(error, (abs(result - exact) / ulp_size(size, x.dtype)).max())
-    return error
+def largest_error(fs, title, x, second=None, parameter=None):
+    """Return the largest error of a computation, in ULP; of a gradient, x are logits."""
+    computation = BY_TITLE[title]
+    if computation.second == "grad_output":
+        forward = exact_log_softmax if title.startswith("log") else exact_softmax
+        x = forward(x).astype(x.dtype)
+    batch = Batch(x, second, parameter)
+    found = errors(computation, batch, call(fs, computation, batch), fs.name)
+    return max(of_kind.ulps.max() for of_kind in found.values())
 
 
 @pytest.mark.skipif(not IS_WIDER, reason="the reference is no wider than float64")
-@pytest.mark.parametrize("case", NUMPY_WITNESSES)
-def test_the_numpy_backend_keeps_its_bounds_on_the_worst_rows_found(numpy_fs, case):
-    function = case.split(",")[0]
-    first, second, options = NUMPY_WITNESSES[case]
+@pytest.mark.parametrize("title", NUMPY_WITNESSES)
+def test_the_numpy_backend_keeps_its_bounds_on_the_worst_rows_found(numpy_fs, title):
+    x, second, parameter = NUMPY_WITNESSES[title]
     second = np.array([second]) if isinstance(second, int) else second and of_hex(second)
-    error = largest_error(numpy_fs, function, of_hex(first), second, **options)
+    error = largest_error(numpy_fs, title, of_hex(x), second, parameter)
     assert error <= NUMPY_BOUND["float64"]
 
 
@@ -568,19 +534,16 @@ def test_the_numpy_backend_keeps_its_bounds_in_every_function(numpy_fs, dtype, n
     p = np.exp(-abs(rng.normal(0, 1, (rows, n)) * 10 ** rng.uniform(-2, 2, (rows, 1))))
     p = (p / p.sum(axis=-1, keepdims=True)).astype(dtype)
     labels = rng.integers(0, n, rows)
-    worst = {name: largest_error(numpy_fs, name, x) for name in [*FUNCTIONS, "segment_softmax"]}
-    for name in ("softmax", "log_softmax"):
-        for temperature in (0.7, 250.0):
-            error = largest_error(numpy_fs, name, x, temperature=temperature)
-            worst[f"{name} at {temperature}"] = error
-    for name in ("softmax_backward", "log_softmax_backward"):
-        worst[name] = largest_error(numpy_fs, name, g, x)
-    for smoothing in (0.0, 0.1, 0.9, 1.0):
-        for y in (labels, p):
-            error = largest_error(
-                numpy_fs, "softmax_cross_entropy", x, y, label_smoothing=smoothing
-            )
-            worst[f"cross-entropy of {y.dtype}, {smoothing}"] = error
+    second = {"indices": labels, "probabilities": p, "grad_output": g, "where": p > 0.5 / n}
+    second["where"][:, 0] = True
+    parameters = {"temperature": (0.7, 250.0), "label_smoothing": (0.1, 0.9, 1.0), "": (None,)}
+    worst = {
+        (title, parameter): largest_error(
+            numpy_fs, title, x, second.get(computation.second), parameter
+        )
+        for title, computation in BY_TITLE.items()
+        for parameter in parameters[computation.parameter]
+    }
     assert {name: error for name, error in worst.items() if error > NUMPY_BOUND[dtype]} == {}
 
 
@@ -592,13 +555,14 @@ def test_the_numpy_backend_loses_nothing_that_underflows_on_the_way(numpy_fs, n)
     x[:, 0] = 0  # the others' weights are subnormal, their sum need not be
     for name in ("log_softmax", "logsumexp"):
         assert largest_error(numpy_fs, name, x) <= NUMPY_BOUND["float64"]
-    assert largest_error(numpy_fs, "softmax_cross_entropy", x, np.zeros(3, int)) <= 4
+    title = "softmax_cross_entropy of class indices"
+    assert largest_error(numpy_fs, title, x, np.zeros(3, int)) <= NUMPY_BOUND["float64"]
     # A share of 1e-320 or less of a large sum, and a sum of products that are each below 2^-1074.
     g = rng.uniform(0.5, 1, (3, n)) * 1e30
-    assert largest_error(numpy_fs, "log_softmax_backward", g, x) <= NUMPY_BOUND["float64"]
+    assert largest_error(numpy_fs, "log_softmax_backward", x, g) <= NUMPY_BOUND["float64"]
     g = np.where(np.arange(n) == 0, 0, rng.uniform(1, 2, (3, n))) * 1e-15
     y = np.where(np.arange(n) == 0, 0, -np.full((3, n), 710.0))
-    assert largest_error(numpy_fs, "softmax_backward", g, y) <= NUMPY_BOUND["float64"]
+    assert largest_error(numpy_fs, "softmax_backward", y, g) <= NUMPY_BOUND["float64"]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
