@@ -91,7 +91,7 @@ class Batch:
         return replace(self, x=self.x[index : index + 1].copy(), second=second)
 
     def repeated(self, rows: int) -> Batch:
-        """Return a batch of one row, so many times."""
+        """Return a batch of one row `rows` times."""
         second = None if self.second is None else np.repeat(self.second, rows, axis=0)
         return replace(self, x=np.repeat(self.x, rows, axis=0), second=second)
 

@@ -74,7 +74,7 @@ def _plateau(rng: Random, rows: int, n: int, dtype: str) -> Array:
 
 
 def _periodic(rng: Random, rows: int, n: int, dtype: str) -> Array:
-    """Return two or three values in turn, each for so many elements, below one maximum."""
+    """Return two or three values in turn, each for some elements, below one maximum."""
     period = rng.choice((2, 8, 16, 64))
     values = [-_below(rng, rows, n, dtype) for _ in range(rng.integers(2, 4))]
     turns = np.arange(n) // max(1, period // len(values)) % len(values)

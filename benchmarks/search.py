@@ -31,7 +31,7 @@ DTYPES = ("float32", "float64", "float16")
 POOL = 8
 """Rows of a kind from which it is climbed."""
 PATIENCE = 40
-"""A row is left after so many batches that brought it nothing."""
+"""Batches that bring a row nothing before it is left."""
 MOST_ELEMENTS = 1 << 12
 """Of a batch of several rows."""
 LONG_SHARE = 0.2

@@ -42,7 +42,7 @@ class Record:
 
 
 def confirmed(functions: Any, kind: Kind, row: Batch, rows: int) -> Record:
-    """Return the error of one row: alone, or beside others like it where that is larger."""
+    """Return the error of one row: alone, or beside others like it, whichever is larger."""
     results = [call(functions, kind.computation, row)]
     if rows > 1:
         beside = call(functions, kind.computation, row.repeated(rows))

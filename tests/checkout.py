@@ -1,4 +1,7 @@
-"""Puts the checkout on the path, for `benchmarks`: last, so that an installed fastsoftmax is found."""
+"""Importing this puts the checkout on the path, for `benchmarks`.
+
+It comes last there, so that an installed fastsoftmax is found first.
+"""
 
 import sys
 from pathlib import Path

@@ -3,7 +3,7 @@
 import functools
 import types
 
-import checkout  # noqa: F401
+import checkout  # noqa: F401 - puts benchmarks on the path
 import pytest
 
 from fastsoftmax import _api, _backend

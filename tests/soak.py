@@ -29,7 +29,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-import checkout  # noqa: F401
+import checkout  # noqa: F401 - puts benchmarks on the path
 import numpy as np
 from calls import bfloat16, calls
 from functions import CALLS

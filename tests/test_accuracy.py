@@ -8,7 +8,7 @@ import functools
 import sys
 from dataclasses import dataclass
 
-import checkout  # noqa: F401
+import checkout  # noqa: F401 - puts benchmarks on the path
 import mpmath
 import numpy as np
 import pytest

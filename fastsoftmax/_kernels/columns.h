@@ -417,8 +417,8 @@ FSM_NOINLINE void F(logs_finish)(F(logs) *s) {
     s->logarithm = F(lanes_log_one_plus)(s->ratio);
 }
 
-/* The sums of a block's columns without the first largest element of a row, for logs_finish, and to w the weights, that element's
- * as 0, or something else without `weights`; 0 if a row is not plain. */
+/* The sums of a block's columns without the first largest element of a row, for logs_finish; 0 if a row is not plain. w is scratch,
+ * and has the `weights` afterwards if they are asked for, 0 for that element. */
 FSM_CORE int F(columns_logs_of)(const VEC *a, VEC *w, size_t n, const fsm_temperature *t,
                                 F(logs) *s, const int weights) {
     const VEC nothing = V(set1)(-INFINITY), found = V(set1)(FC(NAN));
@@ -741,7 +741,7 @@ FSM_INLINE void F(tall_weigh)(const fsm_tall *t, const F(pair_of) *own, F(mass) 
     const size_t j = both ? i + LANES : i;
     const REAL *x = CONST_ROW(t->x, t->x_step, i), *y = CONST_ROW(t->x, t->x_step, j);
     REAL *out_x = ROW(t->out, t->out_step, i), *out_y = ROW(t->out, t->out_step, j);
-    const int settles = i >= LANES && i / LANES % FC(SETTLED) == 0;
+    const int settles = F(settles)(i - i % LANES);
     for (size_t k = 0; k < t->blocks; k++) {
         if (!t->done[k]) {
             continue;

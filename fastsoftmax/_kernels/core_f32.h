@@ -53,6 +53,8 @@
 /* A mass of the others is as accurate as their sum from n times this on, or from half of the largest weight on. */
 #define F32_OTHERS_FROM 0x1p53
 #define F32_LOG_IN_TWO 0
+/* Vectors of weights in parts that are computed side by side; two keep a sum in memory where there are 16 registers. */
+#define F32_PARTS_AT_ONCE 1
 /* Beyond this |max|, max is subtracted first: exact for all that contributes (Sterbenz, 2 * 126 <= 4096). */
 #define F32_SHIFT_ABOVE 4096.0f
 
@@ -60,7 +62,7 @@
 #define F32_MASS_START 0x1p72f
 #define F32_MASS_START_BITS 0x63800000u
 #define F32_MASS_UNIT 0x1p49f
-/* After so many vectors, what a mass has collected besides its units is settled. */
+/* From one settling of what a mass has collected besides its units to the next: vectors. */
 #define F32_SETTLED 16
 /* Whether each chunk of a row of several starts above its own largest weight. */
 #define F32_OWN_STARTS 1

@@ -28,8 +28,10 @@
 #define F64_LIFTED_MAGIC 0x1p-893
 #define F64_LIFT_BITS 0x1p-895
 #define F64_LOG_CUT 767.0
+/* As in float32, where it matters: here what a mass loses is nothing beside any of these. */
 #define F64_OTHERS_FROM 0x1p116
 #define F64_LOG_IN_TWO 1
+#define F64_PARTS_AT_ONCE 2
 #define F64_SHIFT_ABOVE 4096.0
 
 /* Where the lanes of a mass start: the sum of a chunk, CHUNK * C * 2^(128.5) < 2^138 at most, then fits 53 bits above

@@ -77,7 +77,7 @@ FSM_INLINE pair precise_weight(double hi, double lo, double magic) {
 
 #define SQRT_HALF_BITS 0x3fe6a09e667f3bcdu
 
-/* log(1 + a) for a >= 0, as hi + lo within 2^-54 of itself where that is asked for, else within 2^-52 with lo = 0 (for float32).
+/* log(1 + a) for a >= 0, within 2^-54 of itself as hi + lo if `in_two`, else (for float32) within 2^-52 with lo = 0.
  * With s = 1 + a = 2^k (1 + u), -0.3 < u < 0.42, and t = u / (2 + u): log(1 + u) = 2 atanh(t) = u - u^2/2 + t (u^2/2 + t^2 P(t^2)),
  * the arrangement of fdlibm's e_log.c; P is the Taylor series of 2 atanh, 2/3 + 2/5 z + ..., cut where 0.0295^11 is below 2^-55.
  * Of hi + lo: k ln 2, u and u^2/2 are had exactly, as two numbers each. What is rounded is the last term, below a 19th of the result

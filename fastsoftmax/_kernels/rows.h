@@ -115,7 +115,7 @@ FSM_INLINE REAL F(row_max)(const REAL *x, size_t n) {
     return V(reduce_max)(V(max)(F(row_top)(x + first, (n - first) / LANES * LANES), ends));
 }
 
-/* The same, and that of each chunk to `chunks`, where the row needs them. */
+/* The same, and the largest element of each chunk to `chunks`, where the row needs them. */
 FSM_INLINE REAL F(row_maxima)(const REAL *x, size_t n, REAL *chunks) {
     if (!F(has_chunks)(n)) {
         return F(row_max)(x, n);
@@ -293,10 +293,12 @@ FSM_INLINE void F(stream_waiting)(F(waiting) *row, size_t vectors) {
     }
 }
 
-/* Before element i joins. */
+/* Whether masses are settled before the vector that starts with element i joins. */
+FSM_INLINE int F(settles)(size_t i) {
+    return FC(SETTLED) < FSM_CHUNK_VECTORS && i % (FC(SETTLED) * LANES) == 0 && i;
+}
 FSM_CORE void F(mass_settle_at)(F(mass) *mass, size_t i) {
-    const size_t run = FC(SETTLED) * LANES;
-    if (FC(SETTLED) < FSM_CHUNK_VECTORS && FSM_UNLIKELY(i % run == 0 && i)) {
+    if (FSM_UNLIKELY(F(settles)(i))) {
         F(mass_settle)(mass);
     }
 }
@@ -322,8 +324,7 @@ FSM_CORE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, REAL start, ptrdif
             F(stream_waiting)(waiting, 2);
         }
     }
-    /* In parts, AVX2 has the registers for two vectors at a time of float64 only. */
-    for (; !how.rare && how.parts && LANES == 8 && i + pair_of <= n; i += pair_of) {
+    for (; !how.rare && how.parts && FC(PARTS_AT_ONCE) == 2 && i + pair_of <= n; i += pair_of) {
         FSM_PREFETCH((const char *)(x + i) + ahead);
         FSM_PREFETCH((const char *)(x + i + LANES) + ahead);
         F(mass_take)(&mass, x, w, i, LANES, row, how);
@@ -388,7 +389,7 @@ FSM_NOINLINE F(total)
 }
 
 /* Sums in parts of all weights but that of element `skip`, with a relative accuracy that a mass has not where they are small;
- * of up to ACROSS elements. Weights are stored to w when given, that of `skip` as 0. */
+ * of up to ACROSS elements. Weights are stored to w when given, element `skip`'s as 0. */
 FSM_CORE F(part_sum)
     F(some_others)(const REAL *x, REAL *w, size_t n, size_t skip, const F(row) *row, int rare) {
     F(part_sum) sum;
