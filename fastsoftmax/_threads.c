@@ -1,14 +1,19 @@
 /* Design
- * A. Helpers are threads that sleep without the GIL until they are called. A call wakes some, takes parts of the work itself, and
- *    returns when no helper is at its work any more: one that did not wake in time is called off, not waited for.
- * B. The process has no more helpers than CPUs, whoever asks for them; what they do not do, the callers do. One that was idle for
- *    some seconds ends. Where no thread or no memory for one is to be had, there is one helper fewer, and no error.
- * C. Helpers know nothing of Python but its portable locks: no exception, signal handler or interpreter that ends can interfere. Only
- *    the main thread takes the GIL, for a moment now and then, and runs the handlers of signals that have come. Where one raises,
- *    all threads of the call stop at their next question; where one forks, the child does without those that it has not got.
- * D. A helper is its caller's between engage() and release(), and the pool's otherwise. It frees itself, after leaving the pool.
- * E. Each release of a lock follows an acquisition: a helper acquires `wake` once for each time that it is released, and is not
- *    released again before it did (REVOKED).
+ * A. Helpers are threads that sleep without the GIL until they are called. A call wakes some, takes
+ *    parts of the work itself, and returns when no helper is at its work any more: one that did not
+ *    wake in time is called off, not waited for.
+ * B. The process has no more helpers than CPUs, whoever asks for them; what they do not do, the
+ *    callers do. One that was idle for some seconds ends. Where no thread or no memory for one is
+ *    to be had, there is one helper fewer, and no error.
+ * C. Helpers know nothing of Python but its portable locks: no exception, signal handler or
+ *    interpreter that ends can interfere. Only the main thread takes the GIL, for a moment now and
+ *    then, and runs the handlers of signals that have come. Where one raises, all threads of the
+ *    call stop at their next question; where one forks, the child does without those that it has
+ *    not got.
+ * D. A helper is its caller's between engage() and release(), and the pool's otherwise. It frees
+ *    itself, after leaving the pool.
+ * E. Each release of a lock follows an acquisition: a helper acquires `wake` once for each time
+ *    that it is released, and is not released again before it did (REVOKED).
  */
 #include "Python.h"
 
@@ -102,7 +107,8 @@ static void free_helper(helper *h) {
 
 /* ---- a helper's side ---- */
 
-/* Takes a helper that was idle for long out of the pool. Returns 0 where it cannot: a caller has it, or has just called it off. */
+/* Takes a helper that was idle for long out of the pool. Returns 0 where it cannot: a caller has
+ * it, or has just called it off. */
 static int retire(helper *h) {
     lock_pool();
     helper **at = &pool.idle;
@@ -175,7 +181,8 @@ static helper *engage(void) {
     return h;
 }
 
-/* Returns the helpers of a call to the pool, the first one on top: at the next call they have the ranges that they had. */
+/* Returns the helpers of a call to the pool, the first one on top: at the next call they have the
+ * ranges that they had. */
 static void release(helper *last) {
     lock_pool();
     while (last) {
@@ -288,8 +295,8 @@ int fsm_execute(fsm_plan *plan) {
     return execute(plan, 0, 1, NULL);
 }
 
-/* In the main thread: whether a handler runs. Calls of its own do not ask: were each to run handlers that make calls, the stack
- * would overflow. */
+/* In the main thread: whether a handler runs. Calls of its own do not ask: were each to run
+ * handlers that make calls, the stack would overflow. */
 static int handling = 0;
 
 /* Runs the handlers of signals that have come. */

@@ -1,19 +1,23 @@
 /* Design
- * A. Dimensions that are one run in memory for every operand are merged as the plan is filled in, so that what is left is what
- *    the layout is.
- * B. Rows that are contiguous in every operand, in the format that is computed in, go to the kernels where they lie. Where the
- *    array is larger than the caches, the results of long rows are streamed past them: a line that is written whole need not
- *    be read.
+ * A. Dimensions that are one run in memory for every operand are merged as the plan is filled in,
+ *    so that what is left is what the layout is.
+ * B. Rows that are contiguous in every operand, in the format that is computed in, go to the
+ *    kernels where they lie. Where the array is larger than the caches, the results of long rows
+ *    are streamed past them: a line that is written whole need not be read.
  * C. Rows that lie side by side are taken a vector of rows at a time, where they lie.
- * D. All else is staged: a strip of rows is gathered into scratch as contiguous rows (transposed, converted to the
- *    computing format, masked elements as -inf), computed there by the same kernels, and scattered. The scratch is a strip,
- *    never the array, and the bits are those of the contiguous row. An operand that needs none of this is used as it lies.
- * E. A strip runs along the outer dimension with the smallest step in x, so that gathering reads whole cache lines.
- * F. Class indices and row pointers are copied, checked, and then used: another thread that changes them meanwhile gets a
- *    status or wrong results, never a wild access.
- * G. Nothing here allocates: fsm_prepare says how much scratch a thread needs, so that a call fails before its first store.
- * H. Every loop that can be long asks the thread's watch whether to stop, once in FSM_ASK_EVERY elements. What was to be done in the
- *    meantime is then done with numbers that mean nothing, until the status arrives here.
+ * D. All else is staged: a strip of rows is gathered into scratch as contiguous rows (transposed,
+ *    converted to the computing format, masked elements as -inf), computed there by the same
+ *    kernels, and scattered. The scratch is a strip, never the array, and the bits are those of the
+ *    contiguous row. An operand that needs none of this is used as it lies.
+ * E. A strip runs along the outer dimension with the smallest step in x, so that gathering reads
+ *    whole cache lines.
+ * F. Class indices and row pointers are copied, checked, and then used: another thread that changes
+ *    them meanwhile gets a status or wrong results, never a wild access.
+ * G. Nothing here allocates: fsm_prepare says how much scratch a thread needs, so that a call fails
+ *    before its first store.
+ * H. Every loop that can be long asks the thread's watch whether to stop, once in FSM_ASK_EVERY
+ *    elements. What was to be done in the meantime is then done with numbers that mean nothing,
+ *    until the status arrives here.
  */
 #include "arrays.h"
 #include "portable.h"
@@ -26,8 +30,8 @@
 #define LINE 64
 /* Operands of more bytes than this leave the caches that are a core's own. */
 #define FAR_FROM ((size_t)6 * 1024 * 1024)
-/* More memory than this comes fresh from the operating system (glibc's largest threshold; elsewhere it is lower): its pages are
- * zeroed, in the cache, when they are first written to. */
+/* More memory than this comes fresh from the operating system (glibc's largest threshold; elsewhere
+ * it is lower): its pages are zeroed, in the cache, when they are first written to. */
 #define FRESH_ABOVE ((size_t)32 * 1024 * 1024)
 /* A strip's rows take about half of a small L2. */
 #define STRIP_BYTES (256 * 1024)
@@ -38,12 +42,14 @@
 #define BESIDE_PART 512
 /* Of that many indices threads take parts of about the same size. */
 #define ENOUGH_PARTS 16
-/* Longer segments are counted for the watch one by one; the others by LABELS of them, each as if it had this length. */
+/* Longer segments are counted for the watch one by one; the others by LABELS of them, each as if it
+ * had this length. */
 #define ENOUGH_TO_ASK 1024
 /* Class indices copied and checked at a time. */
 #define LABELS 256
 
-/* Some items of a plan: where the operands begin, and how many indices there are of the dimension that is split. */
+/* Some items of a plan: where the operands begin, and how many indices there are of the dimension
+ * that is split. */
 typedef struct {
     const fsm_plan *plan;
     char *base[FSM_OPERANDS];
@@ -80,7 +86,8 @@ fsm_temperature fsm_make_temperature(double temperature, enum fsm_dtype computin
         t.inv_hi = inverse;
         t.inv_lo = fma(-scaled, inverse, 1.0) * inverse;
     } else {
-        /* Outside float32's range the result is that of the nearest end: one maximum, or all equal. Twice the inverse is used, too. */
+        /* Outside float32's range the result is that of the nearest end: one maximum, or all equal.
+         * Twice the inverse is used, too. */
         inverse = inverse > FLT_MAX / 2 ? (double)(FLT_MAX / 2)
                   : inverse < FLT_MIN   ? (double)FLT_MIN
                                         : inverse;
@@ -96,7 +103,8 @@ static int status_of(const part *at) {
     return at->watch ? (int)FSM_READ(at->watch->status) : 0;
 }
 
-/* Rows of n elements that are computed before asking whether to stop: one at least, and whole blocks of them if possible. */
+/* Rows of n elements that are computed before asking whether to stop: one at least, and whole
+ * blocks of them if possible. */
 static size_t rows_at_once(size_t n) {
     const size_t rows = FSM_ASK_EVERY / n;
     return rows >= STRIP_ROWS ? rows / STRIP_ROWS * STRIP_ROWS : rows ? rows : 1;
@@ -228,8 +236,9 @@ static void widen(const fsm_plan *p, enum fsm_dtype dtype, char *to, const char 
     }
 }
 
-/* float64 to float32 towards zero, with a last bit that says whether anything was cut off: to round that again, to fewer bits,
- * is to round the float64 once (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008). */
+/* float64 to float32 towards zero, with a last bit that says whether anything was cut off: to round
+ * that again, to fewer bits, is to round the float64 once (Boldo and Melquiond, "Emulation of a FMA
+ * and correctly rounded sums", 2008). */
 static float round_to_odd(double x) {
     float nearest = (float)x;
     if (x != x || (double)nearest == x) {
@@ -303,8 +312,8 @@ static void read_native(enum fsm_dtype dtype, const char *from, ptrdiff_t step, 
     }
 }
 
-/* Copies n class indices or row pointers from the caller's memory, which another thread may write to. One beyond int64 becomes
- * negative, and so out of range. */
+/* Copies n class indices or row pointers from the caller's memory, which another thread may write
+ * to. One beyond int64 becomes negative, and so out of range. */
 static void read_indices(const fsm_plan *p, const char *from, ptrdiff_t step, size_t n,
                          int64_t *to) {
     const enum fsm_dtype dtype = p->dtype[FSM_Y];
@@ -773,8 +782,8 @@ static int run_beside(const part *at, size_t rows) {
 
 /* ---- segments ---- */
 
-/* Calls `run` for each segment from `first` up to `last` whose pointers, as they are read now, are in order and within the
- * data, and whose length is at most `longest`. */
+/* Calls `run` for each segment from `first` up to `last` whose pointers, as they are read now, are
+ * in order and within the data, and whose length is at most `longest`. */
 FSM_INLINE int for_each_segment(const part *at, size_t first, size_t last, size_t longest,
                                 int (*run)(part *segment, size_t start, void *context),
                                 void *context) {

@@ -1,5 +1,6 @@
-/* One call as a plan: operands of any strides and formats in, contiguous rows to the kernels. The layer between the bindings
- * and one instruction set's rows; compiled once, for the baseline. Knows no Python. */
+/* One call as a plan: operands of any strides and formats in, contiguous rows to the kernels. The
+ * layer between the bindings and one instruction set's rows; compiled once, for the baseline. Knows
+ * no Python. */
 #ifndef FSM_ARRAYS_H
 #define FSM_ARRAYS_H
 
@@ -19,7 +20,8 @@
  *                                            or probabilities                   (losses)     may be absent
  *     segment_softmax          data          row pointers              -        result       -
  *
- * OUT may be X or Y itself (the backward functions), element for element; else no two operands overlap in what is written. */
+ * OUT may be X or Y itself (the backward functions), element for element; else no two operands
+ * overlap in what is written. */
 enum fsm_operand { FSM_X, FSM_Y, FSM_MASK, FSM_OUT, FSM_GRAD, FSM_OPERANDS };
 
 /* One dimension of all operands; steps in bytes, 0 where an operand does not extend along it. */
@@ -28,7 +30,8 @@ typedef struct {
     ptrdiff_t step[FSM_OPERANDS];
 } fsm_dimension;
 
-/* What the bindings fill in, and what fsm_prepare decides from it. Never copied: most of it is unused memory. */
+/* What the bindings fill in, and what fsm_prepare decides from it. Never copied: most of it is
+ * unused memory. */
 typedef struct {
     const fsm_kernels *kernels;
     enum fsm_function function;
@@ -39,8 +42,8 @@ typedef struct {
     fsm_temperature temperature;
     double smoothing; /* of the labels */
     int fresh;        /* the results' memory has been allocated for this call */
-    /* The outer dimensions, then the reduced ones, of which there is at least one. No extent is 0. For segments: one of the
-     * segments (steps: the row pointers'), one of the data. */
+    /* The outer dimensions, then the reduced ones, of which there is at least one. No extent is 0.
+     * For segments: one of the segments (steps: the row pointers'), one of the data. */
     int outer, inner;
     fsm_dimension dimension[FSM_MAX_DIMENSIONS];
 
@@ -54,7 +57,8 @@ typedef struct {
     int streamed;   /* results go past the caches, where they can */
     int far;        /* of fsm_rows */
     size_t scratch; /* bytes of scratch that each thread needs, from a cache line on */
-    /* Staged rows: how many at a time, elements from one to the next, and where in the scratch each operand is staged. */
+    /* Staged rows: how many at a time, elements from one to the next, and where in the scratch each
+     * operand is staged. */
     size_t strip, pitch, raw_at, at[FSM_OPERANDS];
 } fsm_plan;
 
@@ -73,8 +77,8 @@ static inline int fsm_is_integer(enum fsm_dtype dtype) {
     return dtype >= FSM_I8;
 }
 
-/* Appends a dimension after those there are, or merges it into the last where every operand allows. `from` is the first
- * dimension that it may be merged into: outer and reduced ones stay apart. */
+/* Appends a dimension after those there are, or merges it into the last where every operand allows.
+ * `from` is the first dimension that it may be merged into: outer and reduced ones stay apart. */
 static inline void fsm_append(fsm_plan *plan, int from, int *count, const fsm_dimension *added) {
     if (added->extent == 1) {
         return;
@@ -94,14 +98,16 @@ static inline void fsm_append(fsm_plan *plan, int from, int *count, const fsm_di
     plan->dimension[(*count)++] = *added;
 }
 
-/* Runs the plainest plan as it is, without dimensions: few unmasked rows of n elements, one after the other in every operand.
- * Returns 0, and nothing is done, where an operand is to be converted or the function is not one of fsm_rows. */
+/* Runs the plainest plan as it is, without dimensions: few unmasked rows of n elements, one after
+ * the other in every operand. Returns 0, and nothing is done, where an operand is to be converted
+ * or the function is not one of fsm_rows. */
 int fsm_run_packed(const fsm_plan *plan, size_t elements, size_t n);
 
 /* Decides what depends on sizes and layout. Returns a status; nothing is written. */
 enum fsm_status fsm_prepare(fsm_plan *plan, fsm_watch *watch);
 
-/* Runs items from `first` up to `last` of a plan that is prepared: an fsm_part_function. Returns a status. */
+/* Runs items from `first` up to `last` of a plan that is prepared: an fsm_part_function. Returns a
+ * status. */
 int fsm_run(const void *plan, size_t first, size_t last, void *scratch, fsm_watch *watch);
 
 /* T as the kernels want it, for arithmetic in `computing`. T > 0 and finite. */

@@ -1,16 +1,18 @@
 /* Gradients and the fused cross-entropy, included after rows.h for each format.
  *
- * Bounds, in ulp of the sum of the sizes of the terms; u is half a unit in the last place of 1, a weight's error at most 1.14 u
- * (core_*.h, F).
- *   softmax_backward: of four products of a lane the first is rounded four times, the last once: 4 u; g - dot rounds twice, the
- *   product once: 7 (what underflows apart).
- *   log_softmax_backward: a weight, two roundings: 2.2 (promised 3).
- *   cross-entropy: a distance d is rounded once, sums of t d and t, and their products with the smoothing, are two numbers each, as the
- *   logarithm is but for 0.93 u; the last rounding is 0.5: 1.5. Class indices without smoothing as log_softmax: 1.9 (promised
- *   2.5). Its gradient: a weight and the sum 1.8 u, or a smoothed target 2 u, and two roundings: 3.
+ * Bounds, in ulp of the sum of the sizes of the terms; u is half a unit in the last place of 1, a
+ * weight's error at most 1.14 u (core_*.h, F).
+ * - softmax_backward: of four products of a lane the first is rounded four times, the last once: 4
+ *   u; g - dot rounds twice, the product once: 7 (what underflows apart).
+ * - log_softmax_backward: a weight, two roundings: 2.2 (promised 3).
+ * - cross-entropy: a distance d is rounded once, sums of t d and t, and their products with the
+ *   smoothing, are two numbers each, as the logarithm is but for 0.93 u; the last rounding is 0.5:
+ *   1.5. Class indices without smoothing as log_softmax: 1.9 (promised 2.5). Its gradient: a weight
+ *   and the sum 1.8 u, or a smoothed target 2 u, and two roundings: 3.
  */
 
-/* Every NaN of a row made the canonical one. Needed only where an infinity or NaN came in or arithmetic overflowed. */
+/* Every NaN of a row made the canonical one. Needed only where an infinity or NaN came in or
+ * arithmetic overflowed. */
 FSM_NOINLINE void F(canonical_nans)(REAL *out, size_t n) {
     for (size_t i = 0; i < n; i++) {
         if (out[i] != out[i]) {
@@ -44,7 +46,8 @@ FSM_CORE REAL F(row_max_and_sum)(const REAL *x, size_t n, VEC *sum) {
     return V(reduce_max)(V(max)(m0, m1));
 }
 
-/* Vectors of products that are added up as they come before they join a sum that keeps what they round off. */
+/* Vectors of products that are added up as they come before they join a sum that keeps what they
+ * round off. */
 #define PRODUCTS 4
 
 /* Adds sum(g y). */
@@ -123,8 +126,8 @@ static void F(softmax_backward_along)(const fsm_rows *b) {
     F(edge_flush)(edge);
 }
 
-/* What e^y sum(g) is made of: e^y is a weight times 2^(N - bias) / C, and the power of two, `unbias`, is applied first (exact);
- * hi + lo is -sum(g) / C. */
+/* What e^y sum(g) is made of: e^y is a weight times 2^(N - bias) / C, and the power of two,
+ * `unbias`, is applied first (exact); hi + lo is -sum(g) / C. */
 typedef struct {
     F(row) row;
     VEC unbias, hi, lo;
@@ -175,7 +178,8 @@ FSM_CORE void F(add_elements)(F(sum) *sum, const REAL *g, size_t n) {
 /* What the gradient of a row needs, from the sum of g and the maximum of y. */
 FSM_INLINE F(expected)
     F(expected_of)(pair total, REAL largest, const fsm_temperature *t, REAL *top, int *shifted) {
-    /* e^y itself, which the weights are in units of: of a maximum far below 0 the unit would be 0. */
+    /* e^y itself, which the weights are in units of: of a maximum far below 0 the unit would be
+     * 0. */
     *top = largest < 0 ? 0 : largest;
     const F(start) s = F(row_start)(*top, FC(CUT), t);
     const pair product = {total.hi * FC(SCALE_INVERSE),
@@ -259,8 +263,8 @@ FSM_CORE VEC F(entropy_target)(const F(entropy) *e, size_t i, size_t count) {
     return V(fma)(given, V(set1)((REAL)e->keep), spread);
 }
 
-/* Sums over the classes, d_i = max - x_i being how far a class is below the largest: of t_i d_i and t_i over a distribution, and of
- * d_i where every class has a share. */
+/* Sums over the classes, d_i = max - x_i being how far a class is below the largest: of t_i d_i and
+ * t_i over a distribution, and of d_i where every class has a share. */
 typedef struct {
     F(sum) given, mass, distance;
 } F(moments);
@@ -287,7 +291,8 @@ FSM_CORE void F(add_moments)(F(moments) *m, const F(entropy) *e, REAL maximum) {
     }
 }
 
-/* The loss where a sum has overflowed, at an impossible class or for a distance beyond the format; from distances halved. */
+/* The loss where a sum has overflowed, at an impossible class or for a distance beyond the format;
+ * from distances halved. */
 FSM_NOINLINE REAL F(entropy_special)(const F(entropy) *e, REAL maximum, pair logarithm) {
     const double top = 0.5 * (double)maximum;
     pair sum = {0.0, 0.0};
@@ -309,7 +314,8 @@ FSM_NOINLINE REAL F(entropy_special)(const F(entropy) *e, REAL maximum, pair log
     return (REAL)(2 * sum.hi + mass * logarithm.hi);
 }
 
-/* w / total - t, from the weights of F(others) in e->grad. Those of the largest elements are `top`, exact to their last bit. */
+/* w / total - t, from the weights of F(others) in e->grad. Those of the largest elements are `top`,
+ * exact to their last bit. */
 FSM_CORE void F(entropy_grad)(const F(entropy) *e, REAL maximum, REAL top, REAL hi, REAL lo) {
     const VEC inv_hi = V(set1)(hi), inv_lo = V(set1)(lo), zero = V(set1)(0);
     const VEC largest = V(set1)(maximum), top_weight = V(set1)(top);
@@ -329,7 +335,8 @@ FSM_CORE void F(entropy_grad)(const F(entropy) *e, REAL maximum, REAL top, REAL 
     }
 }
 
-/* The same for targets that add up to so little that mass / total may underflow, or to no number: (w / total) mass - t. */
+/* The same for targets that add up to so little that mass / total may underflow, or to no number:
+ * (w / total) mass - t. */
 FSM_NOINLINE void F(entropy_grad_small)(const F(entropy) *e, REAL maximum, double top, pair mass,
                                         pair total) {
     FSM_PIECES(first, end, e->n, e->watch) {
@@ -343,7 +350,8 @@ FSM_NOINLINE void F(entropy_grad_small)(const F(entropy) *e, REAL maximum, doubl
 }
 #define SMALL_MASS 0x1p-40
 
-/* softmax - t at the label of a row, for its weight w; for a large t as (1 - t) - (1 - softmax), without the cancellation. */
+/* softmax - t at the label of a row, for its weight w; for a large t as (1 - t) - (1 - softmax),
+ * without the cancellation. */
 FSM_INLINE REAL F(entropy_at_label)(const F(entropy) *e, int is_top, double w, double total,
                                     double ratio) {
     const double t = e->keep + e->spread;
@@ -371,8 +379,8 @@ FSM_INLINE void F(entropy_finish)(F(entropy_sums) *sums) {
 typedef void F(moments_pass)(F(moments) *m, const F(entropy) *e, REAL maximum);
 typedef void F(grad_pass)(const F(entropy) *e, REAL maximum, REAL top, REAL hi, REAL lo);
 
-/* The loss, sum_i t_i (max + log - x_i) = keep sum_i t_i d_i + spread sum_i d_i + log sum_i t_i: no term is negative. To `mass` the
- * sum of the targets, smoothed. */
+/* The loss, sum_i t_i (max + log - x_i) = keep sum_i t_i d_i + spread sum_i d_i + log sum_i t_i: no
+ * term is negative. To `mass` the sum of the targets, smoothed. */
 FSM_CORE REAL F(entropy_loss)(const F(entropy) *e, REAL maximum, pair logarithm,
                               F(moments_pass) *add_moments, pair *mass) {
     *mass = (pair){1.0, 0.0};

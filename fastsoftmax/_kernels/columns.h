@@ -1,27 +1,30 @@
-/* Short rows, across: a block of LANES rows is transposed so that column i is one vector and a lane is a row; included after
- * rows.h and backward.h for each format.
+/* Short rows, across: a block of LANES rows is transposed so that column i is one vector and a lane
+ * is a row; included after rows.h and backward.h for each format.
  *
  * Design
- * A. The weights of a column, the sum over columns and all that follows are the operations of the row kernels, lane by lane:
- *    the sum's tree adds columns 8, 4, 2, 1 apart as the row kernel folds its lanes. So a row has the same bits here and
- *    alone; there is no horizontal step, and one division and one logarithm serve a block.
- * B. A block with a row that is not plain (a NaN, an infinite or large maximum) is left to the row kernels, before anything
- *    of it is written.
+ * A. The weights of a column, the sum over columns and all that follows are the operations of the
+ *    row kernels, lane by lane: the sum's tree adds columns 8, 4, 2, 1 apart as the row kernel
+ *    folds its lanes. So a row has the same bits here and alone; there is no horizontal step, and
+ *    one division and one logarithm serve a block.
+ * B. A block with a row that is not plain (a NaN, an infinite or large maximum) is left to the row
+ *    kernels, before anything of it is written.
  * C. What remains of a batch is padded to a block if that pays, else left to the row kernels.
- * D. gather and scatter are the same transposes for arrays.c: rows side by side to contiguous rows, and back.
- * E. Rows side by side of up to FSM_BESIDE_LENGTH elements need no transposing: a block of them is columns as it lies. Longer
- *    ones, in a softmax, are computed where they lie.
+ * D. gather and scatter are the same transposes for arrays.c: rows side by side to contiguous rows,
+ *    and back.
+ * E. Rows side by side of up to FSM_BESIDE_LENGTH elements need no transposing: a block of them is
+ *    columns as it lies. Longer ones, in a softmax, are computed where they lie.
  */
 
-/* Rows of so many elements at most go across (a softmax, whose rows are folded together otherwise, not so many); up to PADDED,
- * what remains of a batch is padded to a span. */
+/* Rows of so many elements at most go across (a softmax, whose rows are folded together otherwise,
+ * not so many); up to PADDED, what remains of a batch is padded to a span. */
 #define SOFTMAX_ACROSS (3 * LANES - 1)
 #define PADDED 16
-/* Rows of FC(NARROW) elements at most, one after the other, are transposed as what they are together; so are those of less than
- * COLUMNS anyway, by a copy. */
+/* Rows of FC(NARROW) elements at most, one after the other, are transposed as what they are
+ * together; so are those of less than COLUMNS anyway, by a copy. */
 #define MOST_NARROW 3
-/* Blocks side by side in a softmax: what one waits for (its maximum, sum, division) the other fills. One where a vector is
- * loops; where it is two registers, one from 5 columns on, and for a single column, which is not compiled by itself. */
+/* Blocks side by side in a softmax: what one waits for (its maximum, sum, division) the other
+ * fills. One where a vector is loops; where it is two registers, one from 5 columns on, and for a
+ * single column, which is not compiled by itself. */
 #ifdef FSM_CORE_CALLED
 #define BLOCKS(n) 1
 #elif defined(FSM_ONE_REGISTER)
@@ -31,7 +34,8 @@
 #endif
 #define MOST_BLOCKS 2
 
-/* Computes some rows of the batch from `first` on, a block or several, and returns how many; or nothing: 0. */
+/* Computes some rows of the batch from `first` on, a block or several, and returns how many; or
+ * nothing: 0. */
 typedef size_t F(columns_function)(const fsm_rows *b, size_t first);
 
 FSM_CORE void F(columns_load)(const REAL *x, ptrdiff_t stride, VEC *a, size_t n) {
@@ -102,7 +106,8 @@ FSM_CORE VEC F(columns_max)(const VEC *a, size_t n) {
         }                                                                                          \
     } while (0)
 
-/* What one block's columns weigh: the units of all, and lane by lane of the row kernel what is not whole units. */
+/* What one block's columns weigh: the units of all, and lane by lane of the row kernel what is not
+ * whole units. */
 typedef struct {
     VEC units, low[LANES];
 } F(columns_mass);
@@ -161,7 +166,8 @@ FSM_INLINE uint32_t F(columns_lanes)(size_t n) {
     return (uint32_t)(n < LANES ? n : LANES);
 }
 
-/* The sum of the columns' weights in parts, as of a logarithm; the weights to w when given (which may be x). */
+/* The sum of the columns' weights in parts, as of a logarithm; the weights to w when given (which
+ * may be x). */
 FSM_CORE F(sum) F(columns_sum)(const VEC *x, VEC *w, size_t n, const F(row) *row) {
     F(part_sum) lane[LANES];
     for (size_t i = 0; i < n && i < LANES; i++) {
@@ -371,7 +377,8 @@ FSM_NOINLINE int F(across_padded)(const fsm_rows *b, F(columns_function) *column
     return 1;
 }
 
-/* A batch of short rows: by `span` rows or more where that works, by rows elsewhere. `outputs`: elements a row of the result has. */
+/* A batch of short rows: by `span` rows or more where that works, by rows elsewhere. `outputs`:
+ * elements a row of the result has. */
 FSM_INLINE void F(across)(const fsm_rows *b, F(columns_function) *columns, size_t span,
                           fsm_rows_function *along, size_t outputs) {
     fsm_rows part = *b;
@@ -417,8 +424,9 @@ FSM_NOINLINE void F(logs_finish)(F(logs) *s) {
     s->logarithm = F(lanes_log_one_plus)(s->ratio);
 }
 
-/* The sums of a block's columns without the first largest element of a row, for logs_finish; 0 if a row is not plain. w is scratch,
- * and has the `weights` afterwards if they are asked for, 0 for that element. */
+/* The sums of a block's columns without the first largest element of a row, for logs_finish; 0 if a
+ * row is not plain. w is scratch, and has the `weights` afterwards if they are asked for, 0 for
+ * that element. */
 FSM_CORE int F(columns_logs_of)(const VEC *a, VEC *w, size_t n, const fsm_temperature *t,
                                 F(logs) *s, const int weights) {
     const VEC nothing = V(set1)(-INFINITY), found = V(set1)(FC(NAN));
@@ -473,7 +481,8 @@ FSM_NOINLINE int F(columns_log_of)(const fsm_rows *b, size_t first, VEC (*a)[ACR
 }
 
 #ifndef FSM_CORE_CALLED
-/* Up to LANES rows of up to FOLDED elements, folded together (rows.h, E); rows that need more than that, one by one. */
+/* Up to LANES rows of up to FOLDED elements, folded together (rows.h, E); rows that need more than
+ * that, one by one. */
 FSM_NOINLINE void F(log_folded)(const fsm_rows *b, size_t first, size_t rows, int single) {
     const size_t n = b->n;
     VEC hi[LANES], lo[LANES];
@@ -647,7 +656,8 @@ static void F(log_softmax_backward_rows)(const fsm_rows *b) {
     }
 }
 
-/* LANES losses and gradients of labels without smoothing, as F(entropy_row) has them; 0 if a row is not plain. */
+/* LANES losses and gradients of labels without smoothing, as F(entropy_row) has them; 0 if a row is
+ * not plain. */
 FSM_CORE int F(cross_entropy_columns)(const fsm_cross_entropy *b, size_t first) {
     const size_t n = b->n;
     VEC a[ACROSS], w[ACROSS], hi, lo;
@@ -718,8 +728,9 @@ static void F(cross_entropy_rows)(const fsm_cross_entropy *b) {
 #ifndef FSM_CORE_CALLED
 /* ---- rows side by side, of one chunk (kernels.h) ---- */
 
-/* Longer rows, in passes over all blocks of them, so that whole lines are read and written in turn. `first` and `second` are a
- * block's maxima, then its magic and limit, then its factor; the masses are those of each lane of the row kernel. */
+/* Longer rows, in passes over all blocks of them, so that whole lines are read and written in turn.
+ * `first` and `second` are a block's maxima, then its magic and limit, then its factor; the masses
+ * are those of each lane of the row kernel. */
 typedef struct {
     VEC first, second;
 } F(pair_of);
@@ -735,7 +746,8 @@ FSM_INLINE void F(tall_maxima)(const fsm_tall *t, F(pair_of) *own) {
     }
 }
 
-/* Element i of all blocks, and element i + LANES where there is one: two of one lane of the row kernel. */
+/* Element i of all blocks, and element i + LANES where there is one: two of one lane of the row
+ * kernel. */
 FSM_INLINE void F(tall_weigh)(const fsm_tall *t, const F(pair_of) *own, F(mass) *lane, size_t i,
                               const int both) {
     const size_t j = both ? i + LANES : i;

@@ -1,37 +1,50 @@
 /* float32: the weight of one vector, the running sum of weights, the factor that normalises.
  *
  * Design
- * A. Weights are w = C * 2^(64 - N) * e^x with N = round(max * log2 e): the maximum is never subtracted, so no rounding
- *    depends on it. C and 2^(64 - N) cancel in every ratio.
- * B. x = k * ln2/4 + r. `magic` carries N and the bias, so that the low bits of z are at once the number of steps, the index
- *    into the table of quarters (2 bits) and the exponent (8 bits). k * STEP_HI is subtracted exactly by the FMA. Four entries,
- *    as that is what AVX2 can look up in one operation; Horner's form, as its linear coefficient need not be 1.
- * C. Bias 64: the smallest weight kept, e^-104.25 of the maximum, is 2^-87, far from subnormal; the largest sum is
- *    below 2^(66 + log2 n).
- * D. What is below the cut-off is exactly 0: -inf, masks of -1e9, the padding of tails. NaN is not below and survives.
- * E. Sum of a softmax: every weight is added to its one of 16 lanes, which start at 2^72 and stay in that binade, so that their
- *    bits count units of 2^49: the counts of all lanes are added exactly, as integers. What the additions round off, at most
- *    half a unit each, is collected in floats; after 16 vectors the whole units of that are settled, i.e. join the count. Where a row
- *    has several chunks (rows.h, C), each starts above its own largest weight instead, so that its units fit what it consists of.
- *    One definition for every length and every path. (README.md: what else was tried, and its cost in ulp.)
- * F. Error of a weight, against C * 2^(64 - N) * e^x, over all 2^32 inputs: at most 0.7536 ulp, witness 0xc253c210, x = -52.940;
- *    at most 1.151 * 2^-24 of itself below, witness 0xc313ba1e, and 1.117 * 2^-24 above, witness 0x3fa66327.
- *    (tests/c/exhaustive_exp.c, which also sees to D on every input.)
- * G. A logarithm's weights are not rounded to float32 before they are added: table entry and polynomial, `power` + `factor` * q,
- *    join the sum apart, which takes no operation more. They are within 0.294 * 2^-24, witness 0x455ff233. What is below
- *    the cut-off weighs as much as the limit does, e^-126, which vanishes in every result. Rows of up to 64 elements add powers in
- *    float64, what is beside them in float32; longer ones are summed as in E, with the exact rest of each addition.
- * H. Bounds, with u = 2^-24; a relative error of u is at most 1 ulp of a result, at the upper end of a binade.
- *    softmax: an element and the sum may err in opposite directions, 1.151 u + 1.117 u (F). What the sum rounds off, at most half a
- *    unit a vector and lane, adds up to j half units after j vectors: 116 * 2^24 are lost in the additions of a lane in 16 vectors,
- *    2^36.9 in a chunk, whose largest weight is 2^63.79 or more: 0.13 u with the fold. The inverse is two floats; the last
- *    operation rounds by 0.5 ulp. Together 2.9 ulp (promised 3); 0.125 u more with a temperature, whose residual rounds r once more
- *    (promised 3.05). Results just above the subnormal ones lose half of the smallest number in w * lo, 0.5 ulp more in the
- *    lowest binade (promised 3.55); in subnormal ones the relative part is half as large, beside 0.5 for w * lo and 0.5 (promised 2.3).
- *    log_softmax, logsumexp: parts 0.294 u; of up to 64 elements, each lane's rest (at most 0.091 of its weight) is
- *    rounded by 0.172 u and its fold by 0.25 u of the sum: 0.72 u. A mass, taken where it is n * 2^53 or more, loses 2^36.9 / 2^63 = 0.23 u
- *    at most in the chunk with the maximum, 0.13 u in others and in its fold: 0.65 u. So log1p errs by at most 0.72 ulp, log_softmax,
- *    which two subtractions round, by 1.8 (promised 2); logsumexp, where log1p may be twice the result, by 1.95 (promised 2).
+ * A. Weights are w = C * 2^(64 - N) * e^x with N = round(max * log2 e): the maximum is never
+ *    subtracted, so no rounding depends on it. C and 2^(64 - N) cancel in every ratio.
+ * B. x = k * ln2/4 + r. `magic` carries N and the bias, so that the low bits of z are at once the
+ *    number of steps, the index into the table of quarters (2 bits) and the exponent (8 bits). k *
+ *    STEP_HI is subtracted exactly by the FMA. Four entries, as that is what AVX2 can look up in
+ *    one operation; Horner's form, as its linear coefficient need not be 1.
+ * C. Bias 64: the smallest weight kept, e^-104.25 of the maximum, is 2^-87, far from subnormal; the
+ *    largest sum is below 2^(66 + log2 n).
+ * D. What is below the cut-off is exactly 0: -inf, masks of -1e9, the padding of tails. NaN is not
+ *    below and survives.
+ * E. Sum of a softmax: every weight is added to its one of 16 lanes, which start at 2^72 and stay
+ *    in that binade, so that their bits count units of 2^49: the counts of all lanes are added
+ *    exactly, as integers. What the additions round off, at most half a unit each, is collected in
+ *    floats; after 16 vectors the whole units of that are settled, i.e. join the count. Where a row
+ *    has several chunks (rows.h, C), each starts above its own largest weight instead, so that its
+ *    units fit what it consists of. One definition for every length and every path. (README.md:
+ *    what else was tried, and its cost in ulp.)
+ * F. Error of a weight, against C * 2^(64 - N) * e^x, over all 2^32 inputs: at most 0.7536 ulp,
+ *    witness 0xc253c210, x = -52.940; at most 1.151 * 2^-24 of itself below, witness 0xc313ba1e,
+ *    and 1.117 * 2^-24 above, witness 0x3fa66327. (tests/c/exhaustive_exp.c, which also sees to D
+ *    on every input.)
+ * G. A logarithm's weights are not rounded to float32 before they are added: table entry and
+ *    polynomial, `power` + `factor` * q, join the sum apart, which takes no operation more. They
+ *    are within 0.294 * 2^-24, witness 0x455ff233. What is below the cut-off weighs as much as the
+ *    limit does, e^-126, which vanishes in every result. Rows of up to 64 elements add powers in
+ *    float64, what is beside them in float32; longer ones are summed as in E, with the exact rest
+ *    of each addition.
+ * H. Bounds, with u = 2^-24; a relative error of u is at most 1 ulp of a result, at the upper end
+ *    of a binade.
+ *    - softmax: an element and the sum may err in opposite directions, 1.151 u + 1.117 u (F). What
+ *      the sum rounds off, at most half a unit a vector and lane, adds up to j half units after j
+ *      vectors: 116 * 2^24 are lost in the additions of a lane in 16 vectors, 2^36.9 in a chunk,
+ *      whose largest weight is 2^63.79 or more: 0.13 u with the fold. The inverse is two floats;
+ *      the last operation rounds by 0.5 ulp. Together 2.9 ulp (promised 3); 0.125 u more with a
+ *      temperature, whose residual rounds r once more (promised 3.05). Results just above the
+ *      subnormal ones lose half of the smallest number in w * lo, 0.5 ulp more in the lowest binade
+ *      (promised 3.55); in subnormal ones the relative part is half as large, beside 0.5 for w * lo
+ *      and 0.5 (promised 2.3).
+ *    - log_softmax, logsumexp: parts 0.294 u; of up to 64 elements, each lane's rest (at most 0.091
+ *      of its weight) is rounded by 0.172 u and its fold by 0.25 u of the sum: 0.72 u. A mass,
+ *      taken where it is n * 2^53 or more, loses 2^36.9 / 2^63 = 0.23 u at most in the chunk with
+ *      the maximum, 0.13 u in others and in its fold: 0.65 u. So log1p errs by at most 0.72 ulp,
+ *      log_softmax, which two subtractions round, by 1.8 (promised 2); logsumexp, where log1p may
+ *      be twice the result, by 1.95 (promised 2).
  */
 #ifndef FSM_CORE_F32_H
 #define FSM_CORE_F32_H
@@ -42,23 +55,29 @@
 #define F32_MAGIC 0x1.8p23f
 /* Below max - 104.25 a softmax rounds to 0: e^-104.25 < 2^-150, half the smallest subnormal. */
 #define F32_CUT 104.25f
-/* rows.h, scale_low: a power of two that lifts every result out of the subnormal range; the smallest normal number times that; twice as
- * much; and the number whose bits are those of the power's exponent, 64. */
+/* rows.h, scale_low: a power of two that lifts every result out of the subnormal range; the
+ * smallest normal number times that; twice as much; and the number whose bits are those of the
+ * power's exponent, 64. */
 #define F32_LIFT 0x1p64f
 #define F32_LIFTED_NORMAL 0x1p-62f
 #define F32_LIFTED_MAGIC 0x1p-61f
 #define F32_LIFT_BITS 0x1p-63f
-/* The logarithmic functions add up what is far below 2^-150 too: n * e^-126 stays below it for n < 2^31. */
+/* The logarithmic functions add up what is far below 2^-150 too: n * e^-126 stays below it for n <
+ * 2^31. */
 #define F32_LOG_CUT 126.0f
-/* A mass of the others is as accurate as their sum from n times this on, or from half of the largest weight on. */
+/* A mass of the others is as accurate as their sum from n times this on, or from half of the
+ * largest weight on. */
 #define F32_OTHERS_FROM 0x1p53
 #define F32_LOG_IN_TWO 0
-/* Vectors of weights in parts that are computed side by side; two keep a sum in memory where there are 16 registers. */
+/* Vectors of weights in parts that are computed side by side; two keep a sum in memory where there
+ * are 16 registers. */
 #define F32_PARTS_AT_ONCE 1
-/* Beyond this |max|, max is subtracted first: exact for all that contributes (Sterbenz, 2 * 126 <= 4096). */
+/* Beyond this |max|, max is subtracted first: exact for all that contributes (Sterbenz, 2 * 126 <=
+ * 4096). */
 #define F32_SHIFT_ABOVE 4096.0f
 
-/* Where the lanes of a mass start: above CHUNK / 16 weights of C * 2^(64.5) < 2^65 each, so that no sum leaves the binade. */
+/* Where the lanes of a mass start: above CHUNK / 16 weights of C * 2^(64.5) < 2^65 each, so that no
+ * sum leaves the binade. */
 #define F32_MASS_START 0x1p72f
 #define F32_MASS_START_BITS 0x63800000u
 #define F32_MASS_UNIT 0x1p49f
@@ -67,7 +86,8 @@
 /* Whether each chunk of a row of several starts above its own largest weight. */
 #define F32_OWN_STARTS 1
 
-/* What one row's weights depend on besides x; the last four only where the maximum is large or there is a temperature. */
+/* What one row's weights depend on besides x; the last four only where the maximum is large or
+ * there is a temperature. */
 typedef struct {
     f32x16 shift;          /* 0, or the maximum where |max| is large */
     f32x16 magic;          /* 1.5 * 2^23 + 4 * (bias - N) */
@@ -84,7 +104,8 @@ typedef struct {
     f32x16 hi, lo;
 } f32_mass;
 
-/* What a weight is made of: the steps from the magic on; what is left of x, and the polynomial of that. */
+/* What a weight is made of: the steps from the magic on; what is left of x, and the polynomial of
+ * that. */
 typedef struct {
     f32x16 z, r, q;
 } f32_reduced;
@@ -116,7 +137,8 @@ FSM_INLINE f32x16 f32_scaled(f32x16 x, const f32_row *row, f32x16 *residual) {
     return product;
 }
 
-/* A row that is not `rare` has no shift and temperature 1; the operations for these would leave its bits as they are. */
+/* A row that is not `rare` has no shift and temperature 1; the operations for these would leave its
+ * bits as they are. */
 FSM_CORE f32x16 f32_weight(f32x16 x, const f32_row *row, int rare) {
     f32x16 residual = x;
     if (rare) {
@@ -172,7 +194,8 @@ FSM_CORE void f32_sum_add_product(f32_sum *sum, f32x16 a, f32x16 b) {
     sum->high = f64x8_fma(f64x8_widen_high(a), f64x8_widen_high(b), sum->high);
 }
 
-/* A sum of up to ACROSS weights in parts: of the powers, which float64 adds nearly exactly, and of what is beside them. */
+/* A sum of up to ACROSS weights in parts: of the powers, which float64 adds nearly exactly, and of
+ * what is beside them. */
 typedef struct {
     f32_sum powers;
     f32x16 rest;
@@ -254,7 +277,8 @@ FSM_INLINE void f32_running_add(f32_running *sum, const f32_mass *mass, float st
     const double unit = (double)start * 0x1p-23;
     *sum += (double)(int32_t)units * unit + (double)f32x16_reduce_add(mass->lo);
 }
-/* Where a chunk starts whose largest weight is 2^below of the row's, or so: as far above that as MASS_START is above the row's. */
+/* Where a chunk starts whose largest weight is 2^below of the row's, or so: as far above that as
+ * MASS_START is above the row's. */
 FSM_INLINE float f32_start_below(float below) {
     const int exponent = below > -140.0f ? (int)below : -140;
     const uint32_t bits = F32_MASS_START_BITS + ((uint32_t)exponent << 23);
@@ -303,7 +327,8 @@ FSM_INLINE void f32_inverse(f32_total total, float *hi, float *lo) {
     *lo = fmaf(-inverse, total.lo, fmaf(-inverse, total.hi, 1.0f)) * inverse;
 }
 
-/* The weight of the maximum, whose argument is hi + lo, to float64's accuracy: C32 2^64 in place of the core's C64 2^128. */
+/* The weight of the maximum, whose argument is hi + lo, to float64's accuracy: C32 2^64 in place of
+ * the core's C64 2^128. */
 FSM_INLINE pair f32_top_weight(double hi, double lo, double steps) {
     const pair top = precise_weight(hi, lo, 0x1.8p52 + F64_STEPS * (128.0 - steps));
     return (pair){top.hi * (0x1p-64 * F32_SCALE * F64_SCALE_INVERSE), 0.0};

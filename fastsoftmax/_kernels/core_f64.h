@@ -2,18 +2,24 @@
  *
  * Design (where it differs)
  * C. Bias 128: the smallest softmax weight kept, e^-745.5, is 2^-948.
- * E. Sum of a softmax: as in float32, over 8 lanes that start at 2^137, above which their sums have bits enough to be added
- *    exactly as they are. No row is long enough for remainders to matter: 2^44.5 of a chunk, beside a largest weight of 2^127.5.
- * F. Error of a weight, relative, with u = 2^-53: table 0.036 u, polynomial 0.024 u, r and q half a unit of theirs, u/32 each,
- *    the terms of q from r^2 on 0.004 u, and the last rounding u: 1.126 u. In parts (G), without that, 0.126 u.
- * G. Rows of up to 64 elements add powers by two-sums, what is beside them, at most 0.045 of a weight, in the low part.
- * H. Bounds. softmax: 2 * 1.126 u (0.06 u more with a temperature) and 0.5 ulp: 2.8, promised 3; nearly subnormal 3.3 (promised 3.55);
- *    subnormal 1.13 + 1 (promised 2.3).
- *    log_softmax, logsumexp: the others in parts 0.126 u, the rounding of the low parts 0.18 u in lanes of 8 and 0.14 u in their fold, the
- *    largest weight 0.126 u: 0.57 u of the quotient. log1p makes of that 0.57 * c u, c = R / (1 + R) / log1p(R), and adds 0.36 u
- *    at most, where R is about 0.41 and c 0.85 (core_scalar.h). So log_softmax, which two subtractions round, errs by 1.9 ulp at most;
- *    logsumexp, where log1p may be twice the result, by 1.9 where the result is just below 1/8 (promised 2 each). What a quotient
- *    lacks is subnormal itself where the result is nearly so: 0.5 ulp more in the lowest binade (promised 2.25).
+ * E. Sum of a softmax: as in float32, over 8 lanes that start at 2^137, above which their sums have
+ *    bits enough to be added exactly as they are. No row is long enough for remainders to matter:
+ *    2^44.5 of a chunk, beside a largest weight of 2^127.5.
+ * F. Error of a weight, relative, with u = 2^-53: table 0.036 u, polynomial 0.024 u, r and q half a
+ *    unit of theirs, u/32 each, the terms of q from r^2 on 0.004 u, and the last rounding u: 1.126
+ *    u. In parts (G), without that, 0.126 u.
+ * G. Rows of up to 64 elements add powers by two-sums, what is beside them, at most 0.045 of a
+ *    weight, in the low part.
+ * H. Bounds.
+ *    - softmax: 2 * 1.126 u (0.06 u more with a temperature) and 0.5 ulp: 2.8, promised 3; nearly
+ *      subnormal 3.3 (promised 3.55); subnormal 1.13 + 1 (promised 2.3).
+ *    - log_softmax, logsumexp: the others in parts 0.126 u, the rounding of the low parts 0.18 u in
+ *      lanes of 8 and 0.14 u in their fold, the largest weight 0.126 u: 0.57 u of the quotient.
+ *      log1p makes of that 0.57 * c u, c = R / (1 + R) / log1p(R), and adds 0.36 u at most, where R
+ *      is about 0.41 and c 0.85 (core_scalar.h). So log_softmax, which two subtractions round, errs
+ *      by 1.9 ulp at most; logsumexp, where log1p may be twice the result, by 1.9 where the result
+ *      is just below 1/8 (promised 2 each). What a quotient lacks is subnormal itself where the
+ *      result is nearly so: 0.5 ulp more in the lowest binade (promised 2.25).
  */
 #ifndef FSM_CORE_F64_H
 #define FSM_CORE_F64_H
@@ -34,8 +40,8 @@
 #define F64_PARTS_AT_ONCE 2
 #define F64_SHIFT_ABOVE 4096.0
 
-/* Where the lanes of a mass start: the sum of a chunk, CHUNK * C * 2^(128.5) < 2^138 at most, then fits 53 bits above
- * its unit, 2^85. */
+/* Where the lanes of a mass start: the sum of a chunk, CHUNK * C * 2^(128.5) < 2^138 at most, then
+ * fits 53 bits above its unit, 2^85. */
 #define F64_MASS_START 0x1p137
 /* No row is long enough for what these are for (core_f32.h). */
 #define F64_SETTLED FSM_CHUNK_VECTORS

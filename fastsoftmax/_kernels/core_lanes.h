@@ -1,5 +1,6 @@
-/* core_scalar.h and the ends of core_f32.h and core_f64.h lane by lane, for columns.h: each lane does the operations that the
- * scalar function of the same purpose does, in that order, so that either gives the bits of the other. */
+/* core_scalar.h and the ends of core_f32.h and core_f64.h lane by lane, for columns.h: each lane
+ * does the operations that the scalar function of the same purpose does, in that order, so that
+ * either gives the bits of the other. */
 #ifndef FSM_CORE_LANES_H
 #define FSM_CORE_LANES_H
 
@@ -94,7 +95,8 @@ FSM_CORE void f32_lanes_quotient(const f32_sum *numerator, const f32_sum *total,
     *lo =
         f32x16_narrow(f64x8_sub(low, f64x8_widen_low(*hi)), f64x8_sub(high, f64x8_widen_high(*hi)));
 }
-/* f32_mass_total: the lanes' counts of units, `lanes` of them added, and their remainders folded. */
+/* f32_mass_total: the lanes' counts of units, `lanes` of them added, and their remainders
+ * folded. */
 typedef struct {
     f32x16 hi, lo;
 } f32_totals;
@@ -181,7 +183,8 @@ FSM_CORE void f32_lanes_split_log(f32x16 maximum, f32_wide logarithm, f32x16 *hi
                         f64x8_add(f64x8_sub(high, f64x8_widen_high(*hi)), logarithm.high));
 }
 
-/* The cross-entropy's: others + top, 1, the top weight as float32, entropy_at_label of labels without smoothing. */
+/* The cross-entropy's: others + top, 1, the top weight as float32, entropy_at_label of labels
+ * without smoothing. */
 FSM_INLINE f32_sum f32_lanes_with_top(const f32_sum *others, const f32_sum *top) {
     return (f32_sum){f64x8_add(others->low, top->low), f64x8_add(others->high, top->high)};
 }
@@ -191,7 +194,8 @@ FSM_INLINE f32_sum f32_lanes_one(void) {
 FSM_INLINE f32x16 f32_lanes_high(const f32_sum *a) {
     return f32x16_narrow(a->low, a->high);
 }
-/* softmax - 1, i.e. minus what is missing: of the largest, others / (top + others); of another, 1 - w / total. */
+/* softmax - 1, i.e. minus what is missing: of the largest, others / (top + others); of another, 1 -
+ * w / total. */
 FSM_INLINE f64x8 lanes_minus_missing(f64x8 x, f64x8 maximum, f64x8 w, f64x8 total, f64x8 ratio) {
     const f64x8 one = f64x8_set1(1.0);
     const f64x8 of_top = f64x8_div(ratio, f64x8_add(one, ratio));

@@ -5,17 +5,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* A temperature T as (scale, 1 / (T * scale)): scale is a power of two, so that no product overflows. */
+/* A temperature T as (scale, 1 / (T * scale)): scale is a power of two, so that no product
+ * overflows. */
 typedef struct {
     int tempered; /* 0: T is 1, and so are scale and inv_hi */
     double scale;
     double inv_hi, inv_lo;
 } fsm_temperature;
 
-/* One thread's share in a call that may end early: by an error in another thread, or because the caller's thread is to. */
+/* One thread's share in a call that may end early: by an error in another thread, or because the
+ * caller's thread is to. */
 typedef struct fsm_watch {
     volatile size_t *status; /* of the call; where it is not 0, every thread is to stop */
-    /* Returns a status: whether the caller's thread is to end the call. Asked now and then; NULL: never, as in a helper. */
+    /* Returns a status: whether the caller's thread is to end the call. Asked now and then; NULL:
+     * never, as in a helper. */
     int (*ask)(struct fsm_watch *watch);
     int64_t asked; /* when, in milliseconds */
     size_t passed; /* elements since */
@@ -39,8 +42,9 @@ static inline int fsm_stops_after(fsm_watch *watch, size_t elements) {
     return fsm_stops(watch);
 }
 
-/* For a pass over n elements, in pieces from `i` up to `end`: all but the last of FSM_ASK_EVERY, which every vector's and chunk's
- * length divides. Between pieces it asks whether to stop; then the rest is not done. */
+/* For a pass over n elements, in pieces from `i` up to `end`: all but the last of FSM_ASK_EVERY,
+ * which every vector's and chunk's length divides. Between pieces it asks whether to stop; then the
+ * rest is not done. */
 #define FSM_PIECES(i, end, n, watch)                                                               \
     for (size_t i = 0, end = 0; fsm_next_piece(&i, &end, n, watch);)
 
@@ -53,7 +57,8 @@ static inline int fsm_next_piece(size_t *i, size_t *end, size_t n, fsm_watch *wa
     return 1;
 }
 
-/* A batch of contiguous rows. Row i of an operand starts at its base + i * its stride (bytes, any sign). */
+/* A batch of contiguous rows. Row i of an operand starts at its base + i * its stride (bytes, any
+ * sign). */
 typedef struct {
     size_t rows, n;
     const void *x; /* IN: logits; gradients for the backward functions */
@@ -76,15 +81,15 @@ typedef void fsm_rows_function(const fsm_rows *batch);
 
 /* Longer rows are not taken side by side. */
 #define FSM_BESIDE_LENGTH 128
-/* Rows side by side, as many as a vector has lanes: element i of all of them is vector i of `block`, aligned to a cache line.
- * Results take the elements' place (logsumexp: the first vector's). Returns 0, the block being spoilt, where a row needs
- * more than that. */
+/* Rows side by side, as many as a vector has lanes: element i of all of them is vector i of
+ * `block`, aligned to a cache line. Results take the elements' place (logsumexp: the first
+ * vector's). Returns 0, the block being spoilt, where a row needs more than that. */
 typedef int fsm_beside_function(void *block, size_t n);
 
 /* The weights of up to so many vectors go into one compensated sum. */
 #define FSM_CHUNK_VECTORS 64
-/* Longer rows side by side, of one such sum, where they lie: element i of block k of them is a vector at
- * x + i * x_step bytes + k cache lines. */
+/* Longer rows side by side, of one such sum, where they lie: element i of block k of them is a
+ * vector at x + i * x_step bytes + k cache lines. */
 typedef struct {
     size_t n, blocks;
     const void *x;
@@ -159,8 +164,8 @@ typedef struct {
     /* out = x where the mask is not 0, else `other`; out may be x. */
     void (*select[FSM_COMPUTE_DTYPES])(void *out, const void *x, const uint8_t *mask, size_t n,
                                        double other);
-    /* Rows that lie side by side, element i of them all at x + i * step bytes, to rows `pitch` elements apart, and back.
-     * Returns how many rows were moved: whole vectors of them. */
+    /* Rows that lie side by side, element i of them all at x + i * step bytes, to rows `pitch`
+     * elements apart, and back. Returns how many rows were moved: whole vectors of them. */
     size_t (*gather[FSM_COMPUTE_DTYPES])(void *packed, size_t pitch, const void *x, ptrdiff_t step,
                                          size_t rows, size_t n);
     size_t (*scatter[FSM_COMPUTE_DTYPES])(void *out, ptrdiff_t step, const void *packed,
@@ -171,12 +176,13 @@ typedef struct {
 size_t fsm_compiled(const fsm_kernels *const **tables);
 int fsm_supported(const fsm_kernels *kernels);
 
-/* Results of so many bytes go past the caches. fsm_detect, to be called once before any kernel, reads the CPU's cache sizes. */
+/* Results of so many bytes go past the caches. fsm_detect, to be called once before any kernel,
+ * reads the CPU's cache sizes. */
 void fsm_detect(void);
 size_t fsm_stream_from(void);
 
-/* The default floating-point environment (round to nearest, gradual underflow, no traps) while kernels run.
- * fsm_enter returns what fsm_leave needs to restore the caller's. */
+/* The default floating-point environment (round to nearest, gradual underflow, no traps) while
+ * kernels run. fsm_enter returns what fsm_leave needs to restore the caller's. */
 uint64_t fsm_enter(void);
 void fsm_leave(uint64_t saved);
 

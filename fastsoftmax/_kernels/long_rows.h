@@ -1,7 +1,8 @@
-/* Rows of more than FSM_ASK_EVERY elements, included after backward.h: in pieces, between which a call can end early (kernels.h). The
- * arithmetic, and so every bit, is that of rows.h and backward.h. Their loops have no such pieces: around a call, even one that is
- * seldom made, compilers keep vectors in memory (3 to 7 % of the time of logsumexp and of the gradients). They are compiled to be small,
- * for memory bounds them.
+/* Rows of more than FSM_ASK_EVERY elements, included after backward.h: in pieces, between which a
+ * call can end early (kernels.h). The arithmetic, and so every bit, is that of rows.h and
+ * backward.h. Their loops have no such pieces: around a call, even one that is seldom made,
+ * compilers keep vectors in memory (3 to 7 % of the time of logsumexp and of the gradients). They
+ * are compiled to be small, for memory bounds them.
  */
 
 FSM_SMALL REAL F(long_max)(const REAL *x, size_t n, fsm_watch *watch) {

@@ -87,7 +87,8 @@
 
 #define FSM_PRAGMA(text) _Pragma(#text)
 
-/* Before a loop of few rounds, whose number the compiler knows; not where that would unroll loops of loops. */
+/* Before a loop of few rounds, whose number the compiler knows; not where that would unroll loops
+ * of loops. */
 #if defined(FSM_CORE_CALLED)
 #define FSM_UNROLL
 #elif defined(__clang__)
@@ -98,7 +99,8 @@
 #define FSM_UNROLL
 #endif
 
-/* A cache line copied past the caches, both sides aligned to one; after the last, a fence orders them before what follows. */
+/* A cache line copied past the caches, both sides aligned to one; after the last, a fence orders
+ * them before what follows. */
 #if FSM_X86_64
 #include <xmmintrin.h>
 #define FSM_STREAM_LINE(to, from)                                                                  \

@@ -1,18 +1,23 @@
-/* The algorithms, row by row, written once and included for float32 and float64 by unit.h, which defines
- *   REAL the element type, VEC the vector type, LANES its width, V(op) a vector operation, F(name) a name of this format,
- *   FC(name) a constant of this format, FMA the scalar fma.
+/* The algorithms, row by row, written once and included for float32 and float64 by unit.h, which
+ * defines
+ *   REAL the element type, VEC the vector type, LANES its width, V(op) a vector operation, F(name)
+ *   a name of this format, FC(name) a constant of this format, FMA the scalar fma.
  *
  * Design
- * A. One definition of the sum of a row (core_*.h, E) for every path below, so that paths are free to differ in anything else.
+ * A. One definition of the sum of a row (core_*.h, E) for every path below, so that paths are free
+ *    to differ in anything else.
  * B. Padding is -inf: the identity of max, and weight exactly +0, the identity of the sum.
- * C. The weights of up to CHUNK elements are added to accumulators that start above every sum of them, so that the rounding of
- *    each addition is had by two subtractions (Dekker's Fast2Sum), and that the accumulators of all lanes add up exactly.
- *    What the rounding of the remainders, which is not compensated, comes to: core_f32.h, H.
+ * C. The weights of up to CHUNK elements are added to accumulators that start above every sum of
+ *    them, so that the rounding of each addition is had by two subtractions (Dekker's Fast2Sum),
+ *    and that the accumulators of all lanes add up exactly. What the rounding of the remainders,
+ *    which is not compensated, comes to: core_f32.h, H.
  * D. A vector that lies wholly beyond the row is left out: adding +0 changes nothing.
- * E. Rows of up to FOLDED elements are taken in groups of LANES: what a row ends with in the lanes of a vector (its maximum, its mass) is
- *    folded for all of them at once to one row a lane, and what follows is computed for all at once (core_lanes.h).
- * F. A subnormal operand or result takes Intel's processors some 150 cycles. Once there has been one (the processor keeps a flag),
- *    results come from other operations, with the same bits, until a group of rows has had none.
+ * E. Rows of up to FOLDED elements are taken in groups of LANES: what a row ends with in the lanes
+ *    of a vector (its maximum, its mass) is folded for all of them at once to one row a lane, and
+ *    what follows is computed for all at once (core_lanes.h).
+ * F. A subnormal operand or result takes Intel's processors some 150 cycles. Once there has been
+ *    one (the processor keeps a flag), results come from other operations, with the same bits,
+ *    until a group of rows has had none.
  */
 
 #define ROW(base, stride, i) ((REAL *)((char *)(base) + (ptrdiff_t)(i) * (stride)))
@@ -45,8 +50,8 @@ _Static_assert(FOLDED * sizeof(REAL) <= FSM_STREAM_ABOVE, "rows are streamed fro
 _Static_assert(2 * CHUNK * sizeof(REAL) >= GROUP_BYTES,
                "a row of several chunks is alone in its group");
 
-/* Where results are streamed, a line that two rows share waits here until it is whole: a store of a part of it would wait for
- * memory, and all streaming stores after it too. */
+/* Where results are streamed, a line that two rows share waits here until it is whole: a store of a
+ * part of it would wait for memory, and all streaming stores after it too. */
 typedef struct {
     REAL *at; /* where the elements belong, `held` of them, from the start of a line on */
     size_t held;
@@ -69,7 +74,8 @@ FSM_INLINE int F(has_chunks)(size_t n) {
 /* Of a row that is not long. */
 #define MOST_CHUNKS (FC(OWN_STARTS) ? FSM_ASK_EVERY / CHUNK : 1)
 
-/* From one group of rows to the next, to fetch that; 0 after the last, as what lies there may not be mapped. */
+/* From one group of rows to the next, to fetch that; 0 after the last, as what lies there may not
+ * be mapped. */
 FSM_INLINE ptrdiff_t F(ahead)(const fsm_rows *b, size_t first, size_t rows) {
     return first + rows < b->rows ? (ptrdiff_t)rows * b->x_stride : 0;
 }
@@ -80,7 +86,8 @@ FSM_INLINE void F(fill_nan)(REAL *out, size_t n) {
     }
 }
 
-/* The largest element of each lane; NaNs are passed over where possible (they reach the sum anyway). */
+/* The largest element of each lane; NaNs are passed over where possible (they reach the sum
+ * anyway). */
 FSM_CORE VEC F(row_top)(const REAL *x, size_t n) {
     VEC m0 = V(set1)(-INFINITY), m1 = m0, m2 = m0, m3 = m0;
     size_t i = 0;
@@ -104,8 +111,8 @@ FSM_INLINE size_t F(before_line)(const REAL *row, size_t n) {
     return n > FOLDED ? -((uintptr_t)row / sizeof(REAL)) % LANES : 0;
 }
 
-/* The largest element. A longer row is read by lines between its ends, which may overlap them; which of two zeros is found
- * does not matter. */
+/* The largest element. A longer row is read by lines between its ends, which may overlap them;
+ * which of two zeros is found does not matter. */
 FSM_INLINE REAL F(row_max)(const REAL *x, size_t n) {
     if (n <= FOLDED) {
         return V(reduce_max)(F(row_top)(x, n));
@@ -157,7 +164,8 @@ FSM_INLINE F(start) F(row_start)(REAL maximum, REAL cut, const fsm_temperature *
     if (s.shifted) {
         top = residual = 0;
     }
-    /* magic + STEPS (bias - steps) straight from the rounded sum; every operation after it is exact. */
+    /* magic + STEPS (bias - steps) straight from the rounded sum; every operation after it is
+     * exact. */
     const REAL rounded = FMA(top, FC(LOG2E), FC(MAGIC));
     const REAL steps = rounded - FC(MAGIC);
     s.magic = FMA(rounded, -FC(STEPS), (FC(STEPS) + 1) * FC(MAGIC) + FC(STEPS) * FC(BIAS));
@@ -245,8 +253,8 @@ FSM_CORE void F(store_weights)(REAL *w, VEC a, size_t count) {
     }
 }
 
-/* How weights are computed and added: rows that are shifted or tempered are `rare`; whether weights are `stored`; `parts` is a
- * logarithm's way (core_*.h, G). */
+/* How weights are computed and added: rows that are shifted or tempered are `rare`; whether weights
+ * are `stored`; `parts` is a logarithm's way (core_*.h, G). */
 typedef struct {
     int rare, stored, parts;
 } F(how);
@@ -303,8 +311,9 @@ FSM_CORE void F(mass_settle_at)(F(mass) *mass, size_t i) {
     }
 }
 
-/* The mass of up to CHUNK elements, from where its lanes start. What lies `ahead` bytes further, the next row, is fetched
- * meanwhile, and results of the row before, if one is `waiting`, are streamed: all that is bound by memory, this is not. */
+/* The mass of up to CHUNK elements, from where its lanes start. What lies `ahead` bytes further,
+ * the next row, is fetched meanwhile, and results of the row before, if one is `waiting`, are
+ * streamed: all that is bound by memory, this is not. */
 FSM_CORE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, REAL start, ptrdiff_t ahead,
                             const F(row) *row, const F(how) how, F(waiting) *waiting) {
     const size_t pair_of = 2 * LANES;
@@ -375,7 +384,8 @@ FSM_INLINE F(total) F(weights)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead
     return F(weights_as)(x, w, n, ahead, s, t, 0, NULL);
 }
 
-/* The same, meanwhile streaming what is `waiting`; a function of its own, for the registers it needs. */
+/* The same, meanwhile streaming what is `waiting`; a function of its own, for the registers it
+ * needs. */
 FSM_NOINLINE F(total)
     F(weights_meanwhile)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
                          const fsm_temperature *t, F(waiting) *waiting) {
@@ -388,8 +398,9 @@ FSM_NOINLINE F(total)
     return total;
 }
 
-/* Sums in parts of all weights but that of element `skip`, with a relative accuracy that a mass has not where they are small;
- * of up to ACROSS elements. Weights are stored to w when given, element `skip`'s as 0. */
+/* Sums in parts of all weights but that of element `skip`, with a relative accuracy that a mass has
+ * not where they are small; of up to ACROSS elements. Weights are stored to w when given, element
+ * `skip`'s as 0. */
 FSM_CORE F(part_sum)
     F(some_others)(const REAL *x, REAL *w, size_t n, size_t skip, const F(row) *row, int rare) {
     F(part_sum) sum;
@@ -476,8 +487,9 @@ FSM_INLINE double F(others_from)(size_t n) {
     return (double)(n < CHUNK ? n : CHUNK) * FC(OTHERS_FROM);
 }
 
-/* All weights but one of the largest, and what they are stored as: by their mass where the row is long and that is not small
- * beside the largest, else by a sum with a relative accuracy of its own. */
+/* All weights but one of the largest, and what they are stored as: by their mass where the row is
+ * long and that is not small beside the largest, else by a sum with a relative accuracy of its
+ * own. */
 FSM_INLINE pair F(others)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
                           const fsm_temperature *t) {
     if (n > ACROSS) {
@@ -551,8 +563,8 @@ FSM_INLINE void F(put)(REAL *out, VEC x, const F(edge) *edge) {
     }
 }
 
-/* out = out (hi + lo), from element `first` on as far as there are whole vectors. This is bound by loads and stores: of a long row
- * `first` is where the first cache line starts. */
+/* out = out (hi + lo), from element `first` on as far as there are whole vectors. This is bound by
+ * loads and stores: of a long row `first` is where the first cache line starts. */
 FSM_CORE void F(scale_lines)(REAL *out, size_t first, size_t n, REAL inv_hi, REAL inv_lo) {
     const VEC hi = V(set1)(inv_hi), lo = V(set1)(inv_lo);
     size_t i = first;
@@ -570,8 +582,8 @@ FSM_CORE void F(scale_lines)(REAL *out, size_t first, size_t n, REAL inv_hi, REA
         V(store)(out + i, F(normalised)(V(load)(out + i), hi, lo));
     }
 }
-/* The elements before and after those lines. A masked store holds up loads from its line, so this comes after all lines: of its row, or
- * of several rows, where these are short. */
+/* The elements before and after those lines. A masked store holds up loads from its line, so this
+ * comes after all lines: of its row, or of several rows, where these are short. */
 FSM_CORE void F(scale_ends)(REAL *out, size_t first, size_t n, REAL inv_hi, REAL inv_lo) {
     const VEC hi = V(set1)(inv_hi), lo = V(set1)(inv_lo);
     const size_t last = (n - first) % LANES;
@@ -588,16 +600,18 @@ FSM_CORE void F(scale_row)(REAL *out, size_t first, size_t n, REAL inv_hi, REAL 
     F(scale_ends)(out, first, n, inv_hi, inv_lo);
 }
 
-/* The results of weights in place, with other operations for weights below `limit`, whose product with `lo` is subnormal. None of
- * these has a subnormal operand or result. They are those of normalised(), lifted by a power of two; `magic` rounds the product with
- * `lo` to multiples of the smallest number, `normal` a result that is subnormal. Returns whether there were such weights. */
+/* The results of weights in place, with other operations for weights below `limit`, whose product
+ * with `lo` is subnormal. None of these has a subnormal operand or result. They are those of
+ * normalised(), lifted by a power of two; `magic` rounds the product with `lo` to multiples of the
+ * smallest number, `normal` a result that is subnormal. Returns whether there were such weights. */
 FSM_NOINLINE int F(scale_low)(REAL *out, size_t n, VEC hi, VEC lo) {
     const VEC zero = V(set1)(0), normal = V(set1)(FC(LIFTED_NORMAL)), lift = V(set1)(FC(LIFT));
     const VEC lifted_hi = V(mul)(hi, lift), lifted_lo = V(mul)(lo, lift);
     const VEC magnitude = V(max)(lifted_lo, V(sub)(zero, lifted_lo));
     const VEC below = V(set1)(FC(LIFTED_NORMAL) * (1 - (REAL)0x1p-22));
     const VEC limit = V(div)(below, V(max)(magnitude, normal));
-    /* Of the other sign than the product: their sum, below `magic`, has the smallest number for its unit. */
+    /* Of the other sign than the product: their sum, below `magic`, has the smallest number for its
+     * unit. */
     const VEC magic =
         V(where_equal)(magnitude, lifted_lo, V(set1)(-FC(LIFTED_MAGIC)), V(set1)(FC(LIFTED_MAGIC)));
     int found = 0;
@@ -657,8 +671,8 @@ FSM_NOINLINE void F(scale_pieces)(REAL *out, size_t n, REAL hi, REAL lo) {
     }
 }
 
-/* A few rows at a time, phase by phase: what a row waits for (its maximum, its sum, the division) is computed while the
- * processor has the other rows to go on with. */
+/* A few rows at a time, phase by phase: what a row waits for (its maximum, its sum, the division)
+ * is computed while the processor has the other rows to go on with. */
 static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
     F(start) start[GROUP];
     REAL chunks[MOST_CHUNKS]; /* of a row that has several, which is alone in its group */
@@ -812,9 +826,10 @@ static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
     }
 }
 
-/* A row of `count` vectors held in registers: one load, one store. It has only itself to wait for, so its exponentials are begun before
- * the maximum is known: N only moves their exponents. (Its parity would decide where an element lies half way between two steps;
- * but no float times STEPS_PER_UNIT does, up to SHIFT_ABOVE.) */
+/* A row of `count` vectors held in registers: one load, one store. It has only itself to wait for,
+ * so its exponentials are begun before the maximum is known: N only moves their exponents. (Its
+ * parity would decide where an element lies half way between two steps; but no float times
+ * STEPS_PER_UNIT does, up to SHIFT_ABOVE.) */
 FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int count,
                                  const fsm_temperature *t) {
     const size_t last = (size_t)(count - 1) * LANES;
@@ -923,8 +938,8 @@ FSM_INLINE VEC F(logged)(VEC x, VEC hi, VEC lo) {
     return V(sub)(V(sub)(x, hi), lo);
 }
 
-/* out = (x - hi) - lo, where hi + lo = max + log(sum): no cancellation but the exact one of x - hi; `first` as in scale_row, `edge`
- * where results are streamed. */
+/* out = (x - hi) - lo, where hi + lo = max + log(sum): no cancellation but the exact one of x - hi;
+ * `first` as in scale_row, `edge` where results are streamed. */
 FSM_CORE void F(log_softmax_plain)(const REAL *x, REAL *out, size_t first, size_t n, REAL log_hi,
                                    REAL log_lo, F(edge) *edge) {
     const VEC hi = V(set1)(log_hi), lo = V(set1)(log_lo);
@@ -940,8 +955,8 @@ FSM_CORE void F(log_softmax_plain)(const REAL *x, REAL *out, size_t first, size_
     }
 }
 
-/* (x - max) / T - log(sum), with x - max as a two-sum and the product's residual carried along; `row` as log_softmax_tempered
- * has it, `first` being the first factor of x. */
+/* (x - max) / T - log(sum), with x - max as a two-sum and the product's residual carried along;
+ * `row` as log_softmax_tempered has it, `first` being the first factor of x. */
 FSM_CORE VEC F(log_softmax_tempered_vector)(VEC x, VEC first, const F(row) *row, VEC log_hi,
                                             VEC log_lo) {
     const VEC zero = V(set1)(0), maximum = row->shift;
@@ -960,8 +975,9 @@ FSM_CORE VEC F(log_softmax_tempered_vector)(VEC x, VEC first, const F(row) *row,
 
 FSM_NOINLINE void F(log_softmax_tempered)(const REAL *x, REAL *out, size_t n, const F(start) *s,
                                           const fsm_temperature *t, pair logarithm) {
-    /* 1 / T as three factors, so that nothing overflows that has a result: the first, a half or 1, lets x - max fit; the second is a
-     * power of two; the last is 1 to 2, so that no product is larger than the result. */
+    /* 1 / T as three factors, so that nothing overflows that has a result: the first, a half or 1,
+     * lets x - max fit; the second is a power of two; the last is 1 to 2, so that no product is
+     * larger than the result. */
     const REAL factor = t->scale < 2 ? (REAL)0.5 : 1;
     F(row) row = F(row_of)(s, t);
     row.shift = V(set1)(s->maximum * factor);

@@ -1,8 +1,9 @@
 /* Design
- * A. Each thread has a range of its own, the same from call to call, whose rows may still be in its caches; it takes parts of
- *    that by a counter, and then of the others' ranges: a thread that began late, or is held up, takes fewer.
- * B. A part is small beside a thread's share: what the others wait for at the end is less than one part. It is large beside
- *    what taking it costs: a locked addition, and the start of a kernel.
+ * A. Each thread has a range of its own, the same from call to call, whose rows may still be in its
+ *    caches; it takes parts of that by a counter, and then of the others' ranges: a thread that
+ *    began late, or is held up, takes fewer.
+ * B. A part is small beside a thread's share: what the others wait for at the end is less than one
+ *    part. It is large beside what taking it costs: a locked addition, and the start of a kernel.
  */
 #include "shared.h"
 #include "portable.h"

@@ -4,8 +4,8 @@
 
 #include "kernels.h"
 
-/* Runs items of some work from `first` up to `last`, with scratch and a watch of the thread's own. Returns 0, or a status where it
- * failed. */
+/* Runs items of some work from `first` up to `last`, with scratch and a watch of the thread's own.
+ * Returns 0, or a status where it failed. */
 typedef int fsm_part_function(const void *work, size_t first, size_t last, void *scratch,
                               fsm_watch *watch);
 
@@ -29,8 +29,9 @@ typedef struct {
     fsm_range range[FSM_MOST_RANGES];
 } fsm_shared;
 
-/* Begins to share `items` of work, which have `elements` together, between threads. A part has at least `least` items, where that
- * gives each thread one. `run`, `work` and the scratch are the caller's to set. */
+/* Begins to share `items` of work, which have `elements` together, between threads. A part has at
+ * least `least` items, where that gives each thread one. `run`, `work` and the scratch are the
+ * caller's to set. */
 void fsm_share(fsm_shared *shared, size_t items, size_t least, size_t elements, size_t threads);
 
 /* Takes parts until none is left; for every thread, the caller's being 0. */

@@ -1,7 +1,8 @@
 /* The vector vocabulary on AVX2 with FMA and F16C: f32x16 and f64x8 are two registers each.
  *
  * Leans on (latency / reciprocal throughput, cycles, Golden Cove; uops.info):
- *   vfmadd 4 / 0.5, vpermps 3 / 1, vblendvps 3 / 1, vpslld 1 / 0.5, vcmpps 4 / 0.5, vmaskmovps load 3+ / 0.5.
+ *   vfmadd 4 / 0.5, vpermps 3 / 1, vblendvps 3 / 1, vpslld 1 / 0.5, vcmpps 4 / 0.5, vmaskmovps load
+ *   3+ / 0.5.
  * The table of eight doubles is four registers' worth of words: two vpermps and a blend.
  */
 #ifndef FSM_VEC_AVX2_H
@@ -169,8 +170,9 @@ FSM_INLINE uint32_t f32x16_reduce_bits(f32x16 x) {
     quarter = _mm_add_epi32(quarter, _mm_unpackhi_epi64(quarter, quarter));
     return (uint32_t)_mm_cvtsi128_si32(_mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 1)));
 }
-/* Eight vectors' reductions at once, as the commutative operation `join` has them. Where halves are joined, one operand takes
- * a half of each vector as it lies (a blend), so that only the other need be moved. */
+/* Eight vectors' reductions at once, as the commutative operation `join` has them. Where halves are
+ * joined, one operand takes a half of each vector as it lies (a blend), so that only the other need
+ * be moved. */
 #define FSM_FOLD8(name, join)                                                                      \
     FSM_INLINE __m256 name##8(const f32x16 *x) {                                                   \
         __m256 half[8], quarter[4], pair[2];                                                       \
@@ -262,7 +264,8 @@ FSM_INLINE void f32x16_store_group(float *p, ptrdiff_t stride, const f32x16 *x) 
     f32_store_group8((char *)p, stride, a);
     f32_store_group8((char *)p + 8 * stride, stride, b);
 }
-/* Four floats from p and four from p + 4 n, i.e. from the same places of rows 0 to 3 and of rows 4 to 7. */
+/* Four floats from p and four from p + 4 n, i.e. from the same places of rows 0 to 3 and of rows 4
+ * to 7. */
 FSM_INLINE __m256 f32_load_both(const float *p, size_t n) {
     return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * n),
                                 1);
@@ -429,8 +432,9 @@ FSM_INLINE __m256i f64_table_words(int shift) {
                              (int)(uint32_t)(table[6] >> shift),
                              (int)(uint32_t)(table[7] >> shift));
 }
-/* The entries' low and high words are looked up for eight lanes at a time, in the order a0 a1 b0 b1 | a2 a3 b2 b3 that shuffling
- * the indices together gives and that interleaving the words undoes. */
+/* The entries' low and high words are looked up for eight lanes at a time, in the order a0 a1 b0 b1
+ * | a2 a3 b2 b3 that shuffling the indices together gives and that interleaving the words
+ * undoes. */
 FSM_INLINE f64x8 f64x8_power(f64x8 steps) {
     const __m256i index = _mm256_castps_si256(
         _mm256_shuffle_ps(_mm256_castpd_ps(steps.a), _mm256_castpd_ps(steps.b), 0x88));

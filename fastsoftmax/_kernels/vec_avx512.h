@@ -1,7 +1,8 @@
 /* The vector vocabulary on AVX-512 (F, DQ, BW, VL): f32x16 and f64x8 are one register each.
  *
  * Leans on (latency / reciprocal throughput, cycles, Golden Cove; uops.info):
- *   vfmadd 4 / 0.5, vpermps 3 / 1 (port 5), vpslld 1 / 1, vpaddd 1 / 0.5, vcmpps to mask 3 / 1, vcvtps2pd 7 / 1.
+ *   vfmadd 4 / 0.5, vpermps 3 / 1 (port 5), vpslld 1 / 1, vpaddd 1 / 0.5, vcmpps to mask 3 / 1,
+ *   vcvtps2pd 7 / 1.
  * Tails are masked loads and stores: nothing outside the row is touched.
  */
 #ifndef FSM_VEC_AVX512_H
@@ -108,8 +109,9 @@ FSM_INLINE uint32_t f32x16_reduce_bits(f32x16 a) {
     quarter = _mm_add_epi32(quarter, _mm_unpackhi_epi64(quarter, quarter));
     return (uint32_t)_mm_cvtsi128_si32(_mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 1)));
 }
-/* Sixteen vectors' reductions at once, as the commutative operation `join` has them. Where halves and quarters are joined, one
- * operand takes them of each vector as they lie (a blend), so that only the other need be moved. */
+/* Sixteen vectors' reductions at once, as the commutative operation `join` has them. Where halves
+ * and quarters are joined, one operand takes them of each vector as they lie (a blend), so that
+ * only the other need be moved. */
 #define FSM_FOLD16(name, join)                                                                     \
     FSM_INLINE f32x16 name(const f32x16 *a) {                                                      \
         f32x16 half[8], quarter[4], pair[2];                                                       \
@@ -191,7 +193,8 @@ FSM_INLINE void f32x16_store_group(float *p, ptrdiff_t stride, const f32x16 *a) 
         f32_store_quarters((char *)p + r * stride, stride, rows[r]);
     }
 }
-/* Where element 3r + c of three vectors is: in the first two (index), or in the third (mask, index). */
+/* Where element 3r + c of three vectors is: in the first two (index), or in the third (mask,
+ * index). */
 FSM_INLINE f32x16 f32_every_third(f32x16 a, f32x16 b, f32x16 c, __m512i first, __mmask16 third,
                                   __m512i last) {
     return _mm512_mask_permutexvar_ps(_mm512_permutex2var_ps(a, first, b), third, last, c);

@@ -1,5 +1,6 @@
-/* The vector vocabulary in portable C: lanes are array elements, fma() is the C library's (correctly rounded
- * with or without hardware). Defines the meaning of each operation for the other headers. */
+/* The vector vocabulary in portable C: lanes are array elements, fma() is the C library's
+ * (correctly rounded with or without hardware). Defines the meaning of each operation for the other
+ * headers. */
 #ifndef FSM_VEC_GENERIC_H
 #define FSM_VEC_GENERIC_H
 
@@ -85,7 +86,8 @@ FSM_INLINE unsigned f32x16_equal(f32x16 a, f32x16 b) {
     }
     return bits;
 }
-/* C * 2^(s/4), where the integer s stands in the low 10 bits of `steps`, the exponent as the table has it. */
+/* C * 2^(s/4), where the integer s stands in the low 10 bits of `steps`, the exponent as the table
+ * has it. */
 FSM_INLINE f32x16 f32x16_power(f32x16 steps) {
     static const uint32_t table[4] = F32_TABLE;
     uint32_t bits[16];
@@ -157,7 +159,8 @@ FSM_INLINE f32x16 f32x16_add_bits(f32x16 a, f32x16 b) {
     memcpy(a.v, x, sizeof x);
     return a;
 }
-/* The integer in the bits, less `offset`, as the sum of two floats; anything where the first overflows an int32. */
+/* The integer in the bits, less `offset`, as the sum of two floats; anything where the first
+ * overflows an int32. */
 FSM_INLINE void f32x16_split_bits(f32x16 a, uint32_t offset, f32x16 *hi, f32x16 *lo) {
     uint32_t bits[16];
     memcpy(bits, a.v, sizeof bits);
@@ -320,7 +323,8 @@ FSM_INLINE unsigned f64x8_equal(f64x8 a, f64x8 b) {
     }
     return bits;
 }
-/* C * 2^(s/8), where the integer s stands in the low 14 bits of `steps`, the exponent as the table has it. */
+/* C * 2^(s/8), where the integer s stands in the low 14 bits of `steps`, the exponent as the table
+ * has it. */
 FSM_INLINE f64x8 f64x8_power(f64x8 steps) {
     static const uint64_t table[8] = F64_TABLE;
     uint64_t bits[8];
@@ -380,7 +384,8 @@ FSM_INLINE f64x8 f64x8_div(f64x8 a, f64x8 b) {
 FSM_INLINE f64x8 f64x8_where_equal(f64x8 a, f64x8 b, f64x8 yes, f64x8 no) {
     FSM_LANES(f64x8, 8, a.v[i] == b.v[i] ? yes.v[i] : no.v[i]);
 }
-/* The integer k with from <= a / 2^k < 2 from, for a at or above the number whose bits are `from`; any k for a NaN. */
+/* The integer k with from <= a / 2^k < 2 from, for a at or above the number whose bits are `from`;
+ * any k for a NaN. */
 FSM_INLINE f64x8 f64x8_binade(f64x8 a, uint64_t from) {
     uint64_t bits[8];
     memcpy(bits, a.v, sizeof bits);

@@ -1,6 +1,7 @@
 /* The vector vocabulary on Advanced SIMD (AArch64): f32x16 and f64x8 are four registers each.
  *
- * The table look-ups are byte look-ups: TBL over two registers for eight floats, over four for eight doubles. */
+ * The table look-ups are byte look-ups: TBL over two registers for eight floats, over four for
+ * eight doubles. */
 #ifndef FSM_VEC_NEON_H
 #define FSM_VEC_NEON_H
 

@@ -1,9 +1,11 @@
-/* Runs one instruction set's kernels over a file of rows and writes the results' bytes to standard output.
+/* Runs one instruction set's kernels over a file of rows and writes the results' bytes to standard
+ * output.
  *
  *     bits NAME < rows
  *
- * The file is a sequence of records, written by test_bits.py: a header, then the operands of all rows, without gaps. No Python
- * and no foreign library, so that it can be built statically for another processor and run in an emulator.
+ * The file is a sequence of records, written by test_bits.py: a header, then the operands of all
+ * rows, without gaps. No Python and no foreign library, so that it can be built statically for
+ * another processor and run in an emulator.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,7 +65,8 @@ static const fsm_kernels *find(const char *name) {
 
 static const fsm_kernels *kernels;
 
-/* An operand of rows: where it is, its format, and its steps from row to row and from element to element. */
+/* An operand of rows: where it is, its format, and its steps from row to row and from element to
+ * element. */
 static void set_operand(fsm_plan *plan, enum fsm_operand operand, void *memory,
                         enum fsm_dtype dtype, size_t row, size_t element) {
     plan->base[operand] = memory;

@@ -1,4 +1,5 @@
-/* The floating-point control register, for tests that change it under the library's feet. A shared library for ctypes. */
+/* The floating-point control register, for tests that change it under the library's feet. A shared
+ * library for ctypes. */
 #include <stdint.h>
 
 #if defined(__x86_64__)

@@ -2,12 +2,15 @@
  *
  *     exhaustive_exp FIRST STEP [BITS...]
  *
- * The inputs are the bit patterns FIRST, FIRST + STEP, ... below 2^32, and BITS. Each is taken as the maximum of its row; and,
- * where it is not positive, as an element of a row whose maximum is 0. Other maxima add nothing: N enters the weight as
- * an exact power of two only. Prints "ulp N hexadecimal-input"; "below N hexadecimal-input" and "above N hexadecimal-input", how far a
- * weight is from the exact one at most, in 2^-24 of that; "parts N hexadecimal-input", the same, to either side, before a weight's
- * last rounding; "wrong N" and "sum N": inputs whose weight is not what D and F of the design say (0 below the cut-off, NaN from NaN, no infinity), and a sum of all
- * bits, the same for every instruction set. Compile with -DVECTORS='"vec_<name>.h"' and the flags of that instruction set.
+ * The inputs are the bit patterns FIRST, FIRST + STEP, ... below 2^32, and BITS. Each is taken as
+ * the maximum of its row; and, where it is not positive, as an element of a row whose maximum is 0.
+ * Other maxima add nothing: N enters the weight as an exact power of two only. Prints "ulp N
+ * hexadecimal-input"; "below N hexadecimal-input" and "above N hexadecimal-input", how far a weight
+ * is from the exact one at most, in 2^-24 of that; "parts N hexadecimal-input", the same, to either
+ * side, before a weight's last rounding; "wrong N" and "sum N": inputs whose weight is not what D
+ * and F of the design say (0 below the cut-off, NaN from NaN, no infinity), and a sum of all bits,
+ * the same for every instruction set. Compile with -DVECTORS='"vec_<name>.h"' and the flags of that
+ * instruction set.
  */
 #include <inttypes.h>
 #include <math.h>

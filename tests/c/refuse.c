@@ -1,4 +1,5 @@
-/* A malloc and a pthread_create that fail where a test says so. Preloaded, so that they come before the C library's. */
+/* A malloc and a pthread_create that fail where a test says so. Preloaded, so that they come before
+ * the C library's. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -21,7 +22,8 @@ static atomic_int threads;
 static atomic_size_t least, most;
 static atomic_uint_fast64_t count;
 
-/* Refuse sizes from `from` to `to`: in the main thread (1), in all others (2), in any (3), in none (0). */
+/* Refuse sizes from `from` to `to`: in the main thread (1), in all others (2), in any (3), in none
+ * (0). */
 void refuse_memory(int in_threads, size_t from, size_t to) {
     atomic_store(&least, from);
     atomic_store(&most, to);
@@ -36,7 +38,8 @@ void refuse_threads(int refuse) {
 
 static atomic_uint_fast64_t until;
 
-/* Refuse the n-th from now on of all that can be refused, in any thread: memory of any size, or a thread. 0 is none. */
+/* Refuse the n-th from now on of all that can be refused, in any thread: memory of any size, or a
+ * thread. 0 is none. */
 void refuse_allocation(uint64_t n) {
     atomic_store(&until, n);
 }
