@@ -6,10 +6,12 @@ import io
 import re
 from pathlib import Path
 
+import checkout  # noqa: F401 - puts benchmarks on the path
 import numpy as np
 import pytest
 
 import fastsoftmax
+from benchmarks import exact, worst_rows
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^##+ (.*?)\n(.*?)(?=^##+ |\Z)", README, re.MULTILINE | re.DOTALL))
@@ -76,3 +78,42 @@ def test_translations_from_other_libraries_run(translation):
     names["mask"] = rng.random((4, 5)) < 0.7
     for code in re.findall(r"`(.*?)`", translation):
         exec(code, names)
+
+
+GRADIENT = exact.BOUND_GRADIENT
+BOUNDS = {
+    "`softmax`": (exact.BOUND["softmax"], r"(segment_)?softmax(, masked)?"),
+    "`softmax` with a temperature": (exact.BOUND_TEMPERED, "softmax, tempered"),
+    "`softmax`, results just above the smallest normal number": (
+        exact.BOUND_NEAR_SUBNORMAL,
+        r".*: near the subnormal",
+    ),
+    "`softmax`, results below that": (exact.BOUND_SUBNORMAL, r".*: subnormal"),
+    "`log_softmax`, near 0 too": (exact.BOUND["log_softmax"], r"log_softmax(, .*)?"),
+    "`logsumexp`, of the larger of `abs(max)` and the result": (
+        exact.BOUND["logsumexp"],
+        r"logsumexp(, .*)?",
+    ),
+    "`softmax_cross_entropy`, with any labels and smoothing": (exact.BOUND_LOSS, r".*: loss"),
+    "its gradient": (GRADIENT["softmax_cross_entropy"], r".*: gradient"),
+    "`log_softmax_backward`": (GRADIENT["log_softmax_backward"], "log_softmax_backward"),
+    "`softmax_backward`": (GRADIENT["softmax_backward"], "softmax_backward"),
+}
+"""What the table of bounds has a line for: its bound, and the titles of the rows that were found."""
+
+
+def test_the_table_of_bounds_has_those_that_are_tested_and_the_worst_rows_that_are_kept():
+    def found(titles, dtype):
+        errors = [
+            row["max_ulp"]
+            for row in worst_rows.known()
+            if row["dtype"] == dtype and re.fullmatch(titles, row["title"])
+        ]
+        return f"{max(errors):.1f}"
+
+    lines = [
+        f"| {label} | {bound:g} | {found(titles, 'float32')} | {found(titles, 'float64')} |"
+        for label, (bound, titles) in BOUNDS.items()
+    ]
+    table = README.partition("| | promised | float32 | float64 |\n")[2].partition("\n\n")[0]
+    assert table.splitlines()[1:] == lines
