@@ -75,8 +75,8 @@
 #define FSM_PAUSE() ((void)0)
 #endif
 
-/* Whether a result has been subnormal since that was last forgotten, which the processor keeps a flag of; asked for where that is
-   what takes time (rows.h, F). */
+/* Whether a result has been subnormal since it was last asked to forget; the processor keeps a flag
+ * of that. Asked for if subnormal results take time there (rows.h, F). */
 #if FSM_X86_64 && !defined(FSM_CORE_CALLED)
 #define FSM_UNDERFLOWED() (_mm_getcsr() >> 4 & 1)
 #define FSM_FORGET_UNDERFLOW() _mm_setcsr(_mm_getcsr() & ~0x10u)
@@ -115,16 +115,16 @@
 #define FSM_STREAM_FENCE() ((void)0)
 #endif
 
-/* How the exp core is compiled into the algorithms: inlined where a vector is a few registers, called where it is loops (the
-   generic unit), which keeps that unit's code and build time small. */
+/* How the exp core is compiled into the algorithms: inlined where a vector is a few registers,
+ * called where it is loops (the generic unit), which keeps that unit's code and build time small. */
 #if defined(FSM_CORE_CALLED)
 #define FSM_CORE FSM_NOINLINE
 #else
 #define FSM_CORE FSM_INLINE
 #endif
 
-/* A unit for a wider instruction set than the baseline puts its target between BEGIN and END. MSVC needs
-   no switch for intrinsics. */
+/* A unit for a wider instruction set than the baseline puts its target between BEGIN and END. MSVC
+ * needs no switch for intrinsics. */
 #if defined(__clang__)
 #define FSM_TARGET_BEGIN(features)                                                                 \
     FSM_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
