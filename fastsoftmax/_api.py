@@ -41,7 +41,7 @@ def softmax(
     where: ArrayLike | None = None,
     out: Array | None = None,
     dtype: DTypeLike | None = None,
-    temperature: float = 1.0,
+    temperature: ArrayLike = 1.0,
     workers: int | None = None,
 ) -> Array:
     """Softmax, over the last axis unless `axis` says otherwise.
@@ -66,9 +66,10 @@ def softmax(
         signal handler raises during the call, some rows are written.
     dtype : dtype_like, optional
         The floating-point dtype that `x` is cast to first.
-    temperature : float, default 1.0
+    temperature : array_like of float, default 1.0
         Gives ``softmax(x / temperature)`` without the rounding or the overflow of that
-        division. Finite and above 0.
+        division. Finite and above 0. An array has one for each row: it broadcasts to the shape of
+        `x` with the reduced axes of length 1, as ``temperature[:, np.newaxis]`` does for a 2-D `x`.
     workers : int, optional
         How many threads may share the rows of a large array; -1 is one for each CPU. By default
         what :func:`set_workers` has set, else 1. The bits do not depend on it.
@@ -83,11 +84,12 @@ def softmax(
     ------
     TypeError
         If `x` is of another dtype, a masked array or a matrix, `axis` not an integer, `where`
-        not bool, `out` not an array of the result's dtype, or `temperature` or `workers` no
-        number.
+        not bool, `out` not an array of the result's dtype, `temperature` no real numbers, or
+        `workers` no integer.
     ValueError
-        If `where` does not broadcast to the shape of `x`, `out` has another shape or is
-        read-only, an axis occurs twice, or `temperature` or `workers` is out of range.
+        If `where` does not broadcast to the shape of `x` or `temperature` to the rows, `out` has
+        another shape or is read-only, an axis occurs twice, or a `temperature` or `workers` is out
+        of range.
     numpy.exceptions.AxisError
         If `x` has no such axis.
 
@@ -148,7 +150,7 @@ def log_softmax(
     where: ArrayLike | None = None,
     out: Array | None = None,
     dtype: DTypeLike | None = None,
-    temperature: float = 1.0,
+    temperature: ArrayLike = 1.0,
     workers: int | None = None,
 ) -> Array:
     """Logarithm of the softmax, over the last axis unless `axis` says otherwise.
@@ -171,9 +173,10 @@ def log_softmax(
         If a signal handler raises during the call, some rows are written.
     dtype : dtype_like, optional
         The floating-point dtype that `x` is cast to first.
-    temperature : float, default 1.0
+    temperature : array_like of float, default 1.0
         Gives ``log_softmax(x / temperature)`` without the rounding or the overflow of that
-        division. Finite and above 0.
+        division. Finite and above 0. An array has one for each row: it broadcasts to the shape of
+        `x` with the reduced axes of length 1, as ``temperature[:, np.newaxis]`` does for a 2-D `x`.
     workers : int, optional
         How many threads may share the rows of a large array; -1 is one for each CPU. By default
         what :func:`set_workers` has set, else 1. The bits do not depend on it.
@@ -188,11 +191,12 @@ def log_softmax(
     ------
     TypeError
         If `x` is of another dtype, a masked array or a matrix, `axis` not an integer, `where`
-        not bool, `out` not an array of the result's dtype, or `temperature` or `workers` no
-        number.
+        not bool, `out` not an array of the result's dtype, `temperature` no real numbers, or
+        `workers` no integer.
     ValueError
-        If `where` does not broadcast to the shape of `x`, `out` has another shape or is
-        read-only, an axis occurs twice, or `temperature` or `workers` is out of range.
+        If `where` does not broadcast to the shape of `x` or `temperature` to the rows, `out` has
+        another shape or is read-only, an axis occurs twice, or a `temperature` or `workers` is out
+        of range.
     numpy.exceptions.AxisError
         If `x` has no such axis.
 
@@ -232,8 +236,10 @@ def logsumexp(
     x: ArrayLike,
     axis: Axis = -1,
     *,
+    b: ArrayLike | None = None,
     where: ArrayLike | None = None,
     keepdims: bool = False,
+    return_sign: bool = False,
     out: Array | None = None,
     dtype: DTypeLike | None = None,
     workers: int | None = None,
@@ -241,7 +247,7 @@ def logsumexp(
     """Logarithm of the sum of exponentials, over the last axis unless `axis` says otherwise.
 
     ``logsumexp(x) = log(sum(exp(x)))``, without overflow, to a few ULP of the larger of the
-    result and ``max(x)``.
+    result and ``max(x)``; with weights, ``log(sum(b * exp(x)))``.
 
     Parameters
     ----------
@@ -251,12 +257,17 @@ def logsumexp(
         :class:`numpy.matrix` and arrays with units are refused.
     axis : int, None or tuple of int, default -1
         The axis to sum over; None is all axes together, a tuple those axes together.
+    b : array_like, optional
+        Weights of the exponentials: finite, of either sign. A 0 takes its element out, whatever
+        that is. `x` and `b` are broadcast to one shape, which is then that of `x`.
     where : array_like of bool, optional
         Which elements take part (True), broadcast to the shape of `x`. The others are not read.
     keepdims : bool, default False
         Whether the reduced axes stay, with length 1.
+    return_sign : bool, default False
+        Whether to return the logarithm of the sum's absolute value, and the sum's sign too.
     out : ndarray, optional
-        Where to write the result: of the result's shape and dtype. If a signal handler raises
+        Where to write the logarithms: of the result's shape and dtype. If a signal handler raises
         during the call, some rows are written.
     dtype : dtype_like, optional
         The floating-point dtype that `x` is cast to first.
@@ -266,19 +277,22 @@ def logsumexp(
 
     Returns
     -------
-    ndarray or scalar
+    logarithm : ndarray or scalar
         `out` if given; else a new array, of the shape of `x` without the reduced axes (a scalar
-        if none is left) and of the dtype of `x` or `dtype` (float64 for integers and bool).
+        if none is left). Its dtype is `dtype`, or that of `x` (float64 for integers and bool), or
+        that of `x` and an array `b` together.
+    sign : ndarray or scalar
+        Only with ``return_sign=True``: 1, -1, or 0 of a sum that is 0, of the same shape and dtype.
 
     Raises
     ------
     TypeError
-        If `x` is of another dtype, a masked array or a matrix, `axis` not an integer, `where`
-        or `keepdims` not bool, `out` not an array of the result's dtype, or `workers` no
-        number.
+        If `x` or `b` is of another dtype, a masked array or a matrix, `axis` not an integer,
+        `where`, `keepdims` or `return_sign` not bool, `out` not an array of the result's dtype, or
+        `workers` no number.
     ValueError
-        If `where` does not broadcast to the shape of `x`, `out` has another shape or is
-        read-only, an axis occurs twice, or `workers` is out of range.
+        If `where` does not broadcast to the shape of `x` or `b` with it, a `b` is not finite, `out`
+        has another shape or is read-only, an axis occurs twice, or `workers` is out of range.
     numpy.exceptions.AxisError
         If `x` has no such axis.
 
@@ -289,20 +303,26 @@ def logsumexp(
     Notes
     -----
     The sum of nothing is 0: -inf is the result of a row that holds only -inf, has no True in
-    `where`, or is of length 0. +inf gives inf; a NaN, NaN.
+    `where`, or is of length 0. +inf gives inf; a NaN, NaN. So does a negative sum, unless
+    ``return_sign=True``.
+
+    With `b` the largest ``log(abs(b)) + x`` stands for ``max(x)`` in the accuracy, and terms of
+    different signs cancel: the error of the sum is a few ULP of what is added.
 
     Examples
     --------
     >>> from fastsoftmax import logsumexp
     >>> print(logsumexp([1000.0, 1000.0]))
     1000.6931471805599
+    >>> print(logsumexp([1.0, 2.0], b=[1.0, -1.0], return_sign=True))  # log(e^2 - e), and its sign
+    (np.float64(1.5413248546129181), np.float64(-1.0))
     >>> print(logsumexp([[0.0, 0.0], [1.0, 1.0]], axis=0))
     [1.31326169 1.31326169]
     """
     return _run(
         _rules.forward(
-            "logsumexp", x, axis, where=where, out=out, dtype=dtype, keepdims=keepdims,
-            workers=workers,
+            "logsumexp", x, axis, b=b, where=where, out=out, dtype=dtype, keepdims=keepdims,
+            return_sign=return_sign, workers=workers,
         )
     )  # fmt: skip
 
@@ -440,14 +460,20 @@ def softmax_cross_entropy(
     labels: ArrayLike,
     axis: int = -1,
     *,
+    where: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
     label_smoothing: float = 0.0,
+    temperature: ArrayLike = 1.0,
     return_grad: bool = False,
+    out: Array | tuple[Array | None, Array | None] | None = None,
+    dtype: DTypeLike | None = None,
     workers: int | None = None,
 ) -> Any:
     """Cross-entropy between labels and the softmax of logits, one loss for each row.
 
-    ``-sum(t * log_softmax(logits))`` with ``t`` the label probabilities, accurate also where
-    the loss is near 0. Nothing is reduced: take the mean or the sum of the result.
+    ``-sum(t * log_softmax(logits / temperature))`` with ``t`` the label probabilities, accurate
+    also where the loss is near 0. Nothing is reduced: take the mean or the sum of the result.
 
     Parameters
     ----------
@@ -455,36 +481,57 @@ def softmax_cross_entropy(
         Scores before softmax, of any dtype that :func:`softmax` takes, with at least one axis.
     labels : array_like
         Either class indices, of an integer dtype and the shape of `logits` without `axis`, or
-        probabilities, of a floating-point dtype and the shape of `logits`, taken as they are.
+        probabilities, of a floating-point dtype and the shape of `logits`, taken as they are and
+        in their own precision.
     axis : int, default -1
         The axis of the classes.
+    where : array_like of bool, optional
+        Which classes take part (True), broadcast to the shape of `logits`. The logits of the others
+        are not read and count as -inf; their gradient is 0.
+    sample_weight : array_like, optional
+        A finite factor of each loss and its gradient, broadcast to the shape of the losses:
+        ``1 / len(logits)`` for the gradient of a mean, ``w[labels]`` for weights of the classes. A
+        row of weight 0 gives 0, and its logits are not read.
+    ignore_index : int, optional
+        Rows with this class index for a label, in range or not, give 0; their logits are not read.
     label_smoothing : float, default 0.0
-        Which part of each label's probability is spread evenly over all n classes:
+        Which part of each label's probability is spread evenly over all n classes that take part:
         ``t = (1 - label_smoothing) * label + label_smoothing / n``. From 0 to 1.
+    temperature : array_like of float, default 1.0
+        What the logits are divided by, for all or each row; see :func:`softmax`.
     return_grad : bool, default False
         Whether to return the gradient too, which comes from the same pass.
+    out : ndarray or tuple, optional
+        Where to write the losses, or ``(loss, grad)``, of which either may be None: of their shapes
+        and the result's dtype. `grad` may be `logits`. If a signal handler raises during the call,
+        some rows are written.
+    dtype : dtype_like, optional
+        The floating-point dtype that `logits` is cast to first.
     workers : int, optional
         How many threads may share the rows of a large array; see :func:`softmax`.
 
     Returns
     -------
     loss : ndarray or scalar
-        Losses in nats, of the shape of `logits` without `axis`, in its dtype (float64 for
-        integers and bool).
+        Losses in nats, of the shape of `logits` without `axis`, in its dtype or `dtype` (float64
+        for integers and bool).
     grad : ndarray
         Only with ``return_grad=True``: the gradient of each loss with respect to its logits,
-        ``sum(t) * softmax(logits) - t``, of the shape of `logits`.
+        ``sample_weight / temperature * (sum(t) * softmax(logits / temperature) - t)``, of the shape
+        of `logits` and the dtype of the losses.
 
     Raises
     ------
     TypeError
-        If `logits` or `labels` is of a dtype that is not accepted, `axis` not an integer,
-        `return_grad` not bool, or `label_smoothing` no number.
+        If `logits`, `labels` or `sample_weight` is of a dtype that is not accepted, `axis` or
+        `ignore_index` not an integer, `where` or `return_grad` not bool, `out` no array of the
+        result's dtype, or `label_smoothing` or `temperature` no real number.
     ValueError
-        If `logits` is 0-d, the shapes do not match, or `label_smoothing` or `workers` is out of
-        range.
+        If `logits` is 0-d; if shapes do not match or broadcast; if `out` is read-only, no pair, or
+        overlaps itself or `labels`; if `ignore_index` is given with probabilities; or if a number
+        is out of range.
     IndexError
-        If a class index is negative or not below the number of classes.
+        If a class index is negative or not below the number of classes, and not `ignore_index`.
     numpy.exceptions.AxisError
         If `logits` has no such axis.
 
@@ -494,8 +541,10 @@ def softmax_cross_entropy(
 
     Notes
     -----
-    A probability of 0 against a logit of -inf contributes 0. For the gradient of a mean over
-    the rows, divide `grad` by their number. Label smoothing is that of Szegedy et al. [1]_.
+    A probability of 0 against a logit of -inf, or a class that `where` leaves out, contributes 0;
+    any other, inf. Label smoothing is that of Szegedy et al. [1]_. Distillation at a temperature T
+    is ``softmax_cross_entropy(student, softmax(teacher, temperature=T), temperature=T,
+    sample_weight=T * T)``.
 
     References
     ----------
@@ -516,8 +565,9 @@ def softmax_cross_entropy(
     """
     return _run(
         _rules.cross_entropy(
-            logits, labels, axis, label_smoothing=label_smoothing, return_grad=return_grad,
-            workers=workers,
+            logits, labels, axis, where=where, sample_weight=sample_weight,
+            ignore_index=ignore_index, label_smoothing=label_smoothing, temperature=temperature,
+            return_grad=return_grad, out=out, dtype=dtype, workers=workers,
         )
     )  # fmt: skip
 
@@ -528,22 +578,25 @@ def segment_softmax(
     indptr: ArrayLike,
     *,
     out: Array | None = None,
+    temperature: float = 1.0,
     workers: int | None = None,
 ) -> Array:
-    """Softmax over each of the rows that `indptr` cuts 1-D data into.
+    """Softmax over each of the rows that `indptr` cuts data into, along its first axis.
 
     Row i is ``data[indptr[i]:indptr[i + 1]]``: ragged arrays, CSR matrices, edges of a graph
-    sorted by node.
+    sorted by node. What further axes hold (attention heads, features) are rows of their own.
 
     Parameters
     ----------
     data : array_like
-        The rows one after the other, 1-D, of any dtype that :func:`softmax` takes.
+        The rows one after the other along the first axis, of any dtype that :func:`softmax` takes.
     indptr : array_like of int
         Row pointers: 1-D, starting with 0, never decreasing, ending with ``len(data)``.
     out : ndarray, optional
         Where to write the result: of the shape of `data` and the result's dtype. It may be
         `data`. If a signal handler raises during the call, some segments are written.
+    temperature : float, default 1.0
+        As in :func:`softmax`, one for all rows.
     workers : int, optional
         How many threads may share the rows of large data; see :func:`softmax`.
 
@@ -556,15 +609,16 @@ def segment_softmax(
     Raises
     ------
     TypeError
-        If `data` is of a dtype that is not accepted, `indptr` not of an integer dtype, or `out`
-        not an array of the result's dtype.
+        If `data` is of a dtype that is not accepted, `indptr` not of an integer dtype, `out` not
+        an array of the result's dtype, or `temperature` no number.
     ValueError
-        If `data` or `indptr` is not 1-D, `indptr` is no list of row pointers into `data`, `out`
-        has another shape or is read-only, or `workers` is out of range.
+        If `data` is 0-d or `indptr` not 1-D, `indptr` is no list of row pointers into `data`, `out`
+        has another shape or is read-only, or `temperature` or `workers` is out of range.
 
     See Also
     --------
     softmax : Of rows of one length. It has the notes, which hold here too.
+    segment_log_softmax, segment_logsumexp
 
     Notes
     -----
@@ -585,8 +639,122 @@ def segment_softmax(
     >>> print(scores.toarray())
     [[0.5 0.  0.5]
      [0.  1.  0. ]]
+
+    Edges sorted by the node that they lead to, two heads each:
+
+    >>> scores = np.array([[0.0, 2.0], [0.0, 2.0], [1.0, 5.0]])
+    >>> print(segment_softmax(scores, [0, 2, 3]))
+    [[0.5 0.5]
+     [0.5 0.5]
+     [1.  1. ]]
     """
-    return _run(_rules.segments(data, indptr, out=out, workers=workers))
+    return _run(
+        _rules.segments(
+            "segment_softmax", data, indptr, out=out, temperature=temperature, workers=workers
+        )
+    )
+
+
+@_public
+def segment_log_softmax(
+    data: ArrayLike,
+    indptr: ArrayLike,
+    *,
+    out: Array | None = None,
+    temperature: float = 1.0,
+    workers: int | None = None,
+) -> Array:
+    """Logarithm of the softmax over each of the rows that `indptr` cuts data into.
+
+    The parameters, the errors and the result's shape and dtype are those of
+    :func:`segment_softmax`; each row has the bits that :func:`log_softmax` gives for it alone.
+
+    Parameters
+    ----------
+    data : array_like
+        The rows one after the other along the first axis.
+    indptr : array_like of int
+        Row pointers.
+    out : ndarray, optional
+        Where to write the result. It may be `data`.
+    temperature : float, default 1.0
+        As in :func:`log_softmax`, one for all rows.
+    workers : int, optional
+        How many threads may share the rows of large data; see :func:`softmax`.
+
+    Returns
+    -------
+    ndarray
+        `out` if given; else a new array of the shape and dtype of `data` (float64 for integers
+        and bool).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`segment_softmax`.
+
+    See Also
+    --------
+    segment_softmax, log_softmax
+
+    Examples
+    --------
+    >>> from fastsoftmax import segment_log_softmax
+    >>> print(segment_log_softmax([0.0, 0.0, 5.0], [0, 2, 3]))
+    [-0.69314718 -0.69314718  0.        ]
+    """
+    return _run(
+        _rules.segments(
+            "segment_log_softmax", data, indptr, out=out, temperature=temperature, workers=workers
+        )
+    )
+
+
+@_public
+def segment_logsumexp(
+    data: ArrayLike,
+    indptr: ArrayLike,
+    *,
+    out: Array | None = None,
+    workers: int | None = None,
+) -> Array:
+    """Logarithm of the sum of exponentials of each of the rows that `indptr` cuts data into.
+
+    Each row has the bits that :func:`logsumexp` gives for it alone; an empty one gives -inf.
+
+    Parameters
+    ----------
+    data : array_like
+        The rows one after the other along the first axis; see :func:`segment_softmax`.
+    indptr : array_like of int
+        Row pointers: 1-D, starting with 0, never decreasing, ending with ``len(data)``.
+    out : ndarray, optional
+        Where to write the result: of its shape and dtype.
+    workers : int, optional
+        How many threads may share the rows of large data; see :func:`softmax`.
+
+    Returns
+    -------
+    ndarray
+        `out` if given; else a new array of shape ``(len(indptr) - 1, *data.shape[1:])`` and the
+        dtype of `data` (float64 for integers and bool).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`segment_softmax`.
+
+    See Also
+    --------
+    segment_softmax, logsumexp
+
+    Examples
+    --------
+    >>> from fastsoftmax import segment_logsumexp
+    >>> print(segment_logsumexp([0.0, 0.0, 5.0], [0, 2, 2, 3]))
+    [0.69314718       -inf 5.        ]
+    """
+    return _run(_rules.segments("segment_logsumexp", data, indptr, out=out, workers=workers))
 
 
 def over(backend: _backend.Backend, *, by_rules: bool = False) -> types.SimpleNamespace:

@@ -76,8 +76,8 @@ class NativeBackend:
 
     def run(self, plan: Plan) -> Any:
         """Compute a plan without longdouble."""
-        for array in (plan.x, plan.y):
-            if array is not None and array.dtype.num >= _rules.FIRST_USER_DEFINED:
+        for array in (plan.x, plan.y, plan.temperature, plan.sample_weight):
+            if isinstance(array, np.ndarray) and array.dtype.num >= _rules.FIRST_USER_DEFINED:
                 _native.know_bfloat16(array.dtype.num)
         return self._by_plan[plan.function](*plan.arguments)
 
@@ -98,22 +98,17 @@ def runner(backend: Backend) -> Callable[[Plan], Any]:
     def run(plan: Plan) -> Any:
         if plan.x.size == 0:
             return _rules.of_nothing(plan)
-        result = (backend if _is_for_kernels(plan) else load("numpy")).run(plan)
-        if plan.into is None:
-            return result
-        if plan.out is None:
-            plan.into[...] = result
-        return plan.into
+        results = (backend if _is_for_kernels(plan) else load("numpy")).run(plan)
+        return _rules.delivered(plan, results)
 
     return run
 
 
 def _is_for_kernels(plan: Plan) -> bool:
     """Whether no longdouble is in it."""
-    return (
-        plan.result.char != "g"
-        and plan.x.dtype.char != "g"
-        and (plan.y is None or plan.y.dtype.char != "g")
+    operands = (plan.x, plan.y, plan.sample_weight)
+    return plan.result.char != "g" and not any(
+        isinstance(operand, np.ndarray) and operand.dtype.char == "g" for operand in operands
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from fastsoftmax import _workers
 
 try:
-    from numpy.exceptions import AxisError
+    from numpy.exceptions import AxisError, TooHardError
 except ImportError:
     raise ImportError(
         f"fastsoftmax needs NumPy 1.25 or newer, and this is NumPy {np.__version__}; upgrade it: "
@@ -40,8 +40,8 @@ ACCEPTED = {
     "labels": "class indices of an integer dtype or probabilities of a floating-point dtype",
     "indptr": "of an integer dtype",
     "dtype": FLOATS,
-    "temperature": "a real number",
-    "label_smoothing": "a real number",
+    "temperature": "a real number or an array of them",
+    "sample_weight": "a real number or an array of them",
 }
 """What an argument must be, by its name; any other is an operand."""
 
@@ -55,12 +55,16 @@ class Plan(NamedTuple):
     function: str
     result: np.dtype[Any]
     """The result's dtype."""
-    into: Array | None
-    """What the caller gave as `out`, to be returned; written afterwards where `out` is None."""
+    into: tuple[Array | None, ...]
+    """What the caller gave for each result, to be returned; nothing if for none. It is written
+    afterwards where `out` or `grad` is None."""
+    grad: Array | None
+    """As `out`, for the gradient of a cross-entropy."""
     x: Array
     """The first operand, a base array: logits, data, or the gradient of an output."""
     y: Array | None = None
-    """The output of the forward function, labels (class indices: in range), or row pointers."""
+    """The output of the forward function, labels (class indices: in range), row pointers, or the
+    weights `b` of a logsumexp, broadcastable to x."""
     axis: int | tuple[int, ...] = 0
     """Counted from 0; a tuple is sorted and holds none, or two or more."""
     where: Array | None = None
@@ -68,16 +72,22 @@ class Plan(NamedTuple):
     out: Array | None = None
     """A base array of the result's shape and dtype that may be written while inputs are read."""
     dtype: np.dtype[Any] | None = None
-    temperature: float = 1.0
+    temperature: float | Array = 1.0
+    """An array is broadcastable to x with the reduced axes of length 1."""
     workers: int | None = None
     keepdims: bool = False
     label_smoothing: float = 0.0
     return_grad: bool = False
+    return_sign: bool = False
+    sample_weight: float | Array | None = None
+    """An array is broadcastable to the shape of the losses."""
+    ignore_index: int | None = None
 
     @property
     def arguments(self) -> tuple[Any, ...]:
         """What a computation needs to know, in the order of `ARGUMENTS`."""
-        return self[3:]
+        out = self.out if self.grad is None else (self.out, self.grad)
+        return tuple(out if name == "out" else getattr(self, name) for name in ARGUMENTS)
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -86,11 +96,14 @@ class Plan(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the result."""
+        """The shape of the result, or of the first of two."""
+        if self.function == "segment_logsumexp":
+            assert self.y is not None
+            return (len(self.y) - 1, *self.x.shape[1:])
         return _result_shape(self.function, self.x.shape, self.axes, self.keepdims)
 
 
-ARGUMENTS = Plan._fields[3:]
+ARGUMENTS = Plan._fields[4:]
 """What a computation needs to know."""
 FUNCTIONS = (
     "softmax",
@@ -100,6 +113,8 @@ FUNCTIONS = (
     "log_softmax_backward",
     "softmax_cross_entropy",
     "segment_softmax",
+    "segment_log_softmax",
+    "segment_logsumexp",
 )
 
 
@@ -116,32 +131,44 @@ def forward(
     dtype: Any,
     workers: Any,
     temperature: Any = 1.0,
+    b: Any = None,
     keepdims: Any = False,
+    return_sign: Any = False,
 ) -> Plan:
     """Softmax, log_softmax or logsumexp."""
-    divisor = _number("temperature", temperature)
-    if not 0 < divisor < math.inf:
-        raise ValueError(f"temperature must be finite and above 0, got {_shown(temperature)}")
+    divisor = _number_or_array("temperature", temperature)
     kept = _flag("keepdims", keepdims)
+    with_sign = _flag("return_sign", return_sign)
     count = _count(workers)
     axes = _integers(axis)
     asked = _asked(dtype)
     x = _array("x", x, has_mask=True)
+    weights = None if b is None else _array("b", b)
     where, out = _mask_array(where), _output_array(out)
     x = _operand("x", x)
+    if weights is not None:
+        weights = _operand("b", weights)
+        x = _enlarged(x, weights)
+        _check_finite("b", weights)
+        if asked is None:  # a plain number has no dtype of its own
+            asked = _float_of(x.dtype if type(b) in (int, float) else _together(x, weights))
+    numbers = _axes(axes, axis, x.ndim)
     plan = Plan(
         function,
         _float_of(x.dtype) if asked is None else asked,
-        into=None,
-        x=_cast_early(x, asked),
-        axis=_axes(axes, axis, x.ndim),
+        into=(),
+        grad=None,
+        x=_cast_early(x, asked, weights is not None),
+        y=weights,
+        axis=numbers,
         where=_mask(where, x.shape),
         dtype=asked,
-        temperature=divisor,
+        temperature=_temperature(divisor, x.shape, numbers),
         workers=count,
         keepdims=kept,
+        return_sign=with_sign,
     )
-    return plan if out is None else _with_output(plan, out)
+    return _with_outputs(plan, out)
 
 
 def backward(
@@ -170,58 +197,97 @@ def backward(
     plan = Plan(
         function,
         _common(g.dtype, y.dtype),
-        into=None,
+        into=(),
+        grad=None,
         x=g,
         y=y,
         axis=_axes(axes, axis, g.ndim),
         where=_mask(where, g.shape, "grad_output"),
         workers=count,
     )
-    return plan if out is None else _with_output(plan, out)
+    return _with_outputs(plan, out)
 
 
 def cross_entropy(
-    logits: Any, labels: Any, axis: Any, *, label_smoothing: Any, return_grad: Any, workers: Any
+    logits: Any,
+    labels: Any,
+    axis: Any,
+    *,
+    where: Any,
+    sample_weight: Any,
+    ignore_index: Any,
+    label_smoothing: Any,
+    temperature: Any,
+    return_grad: Any,
+    out: Any,
+    dtype: Any,
+    workers: Any,
 ) -> Plan:
     """Losses, and gradients too if asked for."""
     smoothing = _number("label_smoothing", label_smoothing)
     if not 0 <= smoothing <= 1:
         raise ValueError(f"label_smoothing must be from 0 to 1, got {_shown(label_smoothing)}")
+    divisor = _number_or_array("temperature", temperature)
+    factor = None if sample_weight is None else _number_or_array("sample_weight", sample_weight)
+    ignored = _label("ignore_index", ignore_index)
     with_gradient = _flag("return_grad", return_grad)
     count = _count(workers)
     axes = _integers(axis, several=False)
+    asked = _asked(dtype)
     x = _array("logits", logits)
     y = _array("labels", labels)
+    where = _mask_array(where)
+    outputs = _output_pair(out, with_gradient=with_gradient)
     x = _operand("logits", x)
     if x.ndim == 0:
         raise ValueError(f"logits must have at least one axis, that of the classes; got {x}")
     classes = _axes(axes, axis, x.ndim)
     assert isinstance(classes, int)
-    return Plan(
+    y = _labels(_base(y), x, classes, ignored, is_list=_is_list(labels))
+    plan = Plan(
         "softmax_cross_entropy",
-        _float_of(x.dtype),
-        into=None,
-        x=x,
-        y=_labels(_base(y), x, classes, is_list=_is_list(labels)),
+        _float_of(x.dtype) if asked is None else asked,
+        into=(),
+        grad=None,
+        x=_cast_early(x, asked, y.dtype == np.float64),
+        y=y,
         axis=classes,
+        where=_mask(where, x.shape, "logits"),
+        dtype=asked,
+        temperature=_temperature(divisor, x.shape, classes, "logits"),
         workers=count,
         label_smoothing=smoothing,
         return_grad=with_gradient,
+        ignore_index=ignored,
     )
+    return _with_outputs(plan._replace(sample_weight=_factor(factor, plan.shape)), *outputs)
 
 
-def segments(data: Any, indptr: Any, *, out: Any, workers: Any) -> Plan:
-    """Softmax of the rows that row pointers cut data into."""
+def segments(
+    function: str, data: Any, indptr: Any, *, out: Any, workers: Any, temperature: Any = 1.0
+) -> Plan:
+    """One of the functions of the rows that row pointers cut data into."""
+    divisor = _number("temperature", temperature)
+    _check_above_0(divisor, temperature)
     count = _count(workers)
     x = _array("data", data)
     y = _array("indptr", indptr)
     out = _output_array(out)
     x = _operand("data", x)
-    if x.ndim != 1:
-        raise ValueError(f"data must be 1-D, got shape {x.shape}")
+    if x.ndim == 0:
+        raise ValueError(f"data must have at least one axis, which indptr cuts; got {x}")
     y = _pointers(_base(y), len(x), is_list=_is_list(indptr))
-    plan = Plan("segment_softmax", _float_of(x.dtype), into=None, x=x, y=y, workers=count)
-    return plan if out is None else _with_output(plan, out)
+    plan = Plan(
+        function,
+        _float_of(x.dtype),
+        into=(),
+        grad=None,
+        x=x,
+        y=y,
+        temperature=divisor,
+        workers=count,
+    )
+    return _with_outputs(plan, out)
 
 
 # ---- arrays ----
@@ -299,8 +365,8 @@ def _converted(name: str, value: Any) -> Array:
         raise kind(f"{message} ({type(error).__name__}: {error})") from error
 
 
-def _refused(name: str, got: object) -> TypeError:
-    return TypeError(f"{name} must be {ACCEPTED.get(name, OPERAND)}, got {got}")
+def _refused(name: str, got: object, accepted: str = "") -> TypeError:
+    return TypeError(f"{name} must be {accepted or ACCEPTED.get(name, OPERAND)}, got {got}")
 
 
 def _kind_of(value: Any) -> str:
@@ -331,20 +397,20 @@ def _way_in(name: str, value: Any, array: Array) -> str:
     return f"; pass list({name})" if isinstance(value, Iterable) else ""
 
 
-def _operand(name: str, array: Array) -> Array:
+def _operand(name: str, array: Array, accepted: str = "") -> Array:
     """Return an operand as a base array of an accepted dtype."""
     base = _base(array)
-    _float_of(base.dtype, name)
+    _float_of(base.dtype, name, accepted)
     return base
 
 
-def _float_of(dtype: np.dtype[Any], name: str = "x") -> np.dtype[Any]:
+def _float_of(dtype: np.dtype[Any], name: str = "x", accepted: str = "") -> np.dtype[Any]:
     """Return the dtype of the result for an operand of `dtype`."""
     if dtype.type in _BUILT_IN_FLOATS or _is_bfloat16(dtype):
         return dtype.newbyteorder("=")
     if dtype.kind in "biu" and dtype.num < FIRST_USER_DEFINED:
         return np.dtype(np.float64)
-    raise _refused(name, dtype)
+    raise _refused(name, dtype, accepted)
 
 
 def _is_bfloat16(dtype: np.dtype[Any]) -> bool:
@@ -367,13 +433,16 @@ def _asked(dtype: Any) -> np.dtype[Any] | None:
     raise _refused("dtype", given)
 
 
-def _cast_early(x: Array, dtype: np.dtype[Any] | None) -> Array:
-    """Cast an input to `dtype` where the backends do not do it as they read: for rare formats."""
+def _cast_early(x: Array, dtype: np.dtype[Any] | None, is_wide: bool = False) -> Array:
+    """Cast an input to `dtype` where the backends do not do it as they read: for rare formats.
+
+    Where the computation `is_wide`, in float64, they read what x holds.
+    """
     if dtype is None or x.dtype == dtype:
         return x
     if dtype.itemsize == 2 or dtype.char == "g" or x.dtype.char == "g":
         return cast(x, dtype)
-    return x
+    return cast(x, dtype) if is_wide and dtype == np.float32 and x.dtype.itemsize > 2 else x
 
 
 def cast(array: Array, dtype: np.dtype[Any]) -> Array:
@@ -402,13 +471,50 @@ def _mask(where: Array | None, shape: tuple[int, ...], of: str = "x") -> Array |
     mask = _base(where)
     if mask.dtype != np.bool_:
         raise _refused("where", mask.dtype)
+    _check_broadcast("where", mask, shape, f"the shape {{}} of {of}")
+    return mask
+
+
+def _check_broadcast(name: str, array: Array, shape: tuple[int, ...], of: str) -> None:
+    """Check that an array broadcasts to a shape, which `of` has a place for."""
     try:
-        np.broadcast_to(mask, shape)
+        np.broadcast_to(array, shape)
     except ValueError:
         raise ValueError(
-            f"where must be broadcastable to the shape {shape} of {of}, got shape {mask.shape}"
+            f"{name} must be broadcastable to {of.format(shape)}, got shape {array.shape}"
         ) from None
-    return mask
+
+
+def _check_finite(name: str, array: Array) -> None:
+    infinite = ~np.isfinite(array)
+    if _any(infinite):
+        raise ValueError(f"{name} must be finite, got {_first(array, infinite)}")
+
+
+def _first(array: Array, chosen: Array) -> str:
+    """Describe the first element that is chosen, with its index where there are several."""
+    at = tuple(int(i) for i in np.argwhere(chosen)[0])
+    return f"{array[at]}{f' at index {at if len(at) > 1 else at[0]}' if at else ''}"
+
+
+def _enlarged(x: Array, b: Array) -> Array:
+    """Return x with the shape that it and its weights broadcast to together."""
+    try:
+        return np.broadcast_to(x, np.broadcast_shapes(x.shape, b.shape))
+    except ValueError:
+        raise ValueError(
+            f"b must have a shape that broadcasts with the shape {x.shape} of x, got {b.shape}"
+        ) from None
+
+
+def _together(x: Array, b: Array) -> np.dtype[Any]:
+    """Return the dtype of x and b together, as NumPy has it."""
+    try:
+        return np.result_type(x.dtype, b.dtype)
+    except TypeError:
+        raise TypeError(
+            f"x and b must have a common dtype, got {x.dtype} and {b.dtype}; cast one of them"
+        ) from None
 
 
 # ---- results ----
@@ -430,25 +536,79 @@ def _output_array(out: Any) -> Array | None:
     return _array("out", out)
 
 
-def _with_output(plan: Plan, out: Array) -> Plan:
-    """Return the plan with a checked `out`; it is written afterwards if an input is under it."""
+def _output_pair(out: Any, *, with_gradient: bool) -> tuple[Array | None, Array | None]:
+    """Return what a cross-entropy's `out` has for the losses and for the gradient."""
+    if not isinstance(out, tuple):
+        return _output_array(out), None
+    if len(out) != 2:
+        raise ValueError(f"out must be an array or a pair (loss, grad), got {len(out)} of them")
+    loss, grad = (_output_array(given) for given in out)
+    if grad is not None and not with_gradient:
+        raise ValueError("out must not have a gradient without return_grad=True; pass (loss, None)")
+    return loss, grad
+
+
+def _with_outputs(plan: Plan, out: Array | None, grad: Array | None = None) -> Plan:
+    """Return the plan with what was given for its results, checked.
+
+    A result is written afterwards if an input is under it.
+    """
+    if out is None and grad is None:
+        return plan
+    bases = (
+        None if out is None else _checked_output(plan, out, plan.shape),
+        None if grad is None else _checked_output(plan, grad, plan.x.shape),
+    )
+    if plan.function == "softmax_cross_entropy":
+        named = {"out's loss": bases[0], "out's gradient": bases[1], "labels": plan.y}
+        _check_apart(named)
+    loss, gradient = (None if base is None else _directly(plan, base) for base in bases)
+    return plan._replace(out=loss, grad=gradient, into=(out, grad))
+
+
+def _checked_output(plan: Plan, out: Array, shape: tuple[int, ...]) -> Array:
     base = _base(out)
     if base.dtype != plan.result:
         raise TypeError(f"out must be of dtype {plan.result}, the result's, got {base.dtype}")
-    if base.shape != plan.shape:
-        raise ValueError(f"out must have the result's shape {plan.shape}, got {base.shape}")
+    if base.shape != shape:
+        raise ValueError(f"out must have the result's shape {shape}, got {base.shape}")
     if not base.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
-    elementwise = plan.shape == plan.x.shape and plan.function != "logsumexp"
-    inputs = [(plan.x, elementwise), (plan.where, False)]
-    inputs.append((plan.y, elementwise and plan.function != "segment_softmax"))
+    return base
+
+
+def _check_apart(named: dict[str, Array | None]) -> None:
+    """Check that no result of two lies in the other or in the labels."""
+    arrays = [(name, array) for name, array in named.items() if array is not None]
+    for i, (name, array) in enumerate(arrays):
+        for other_name, other in arrays[i + 1 :]:
+            if _share_elements(array, other):
+                raise ValueError(f"{name} must not overlap {other_name}; pass a copy")
+
+
+def _share_elements(a: Array, b: Array) -> bool:
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type] # any integer
+    except TooHardError:
+        return True
+
+
+def _directly(plan: Plan, base: Array) -> Array | None:
+    """Return an array that may be written while inputs are read; None of any other."""
+    elementwise = base.shape == plan.x.shape and "logsumexp" not in plan.function
+    is_segments = plan.function.startswith("segment")
+    inputs: list[tuple[Any, bool]] = [(plan.x, elementwise), (plan.where, False)]
+    inputs.append((plan.y, elementwise and not is_segments))
+    inputs += [(plan.temperature, False), (plan.sample_weight, False)]
     apart = base.flags.aligned and all(
-        array is None
+        not isinstance(array, np.ndarray)
         or not np.may_share_memory(base, array)
         or (in_place and _is_same_memory(base, array))
         for array, in_place in inputs
     )
-    return plan._replace(out=base if apart else None, into=out)
+    return base if apart else None
 
 
 def _is_same_memory(a: Array, b: Array) -> bool:
@@ -460,36 +620,93 @@ def _is_same_memory(a: Array, b: Array) -> bool:
 
 
 def of_nothing(plan: Plan) -> Any:
-    """Return the result of a call without elements: a sum of nothing is 0, and its log -inf."""
-    result = plan.into
-    if result is None:
-        result = np.empty(plan.shape, plan.result)
-    if plan.function == "logsumexp":
-        result[...] = -np.inf
-    if plan.function != "softmax_cross_entropy":
-        return result[()] if plan.into is None else result
-    result[...] = 0
-    loss = result[()]
-    return (loss, np.empty(plan.x.shape, plan.result)) if plan.return_grad else loss
+    """Return the results of a call without elements: a sum of nothing is 0, and its log -inf."""
+    results = [np.full(plan.shape, -np.inf if "logsumexp" in plan.function else 0, plan.result)]
+    if plan.return_grad or plan.return_sign:
+        results.append(np.zeros(plan.x.shape if plan.return_grad else plan.shape, plan.result))
+    results = [result[()] for result in results]
+    unwritten = plan._replace(out=None, grad=None)
+    return delivered(unwritten, tuple(results) if len(results) > 1 else results[0])
+
+
+def delivered(plan: Plan, results: Any) -> Any:
+    """Return the results in what the caller has given for them, written if it is not yet."""
+    if not plan.into:
+        return results
+    several = isinstance(results, tuple)
+    found = list(results) if several else [results]
+    for i, (into, written) in enumerate(zip(plan.into, (plan.out, plan.grad), strict=True)):
+        if into is not None:
+            if written is None:
+                into[...] = found[i]
+            found[i] = into
+    return tuple(found) if several else found[0]
 
 
 # ---- numbers ----
 
 
-def _number(name: str, value: Any) -> float:
+def _number(name: str, value: Any, accepted: str = "a real number") -> float:
     """Return a real number as a float."""
     if type(value) is float:
         return value
     if isinstance(value, (np.ndarray, np.generic)):
-        value = _operand(name, _array(name, value))
+        value = _operand(name, _array(name, value), accepted)
     try:
         if isinstance(value, (str, bytes, bytearray)) or getattr(value, "ndim", False):
             raise TypeError
         return float(value)
     except (TypeError, ValueError):  # ValueError: of a signalling NaN
-        raise _refused(name, _shown(value)) from None
+        raise _refused(name, _shown(value), accepted) from None
     except OverflowError:
         return math.inf
+
+
+def _number_or_array(name: str, value: Any) -> float | Array:
+    """Return a number, or an array of one axis or more, neither of them looked at."""
+    kind = type(value)
+    is_text = issubclass(kind, (str, bytes, bytearray))
+    if is_text or not (hasattr(kind, "__array__") or hasattr(kind, "__len__")):
+        return _number(name, value, ACCEPTED[name])
+    array = _array(name, value)
+    return array if array.ndim else _number(name, array, ACCEPTED[name])
+
+
+def _check_above_0(number: float, given: Any) -> None:
+    if not 0 < number < math.inf:
+        raise ValueError(f"temperature must be finite and above 0, got {_shown(given)}")
+
+
+def _temperature(
+    given: float | Array, shape: tuple[int, ...], axes: int | tuple[int, ...], of: str = "x"
+) -> float | Array:
+    """Return a temperature, or one for each row as a base array."""
+    if not isinstance(given, np.ndarray):
+        _check_above_0(given, given)
+        return given
+    array = _operand("temperature", given)
+    if array.dtype.char == "g":
+        array = cast(array, np.dtype(np.float64))
+    reduced = axes if isinstance(axes, tuple) else (axes,)
+    rows = tuple(1 if d in reduced else n for d, n in enumerate(shape))
+    _check_broadcast("temperature", array, rows, f"{{}}, the rows of {of}")
+    with np.errstate(invalid="ignore"):
+        invalid = ~((array > 0) & np.isfinite(array))
+    if _any(invalid):
+        raise ValueError(f"temperature must be finite and above 0, got {_first(array, invalid)}")
+    return array
+
+
+def _factor(given: float | Array | None, shape: tuple[int, ...]) -> float | Array | None:
+    """Return a sample weight, or those of each row as a base array."""
+    if not isinstance(given, np.ndarray):
+        if given is not None and not math.isfinite(given):
+            raise ValueError(f"sample_weight must be finite, got {given}")
+        return given
+    array = _operand("sample_weight", given)
+    _check_broadcast("sample_weight", array, shape, "{}, the shape of the losses")
+    _check_finite("sample_weight", array)
+    return array
 
 
 def _shown(value: Any) -> str:
@@ -507,6 +724,21 @@ def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, got {_shown(value)}")
     return bool(value)
+
+
+def _label(name: str, value: Any) -> int | None:
+    """Return what stands for a class index."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {_shown(value)}") from None
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{name} must be an integer of 64 bits, got {_shown(value)}")
+    return number
 
 
 def _count(workers: Any) -> int | None:
@@ -544,8 +776,8 @@ def _axes(integers: tuple[int, ...] | None, given: Any, ndim: int) -> int | tupl
 # ---- indices ----
 
 
-def _labels(given: Array, logits: Array, axis: int, *, is_list: bool) -> Array:
-    """Return labels: class indices in range, or probabilities of the logits' shape."""
+def _labels(given: Array, logits: Array, axis: int, ignored: int | None, *, is_list: bool) -> Array:
+    """Return labels: class indices in range or ignored, or probabilities of the logits' shape."""
     rows = logits.shape[:axis] + logits.shape[axis + 1 :]
     if given.size == 0 and is_list and given.shape != logits.shape:
         given = given.astype(np.intp)  # [] has no dtype of its own
@@ -557,7 +789,7 @@ def _labels(given: Array, logits: Array, axis: int, *, is_list: bool) -> Array:
     hint = ""
     if given.dtype.kind in "iu":
         if given.shape == rows:
-            _check_classes(given, logits.shape[axis])
+            _check_classes(given, logits.shape[axis], ignored)
             return given
         if is_one_each:
             hint = f"; pass numpy.reshape(labels, {rows})"
@@ -568,6 +800,11 @@ def _labels(given: Array, logits: Array, axis: int, *, is_list: bool) -> Array:
             f"without the axis of the classes, {rows}; got {given.shape}{hint}"
         )
     if given.shape == logits.shape:
+        if ignored is not None:
+            raise ValueError(
+                "ignore_index must not be given with probabilities, of which none is an index; "
+                "pass sample_weight with a 0 for each row to be ignored"
+            )
         return given
     if logits.dtype.kind in "biu" or given.ndim > logits.ndim:
         hint = "; the order is softmax_cross_entropy(logits, labels)"
@@ -584,16 +821,17 @@ def _any(booleans: Array) -> bool:
     return bool(np.count_nonzero(booleans))
 
 
-def _check_classes(labels: Array, classes: int) -> None:
+def _check_classes(labels: Array, classes: int, ignored: int | None) -> None:
     outside = (labels < 0) | (labels >= classes)
+    limits = np.iinfo(labels.dtype)
+    if ignored is not None and limits.min <= ignored <= limits.max:
+        outside &= labels != ignored
     if not _any(outside):
         return
-    at = tuple(int(i) for i in np.argwhere(outside)[0])
-    where = f" at index {at if len(at) > 1 else at[0]}" if at else ""
     some = f" from 0 to {classes - 1} for {classes} classes"
     none = ", of which there are none: logits has no classes"
     raise IndexError(
-        f"labels must be class indices{some if classes else none}, got {labels[at]}{where}"
+        f"labels must be class indices{some if classes else none}, got {_first(labels, outside)}"
     )
 
 
