@@ -3,6 +3,7 @@ Python and NumPy (arguments as borrowed pointers, which cost no counting of refe
 """
 
 from cpython.object cimport PyObject
+from libc.stdint cimport int64_t
 from numpy cimport npy_intp
 
 cdef extern from "Python.h":
@@ -103,6 +104,8 @@ cdef extern from "arrays.h" nogil:
         FSM_LOG_SOFTMAX_BACKWARD
         FSM_CROSS_ENTROPY
         FSM_SEGMENT_SOFTMAX
+        FSM_SEGMENT_LOG_SOFTMAX
+        FSM_SEGMENT_LOGSUMEXP
         FSM_FUNCTIONS
     enum fsm_dtype:
         FSM_F32
@@ -122,6 +125,8 @@ cdef extern from "arrays.h" nogil:
         FSM_X
         FSM_Y
         FSM_MASK
+        FSM_TEMPERATURE
+        FSM_WEIGHT
         FSM_OUT
         FSM_GRAD
         FSM_OPERANDS
@@ -138,19 +143,23 @@ cdef extern from "arrays.h" nogil:
         int tempered
     ctypedef struct fsm_dimension:
         size_t extent
-        ptrdiff_t step[5]
+        ptrdiff_t step[7]
     ctypedef struct fsm_plan:
         const fsm_kernels *kernels
         fsm_function function
         fsm_dtype computing
-        char *base[5]
-        fsm_dtype dtype[5]
-        unsigned char foreign[5]
+        char *base[7]
+        fsm_dtype dtype[7]
+        unsigned char foreign[7]
         fsm_temperature temperature
         double smoothing
+        double weight
+        int64_t ignored
+        bint ignores
         int fresh
         int outer
         int inner
+        fsm_dimension segments
         fsm_dimension dimension[65]
     size_t FSM_ASK_EVERY
     bint fsm_is_integer(fsm_dtype dtype)

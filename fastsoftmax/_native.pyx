@@ -87,18 +87,22 @@ cdef enum:
     KEEPDIMS
     SMOOTHING
     RETURN_GRAD
+    RETURN_SIGN
+    WEIGHT
+    IGNORED
     ARGUMENTS
     OPTIONS = (
         1 << DTYPE | 1 << TEMPERATURE | 1 << SMOOTHING | 1 << WORKERS | 1 << KEEPDIMS
-        | 1 << RETURN_GRAD
+        | 1 << RETURN_GRAD | 1 << RETURN_SIGN | 1 << WEIGHT | 1 << IGNORED
     )
 
 cdef dict SLOTS = {
     "x": X, "logits": X, "grad_output": X, "data": X,
-    "y": Y, "output": Y, "labels": Y, "indptr": Y,
+    "y": Y, "output": Y, "labels": Y, "indptr": Y, "b": Y,
     "axis": AXIS, "where": WHERE, "out": OUT, "dtype": DTYPE, "temperature": TEMPERATURE,
     "workers": WORKERS, "keepdims": KEEPDIMS, "label_smoothing": SMOOTHING,
-    "return_grad": RETURN_GRAD,
+    "return_grad": RETURN_GRAD, "return_sign": RETURN_SIGN, "sample_weight": WEIGHT,
+    "ignore_index": IGNORED,
 }  # fmt: skip
 
 cdef dict FUNCTIONS = {
@@ -109,6 +113,8 @@ cdef dict FUNCTIONS = {
     "log_softmax_backward": FSM_LOG_SOFTMAX_BACKWARD,
     "softmax_cross_entropy": FSM_CROSS_ENTROPY,
     "segment_softmax": FSM_SEGMENT_SOFTMAX,
+    "segment_log_softmax": FSM_SEGMENT_LOG_SOFTMAX,
+    "segment_logsumexp": FSM_SEGMENT_LOGSUMEXP,
 }
 
 # One public function over one instruction set. References are held for good, as a C function's
@@ -296,6 +302,10 @@ cdef struct call:
     bint single  # one result a row
     bint keepdims
     bint return_grad
+    bint return_sign
+    bint own_temperatures  # there is an array of them, as of sample weights
+    bint own_weights
+    bint plain_b  # the weights of a logsumexp are a plain number, without a dtype of its own
 
 
 cdef inline bint take(fsm_plan *plan, call *c, int operand, PyObject *o) noexcept:
@@ -350,6 +360,30 @@ cdef int rows_shape(call *c, npy_intp *shape) noexcept:
     return count
 
 
+cdef inline bint is_segments(fsm_function function) noexcept:
+    return function >= FSM_SEGMENT_SOFTMAX
+
+
+cdef void segments_shape(call *c, npy_intp *shape) noexcept:
+    """The shape of one number for each segment, of as many dimensions as the data."""
+    cdef int d
+    shape[0] = PyArray_DIMS(c.array[FSM_Y])[0] - 1
+    for d in range(1, c.ndim):
+        shape[d] = PyArray_DIMS(c.array[FSM_X])[d]
+
+
+cdef bint has_segments_shape(call *c, PyArrayObject *a) noexcept:
+    cdef npy_intp shape[64]
+    cdef int d
+    if PyArray_NDIM(a) != c.ndim:
+        return False
+    segments_shape(c, shape)
+    for d in range(c.ndim):
+        if PyArray_DIMS(a)[d] != shape[d]:
+            return False
+    return True
+
+
 cdef bint has_rows_shape(call *c, PyArrayObject *a) noexcept:
     cdef npy_intp shape[64]
     cdef int d, ndim = rows_shape(c, shape)
@@ -361,14 +395,27 @@ cdef bint has_rows_shape(call *c, PyArrayObject *a) noexcept:
     return True
 
 
-cdef bint broadcasts(PyArrayObject *mask, PyArrayObject *x) noexcept:
-    cdef int d, shift = PyArray_NDIM(x) - PyArray_NDIM(mask)
+cdef bint broadcasts(PyArrayObject *a, PyArrayObject *x, uint64_t axes) noexcept:
+    """Whether an array broadcasts to the shape of x with these axes of length 1."""
+    cdef int d, shift = PyArray_NDIM(x) - PyArray_NDIM(a)
     cdef npy_intp extent
     if shift < 0:
         return False
-    for d in range(PyArray_NDIM(mask)):
-        extent = PyArray_DIMS(mask)[d]
-        if extent != 1 and extent != PyArray_DIMS(x)[d + shift]:
+    for d in range(PyArray_NDIM(a)):
+        extent = PyArray_DIMS(a)[d]
+        if extent != 1 and (axes >> (d + shift) & 1 or extent != PyArray_DIMS(x)[d + shift]):
+            return False
+    return True
+
+
+cdef bint broadcasts_to_rows(call *c, PyArrayObject *a) noexcept:
+    """Whether an array broadcasts to the shape of one number a row."""
+    cdef npy_intp shape[64]
+    cdef int d, ndim = rows_shape(c, shape), shift = ndim - PyArray_NDIM(a)
+    if shift < 0:
+        return False
+    for d in range(PyArray_NDIM(a)):
+        if PyArray_DIMS(a)[d] != 1 and PyArray_DIMS(a)[d] != shape[d + shift]:
             return False
     return True
 
@@ -398,28 +445,70 @@ cdef bint is_same_memory(PyArrayObject *a, PyArrayObject *b) noexcept:
     return PyArray_ISNOTSWAPPED(a)
 
 
-cdef bint may_be_written(call *c, fsm_function function) noexcept:
-    """Whether `out` is an input, element for element, or apart from all of them."""
-    cdef PyArrayObject *out = c.array[FSM_OUT]
+cdef bint overlap(PyArrayObject *a, PyArrayObject *b) noexcept:
+    """Whether one begins before the other has ended."""
     cdef char *low
     cdef char *high
     cdef char *other_low
     cdef char *other_high
+    bounds(a, &low, &high)
+    bounds(b, &other_low, &other_high)
+    return low < other_high and other_low < high
+
+
+cdef bint may_be_written(call *c, fsm_function function, int operand) noexcept:
+    """Whether a result's memory is an input, element for element, or apart from all of them."""
+    cdef PyArrayObject *out = c.array[operand]
+    cdef bint is_input
     cdef int o
-    if c.flags & NPY_ARRAY_OWNDATA and out != c.array[FSM_X] and out != c.array[FSM_Y]:
-        return True  # memory of its own, which no other array owns
-    bounds(out, &low, &high)
-    for o in range(FSM_OUT):
-        if c.array[o] is NULL:
+    for o in range(operand):
+        if c.array[o] is NULL or (
+            # Memory of its own, which no other array owns.
+            out != c.array[o] and c.flags & NPY_ARRAY_OWNDATA
+        ) or not overlap(out, c.array[o]):
             continue
-        bounds(c.array[o], &other_low, &other_high)
-        if high <= other_low or other_high <= low:
-            continue
-        if o == FSM_MASK or c.single or (o == FSM_Y and function == FSM_SEGMENT_SOFTMAX):
+        is_input = o == FSM_X or (o == FSM_Y and function < FSM_CROSS_ENTROPY)
+        if not is_input or (operand == FSM_OUT and c.single):
             return False
         if not is_same_memory(c.array[o], out):
             return False
     return True
+
+
+cdef bint take_result(fsm_plan *plan, call *c, int operand, PyObject *o) noexcept:
+    """Take memory for a result."""
+    cdef PyArrayObject *out
+    cdef bint fits
+    if not take(plan, c, operand, o):
+        return False
+    out = c.array[operand]
+    if operand == FSM_OUT and is_segments(plan.function) and c.single:
+        fits = has_segments_shape(c, out)
+    elif operand == FSM_OUT and c.single:
+        fits = has_rows_shape(c, out)
+    else:
+        fits = same_shape(c.array[FSM_X], out)
+    return (
+        fits
+        and <int>plan.dtype[operand] == c.result
+        and not plan.foreign[operand]
+        and PyArray_FLAGS(out) & NPY_ARRAY_WRITEABLE
+        and may_be_written(c, plan.function, operand)
+    )
+
+
+cdef bint take_results(fsm_plan *plan, call *c, PyObject *o) noexcept:
+    """Take an argument `out`: memory for the result, or a pair of a cross-entropy's."""
+    cdef PyObject *loss
+    cdef PyObject *grad
+    if plan.function != FSM_CROSS_ENTROPY or not PyTuple_CheckExact(o):
+        return take_result(plan, c, FSM_OUT, o)
+    if PyTuple_GET_SIZE(o) != 2:
+        return False
+    loss, grad = PyTuple_GET_ITEM(o, 0), PyTuple_GET_ITEM(o, 1)
+    if loss != Py_None and not take_result(plan, c, FSM_OUT, loss):
+        return False
+    return grad == Py_None or (c.return_grad and take_result(plan, c, FSM_GRAD, grad))
 
 
 cdef bint take_second(PyObject *const *given, fsm_plan *plan, call *c) noexcept:
@@ -429,9 +518,16 @@ cdef bint take_second(PyObject *const *given, fsm_plan *plan, call *c) noexcept:
     if given[Y] is NULL or not take(plan, c, FSM_Y, given[Y]):
         return False
     y = c.array[FSM_Y]
+    if plan.function == FSM_LOGSUMEXP:  # weights
+        plan.computing = FSM_F64
+        if c.asked < 0 and not c.plain_b:  # with integers, the rules know the dtype
+            c.result = common_float(plan.dtype[FSM_X], plan.dtype[FSM_Y])
+            if not (is_float(plan.dtype[FSM_X]) and is_float(plan.dtype[FSM_Y])) or c.result < 0:
+                return False
+        return broadcasts(y, c.array[FSM_X], 0)
     is_integer = fsm_is_integer(plan.dtype[FSM_Y])
-    if plan.function == FSM_SEGMENT_SOFTMAX:
-        return c.ndim == 1 and is_integer and PyArray_NDIM(y) == 1 and PyArray_DIMS(y)[0] >= 2
+    if is_segments(plan.function):
+        return c.ndim > 0 and is_integer and PyArray_NDIM(y) == 1 and PyArray_DIMS(y)[0] >= 2
     if plan.function == FSM_CROSS_ENTROPY:
         if c.ndim == 0 or given[AXIS] == Py_None:
             return False
@@ -441,7 +537,9 @@ cdef bint take_second(PyObject *const *given, fsm_plan *plan, call *c) noexcept:
             return has_rows_shape(c, y)
         if plan.dtype[FSM_Y] == FSM_F64:
             plan.computing = FSM_F64
-        return is_float(plan.dtype[FSM_Y]) and same_shape(c.array[FSM_X], y)
+        return (
+            is_float(plan.dtype[FSM_Y]) and not plan.ignores and same_shape(c.array[FSM_X], y)
+        )
     c.result = common_float(plan.dtype[FSM_X], plan.dtype[FSM_Y])
     plan.computing = FSM_F64 if c.result == FSM_F64 else FSM_F32
     return c.result >= 0 and same_shape(c.array[FSM_X], y)
@@ -452,9 +550,10 @@ cdef inline bint take_operands(
 ) noexcept:
     """Take every array but a new result: formats, shapes, and what may overlap."""
     cdef PyArrayObject *x
-    cdef PyArrayObject *out
-    memset(c.array, 0, sizeof(c.array))
-    memset(plan.base, 0, sizeof(plan.base))
+    memset(c.array, 0, 4 * sizeof(c.array[0]))  # in parts, as in `called`
+    memset(c.array + 4, 0, (FSM_OPERANDS - 4) * sizeof(c.array[0]))
+    memset(plan.base, 0, 4 * sizeof(plan.base[0]))
+    memset(plan.base + 4, 0, (FSM_OPERANDS - 4) * sizeof(plan.base[0]))
     c.flags = -1
     if not take(plan, c, FSM_X, given[X]):
         return False
@@ -462,47 +561,66 @@ cdef inline bint take_operands(
     c.ndim = PyArray_NDIM(x)
     if not as_axes(given[AXIS], c.ndim, &c.axes):
         return False
+    if is_segments(plan.function):  # the first axis is cut, and that of the segments is its place
+        c.axes = 1
+        c.keepdims = True
     c.result = as_float(plan.dtype[FSM_X])
     if c.asked >= 0:
         if c.asked > FSM_F64 and c.asked != <int>plan.dtype[FSM_X]:
             return False
         c.result = c.asked
     plan.computing = FSM_F64 if c.result == FSM_F64 else FSM_F32
-    c.single = plan.function == FSM_LOGSUMEXP or plan.function == FSM_CROSS_ENTROPY
-    if plan.function >= FSM_SOFTMAX_BACKWARD and not take_second(given, plan, c):
-        return False
+    c.single = (
+        plan.function == FSM_LOGSUMEXP
+        or plan.function == FSM_CROSS_ENTROPY
+        or plan.function == FSM_SEGMENT_LOGSUMEXP
+    )
+    if plan.function >= FSM_SOFTMAX_BACKWARD or not is_default(given[Y]):
+        if not take_second(given, plan, c):
+            return False
+    if c.asked == FSM_F32 and plan.computing == FSM_F64:  # x is to be cast to float32 first
+        if plan.dtype[FSM_X] != FSM_F32 and PyArray_ITEMSIZE(x) > 2:
+            return False
     if not is_default(given[WHERE]) and given[WHERE] != Py_True:
         if (
             not take(plan, c, FSM_MASK, given[WHERE])
             or plan.dtype[FSM_MASK] != FSM_BOOL
-            or not broadcasts(c.array[FSM_MASK], x)
+            or not broadcasts(c.array[FSM_MASK], x, 0)
         ):
             return False
-    if not is_default(given[OUT]):
-        if not take(plan, c, FSM_OUT, given[OUT]):
-            return False
-        out = c.array[FSM_OUT]
-        if (
-            <int>plan.dtype[FSM_OUT] != c.result
-            or plan.foreign[FSM_OUT]
-            or not PyArray_FLAGS(out) & NPY_ARRAY_WRITEABLE
-            or not (has_rows_shape(c, out) if c.single else same_shape(x, out))
-            or not may_be_written(c, plan.function)
-        ):
-            return False
-    return True
+    if c.own_temperatures and not (
+        take(plan, c, FSM_TEMPERATURE, given[TEMPERATURE])
+        and broadcasts(c.array[FSM_TEMPERATURE], x, c.axes)
+    ):
+        return False
+    if c.own_weights and not (
+        take(plan, c, FSM_WEIGHT, given[WEIGHT]) and broadcasts_to_rows(c, c.array[FSM_WEIGHT])
+    ):
+        return False
+    return is_default(given[OUT]) or take_results(plan, c, given[OUT])
 
 
 # ---- layout ----
 
-cdef ptrdiff_t step_of(call *c, int operand, int d, int row_d) noexcept:
+cdef inline ptrdiff_t step_broadcast(PyArrayObject *a, int d) noexcept:
+    """An array's step along a dimension that it may be broadcast along, or not have."""
+    return 0 if d < 0 or PyArray_DIMS(a)[d] == 1 else PyArray_STRIDES(a)[d]
+
+
+cdef ptrdiff_t step_of(fsm_plan *plan, call *c, int operand, int d, int row_d) noexcept:
     """An operand's step along dimension d of x, of the rows' shape its dimension `row_d`."""
     cdef PyArrayObject *a = c.array[operand]
     cdef bint is_reduced = c.axes >> d & 1
-    if operand == FSM_MASK:
-        d -= c.ndim - PyArray_NDIM(a)
-        return 0 if d < 0 or PyArray_DIMS(a)[d] == 1 else PyArray_STRIDES(a)[d]
-    if PyArray_NDIM(a) == c.ndim and not (operand == FSM_OUT and c.single):
+    cdef bint single = c.single and (operand == FSM_OUT or plan.function == FSM_LOGSUMEXP)
+    if FSM_Y <= operand <= FSM_WEIGHT:
+        if operand == FSM_Y and is_segments(plan.function):
+            return 0
+        if operand == FSM_WEIGHT:  # of a cross-entropy, which reduces one axis
+            return 0 if is_reduced else step_broadcast(a, row_d - (c.ndim - 1 - PyArray_NDIM(a)))
+        if operand != FSM_Y or plan.function == FSM_LOGSUMEXP:
+            return step_broadcast(a, d - (c.ndim - PyArray_NDIM(a)))
+        single = PyArray_NDIM(a) != c.ndim
+    if operand == FSM_X or not single:
         return PyArray_STRIDES(a)[d]
     return 0 if is_reduced else PyArray_STRIDES(a)[d if c.keepdims else row_d]
 
@@ -519,7 +637,7 @@ cdef void lay_out(fsm_plan *plan, call *c) noexcept:
             if <int>(c.axes >> d & 1) == reduced:
                 added.extent = shape[d]
                 for o in range(FSM_OPERANDS):
-                    added.step[o] = 0 if c.array[o] is NULL else step_of(c, o, d, row_d)
+                    added.step[o] = 0 if c.array[o] is NULL else step_of(plan, c, o, d, row_d)
                 fsm_append(plan, first, &count, &added)
             row_d += not c.axes >> d & 1
         if not reduced:
@@ -532,30 +650,42 @@ cdef void lay_out(fsm_plan *plan, call *c) noexcept:
 
 
 cdef void lay_out_segments(fsm_plan *plan, call *c) noexcept:
-    """One dimension of the segments and one of the data."""
-    cdef int o
-    memset(plan.dimension, 0, 2 * sizeof(fsm_dimension))
-    plan.outer = plan.inner = 1
-    plan.dimension[0].extent = PyArray_DIMS(c.array[FSM_Y])[0] - 1
-    plan.dimension[0].step[<int>FSM_Y] = PyArray_STRIDES(c.array[FSM_Y])[0]
-    plan.dimension[1].extent = PyArray_DIMS(c.array[FSM_X])[0]
-    for o in (<int>FSM_X, <int>FSM_OUT):
-        plan.dimension[1].step[o] = PyArray_STRIDES(c.array[o])[0]
+    """The same, and the dimension of the segments."""
+    lay_out(plan, c)
+    memset(&plan.segments, 0, sizeof(fsm_dimension))
+    plan.segments.extent = PyArray_DIMS(c.array[FSM_Y])[0] - 1
+    plan.segments.step[<int>FSM_Y] = PyArray_STRIDES(c.array[FSM_Y])[0]
+    if c.single:
+        plan.segments.step[<int>FSM_OUT] = PyArray_STRIDES(c.array[FSM_OUT])[0]
 
 
 cdef bint take_options(
     PyObject *const *given, fsm_plan *plan, call *c, double *temperature
 ) except -1:
     """Take every option that is not about an array."""
-    cdef long long workers
+    cdef long long workers, ignored
     if not is_default(given[DTYPE]):
         c.asked = as_dtype(given[DTYPE])
         if c.asked < 0:
             return False
-    if given[TEMPERATURE] is not NULL and not (
-        as_number(given[TEMPERATURE], temperature) and 0 < temperature[0] < INFINITY
-    ):
-        return False
+    if given[TEMPERATURE] is not NULL:
+        c.own_temperatures = PyArray_CheckExact(given[TEMPERATURE])
+        if c.own_temperatures:
+            if is_segments(plan.function):
+                return False
+        elif not (as_number(given[TEMPERATURE], temperature) and 0 < temperature[0] < INFINITY):
+            return False
+    if not is_default(given[WEIGHT]):
+        c.own_weights = PyArray_CheckExact(given[WEIGHT])
+        if not c.own_weights and not (
+            as_number(given[WEIGHT], &plan.weight) and -INFINITY < plan.weight < INFINITY
+        ):
+            return False
+    plan.ignores = not is_default(given[IGNORED])
+    if plan.ignores:
+        if not as_integer(given[IGNORED], &ignored):
+            return False
+        plan.ignored = ignored
     if given[SMOOTHING] is not NULL and not (
         as_number(given[SMOOTHING], &plan.smoothing) and 0 <= plan.smoothing <= 1
     ):
@@ -565,6 +695,8 @@ cdef bint take_options(
     ):
         return False
     if given[KEEPDIMS] is not NULL and not as_flag(given[KEEPDIMS], &c.keepdims):
+        return False
+    if given[RETURN_SIGN] is not NULL and not as_flag(given[RETURN_SIGN], &c.return_sign):
         return False
     return given[RETURN_GRAD] is NULL or as_flag(given[RETURN_GRAD], &c.return_grad)
 
@@ -607,7 +739,11 @@ cdef object new_rows(call *c):
 cdef inline object new_result(fsm_plan *plan, call *c, int operand):
     """Memory for a result."""
     cdef object result
-    if operand == FSM_OUT and c.single:
+    cdef npy_intp shape[64]
+    if c.single and is_segments(plan.function):
+        segments_shape(c, shape)
+        result = new_array(c, c.ndim, shape)
+    elif c.single and (operand == FSM_OUT or plan.function == FSM_LOGSUMEXP):
         result = new_rows(c)
     elif PyArray_FLAGS(c.array[FSM_X]) & NPY_ARRAY_C_CONTIGUOUS:
         result = new_array(c, c.ndim, PyArray_DIMS(c.array[FSM_X]))
@@ -633,7 +769,7 @@ cdef inline bint is_packed(call *c) noexcept:
 
 cdef int run_any(fsm_plan *plan, call *c, size_t elements, int threads) except? -1:
     """Run a call of any layout."""
-    if plan.function == FSM_SEGMENT_SOFTMAX:
+    if is_segments(plan.function):
         lay_out_segments(plan, c)
     else:
         lay_out(plan, c)
@@ -645,17 +781,24 @@ cdef int run_any(fsm_plan *plan, call *c, size_t elements, int threads) except? 
     )
 
 
-cdef object attempt(const signature *s, PyObject *const *given, unsigned present):
+cdef object attempt(
+    const signature *s, PyObject *const *given, unsigned present, bint plain_b
+):
     """Return the result of a call; None where it is not to be taken here."""
     cdef fsm_plan plan
     cdef call c
     cdef double temperature = 1.0
     cdef size_t elements
     cdef int status, threads = 1
-    cdef object result, grad = None
+    cdef bint is_new
+    cdef object result, second = None
+    plan.function = s.function
     plan.smoothing = 0.0
+    plan.weight = 1.0
+    plan.ignores = False
     c.asked = -1
-    c.keepdims = c.return_grad = False
+    c.plain_b = plain_b
+    c.keepdims = c.return_grad = c.return_sign = c.own_temperatures = c.own_weights = False
     if present & OPTIONS and not take_options(given, &plan, &c, &temperature):
         return None
     if not PyArray_CheckExact(given[X]):
@@ -670,13 +813,16 @@ cdef object attempt(const signature *s, PyObject *const *given, unsigned present
         if <size_t>elements_of(<PyArrayObject *>given[X]) != elements:
             return None
     plan.kernels = s.kernels
-    plan.function = s.function
     if not take_operands(given, &plan, &c):
         return None
-    plan.fresh = c.array[FSM_OUT] is NULL
-    result = new_result(&plan, &c, FSM_OUT) if plan.fresh else <object>c.array[FSM_OUT]
-    if c.return_grad:
-        grad = new_result(&plan, &c, FSM_GRAD)
+    plan.fresh = c.array[FSM_OUT] is NULL and c.array[FSM_GRAD] is NULL
+    is_new = c.array[FSM_OUT] is NULL
+    result = new_result(&plan, &c, FSM_OUT) if is_new else <object>c.array[FSM_OUT]
+    if c.return_grad or c.return_sign:
+        if c.array[FSM_GRAD] is NULL:
+            second = new_result(&plan, &c, FSM_GRAD)
+        else:
+            second = <object>c.array[FSM_GRAD]
     plan.temperature = UNTEMPERED
     if temperature != 1.0:
         plan.temperature = fsm_make_temperature(temperature, plan.computing)
@@ -693,22 +839,36 @@ cdef object attempt(const signature *s, PyObject *const *given, unsigned present
             )
         if status == FSM_BAD_INDEX:
             return None
-    if plan.fresh and PyArray_NDIM(c.array[FSM_OUT]) == 0:
-        Py_INCREF(result)  # stolen by the call
-        result = PyArray_Return(c.array[FSM_OUT])
-    return result if grad is None else (result, grad)
+    if is_new:
+        result = as_scalar(result)
+    if second is None:
+        return result
+    return (result, as_scalar(second) if c.return_sign else second)
+
+
+cdef inline object as_scalar(object array):
+    """Return the number that a new array without axes is, or any other array."""
+    if PyArray_NDIM(<PyArrayObject *>array):
+        return array
+    Py_INCREF(array)  # stolen by the call
+    return PyArray_Return(<PyArrayObject *>array)
 
 
 cdef object attempt_sequences(const signature *s, PyObject **given, unsigned present):
     """Attempt a call with arrays in place of lists, tuples and numbers, whose code runs here."""
     cdef list held = []
     cdef PyObject *o
-    for slot in (<int>X, <int>Y, <int>WHERE):
+    cdef bint is_number, plain_b = False
+    for slot in (<int>X, <int>Y, <int>WHERE, <int>TEMPERATURE, <int>WEIGHT):
         o = given[slot]
-        if o is not NULL and (
-            PyList_CheckExact(o) or PyTuple_CheckExact(o) or PyFloat_CheckExact(o)
-            or PyLong_CheckExact(o)
+        if o is NULL:
+            continue
+        is_number = PyFloat_CheckExact(o) or PyLong_CheckExact(o)
+        if (
+            PyList_CheckExact(o) or PyTuple_CheckExact(o)
+            or (is_number and slot != TEMPERATURE and slot != WEIGHT)
         ):
+            plain_b |= is_number and slot == Y and s.function == FSM_LOGSUMEXP
             try:
                 held.append(PyArray_FromAny(o, NULL, 0, 0, 0, NULL))
             except Exception as error:
@@ -716,7 +876,7 @@ cdef object attempt_sequences(const signature *s, PyObject **given, unsigned pre
                     return None
                 raise
             given[slot] = PyList_GET_ITEM(<PyObject *>held, len(held) - 1)
-    return attempt(s, given, present) if held else None
+    return attempt(s, given, present, plain_b) if held else None
 
 
 cdef object called(
@@ -726,11 +886,12 @@ cdef object called(
     cdef PyObject *given[ARGUMENTS]
     cdef object result
     cdef unsigned present
-    # In two parts: of more than 48 bytes gcc makes a "rep stos", which takes 10 ns to start.
+    # In parts: of more than 48 bytes gcc makes a "rep stos", which takes 10 ns to start.
     memset(given, 0, 6 * sizeof(given[0]))
-    memset(given + 6, 0, (ARGUMENTS - 6) * sizeof(given[0]))
+    memset(given + 6, 0, 6 * sizeof(given[0]))
+    memset(given + 12, 0, (ARGUMENTS - 12) * sizeof(given[0]))
     if parse(s, arguments, count, keywords, given, &present):
-        result = attempt(s, given, present)
+        result = attempt(s, given, present, False)
         if result is not None:
             return result
         result = attempt_sequences(s, given, present)

@@ -12,7 +12,8 @@
  * E. A strip runs along the outer dimension with the smallest step in x, so that gathering reads
  *    whole cache lines.
  * F. Class indices and row pointers are copied, checked, and then used: another thread that changes
- *    them meanwhile gets a status or wrong results, never a wild access.
+ *    them meanwhile gets a status or wrong results, never a wild access. What is one a row (labels,
+ *    temperatures, weights) and the weights of a logsumexp are checked before the first store too.
  * G. Nothing here allocates: fsm_prepare says how much scratch a thread needs, so that a call fails
  *    before its first store.
  * H. Every loop that can be long asks the thread's watch whether to stop, once in FSM_ASK_EVERY
@@ -42,11 +43,12 @@
 #define BESIDE_PART 512
 /* Of that many indices threads take parts of about the same size. */
 #define ENOUGH_PARTS 16
-/* Longer segments are counted for the watch one by one; the others by LABELS of them, each as if it
- * had this length. */
-#define ENOUGH_TO_ASK 1024
+/* Segments that are run one after the other have together this many elements at most. */
+#define GROUP_ELEMENTS 2048
 /* Class indices copied and checked at a time. */
 #define LABELS 256
+/* Temperatures the same. */
+#define TEMPERATURES 64
 
 /* Some items of a plan: where the operands begin, and how many indices there are of the dimension
  * that is split. */
@@ -54,7 +56,9 @@ typedef struct {
     const fsm_plan *plan;
     char *base[FSM_OPERANDS];
     size_t split_extent;
-    size_t n; /* elements of a row: the plan's, or of the segment at hand */
+    size_t n;               /* elements of a row: the plan's, or those of the segments at hand */
+    const int64_t *pointer; /* where these begin, and where the last ends */
+    size_t segments;
     char *scratch;
     fsm_watch *watch;
 } part;
@@ -70,16 +74,26 @@ static size_t size_of(enum fsm_dtype dtype) {
     return size[dtype];
 }
 
-fsm_temperature fsm_make_temperature(double temperature, enum fsm_dtype computing) {
+/* 2^e of a normal number. */
+static double power_of_two(int e) {
+    const uint64_t bits = (uint64_t)(e + 1023) << 52;
+    double value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* In the default floating-point environment: the caller's rounding mode must not change a bit. */
+static fsm_temperature make_temperature(double temperature, enum fsm_dtype computing) {
     fsm_temperature t = {temperature != 1.0, 1.0, 1.0, 0.0};
     if (!t.tempered) {
         return t;
     }
-    const uint64_t saved = fsm_enter(); /* the caller's rounding mode must not change a bit */
     const int limit = computing == FSM_F64 ? 1022 : 126;
-    int exponent = ilogb(temperature);
+    uint64_t bits;
+    memcpy(&bits, &temperature, sizeof bits);
+    int exponent = (int)(bits >> 52 & 0x7ff) - 1023; /* of a subnormal number: -1023 */
     exponent = exponent > limit ? limit : exponent < -limit ? -limit : exponent;
-    t.scale = ldexp(1.0, -exponent);
+    t.scale = power_of_two(-exponent);
     const double scaled = temperature * t.scale;
     double inverse = 1.0 / scaled;
     if (computing == FSM_F64) {
@@ -94,6 +108,12 @@ fsm_temperature fsm_make_temperature(double temperature, enum fsm_dtype computin
         t.inv_hi = (double)(float)inverse;
         t.inv_lo = (double)(float)(inverse - t.inv_hi);
     }
+    return t;
+}
+
+fsm_temperature fsm_make_temperature(double temperature, enum fsm_dtype computing) {
+    const uint64_t saved = fsm_enter();
+    const fsm_temperature t = make_temperature(temperature, computing);
     fsm_leave(saved);
     return t;
 }
@@ -114,24 +134,36 @@ static size_t rows_at_once(size_t n) {
 
 /* Whether the operand has one number a row: its reduced dimensions are not there. */
 static int is_single(const fsm_plan *p, int operand) {
-    return operand == FSM_OUT && (p->function == FSM_LOGSUMEXP || p->function == FSM_CROSS_ENTROPY);
+    return (operand == FSM_OUT &&
+            (p->function == FSM_LOGSUMEXP || p->function == FSM_CROSS_ENTROPY ||
+             p->function == FSM_SEGMENT_LOGSUMEXP)) ||
+           (operand == FSM_GRAD && p->function == FSM_LOGSUMEXP);
+}
+
+static int has_segments(const fsm_plan *p) {
+    return p->function >= FSM_SEGMENT_SOFTMAX;
+}
+
+/* Whether it is a logsumexp with weights. */
+static int is_weighted(const fsm_plan *p) {
+    return p->function == FSM_LOGSUMEXP && p->base[FSM_Y];
 }
 
 /* What the kernels compute of its rows. */
 static enum fsm_function row_function(const fsm_plan *p) {
-    return p->function == FSM_SEGMENT_SOFTMAX ? FSM_SOFTMAX : p->function;
+    return has_segments(p) ? p->function - FSM_SEGMENT_SOFTMAX + FSM_SOFTMAX : p->function;
 }
 
 /* Class indices or row pointers, which are read one by one. */
 static int is_index(const fsm_plan *p, int operand) {
-    return operand == FSM_Y &&
-           (p->function == FSM_SEGMENT_SOFTMAX ||
-            (p->function == FSM_CROSS_ENTROPY && fsm_is_integer(p->dtype[FSM_Y])));
+    return operand == FSM_Y && (has_segments(p) || (p->function == FSM_CROSS_ENTROPY &&
+                                                    fsm_is_integer(p->dtype[FSM_Y])));
 }
 
-/* Absent, or for the kernels neither rows of numbers nor a number a row. */
+/* Absent, or for the kernels neither rows of numbers nor a result a row. */
 static int is_other(const fsm_plan *p, int operand) {
-    return !p->base[operand] || operand == FSM_MASK || is_index(p, operand);
+    return !p->base[operand] || (operand >= FSM_MASK && operand <= FSM_WEIGHT) ||
+           is_index(p, operand);
 }
 
 static ptrdiff_t row_step(const fsm_plan *p, int operand) {
@@ -151,10 +183,13 @@ static int is_computable(const fsm_plan *p, int operand) {
 
 /* Whether the kernels take the operand as it lies. */
 static int is_direct(const fsm_plan *p, int operand) {
+    if (is_weighted(p) && operand <= FSM_Y) {
+        return 0; /* a copy of the weights is spoilt */
+    }
     if (is_single(p, operand)) {
         /* They write losses one after the other. */
         return is_computable(p, operand) &&
-               (p->function == FSM_LOGSUMEXP || !p->outer ||
+               (p->function != FSM_CROSS_ENTROPY || !p->outer ||
                 row_step(p, operand) == (ptrdiff_t)size_of(p->computing));
     }
     return is_computable(p, operand) && is_run(p, operand);
@@ -329,6 +364,110 @@ static void read_indices(const fsm_plan *p, const char *from, ptrdiff_t step, si
     }
 }
 
+#define COPY_ELEMENTS(size)                                                                        \
+    for (size_t i = 0; i < n; i++) {                                                               \
+        memcpy(to + i * (size), from + (ptrdiff_t)i * step, size);                                 \
+    }                                                                                              \
+    return
+
+/* n elements of `size` bytes, one after the other. */
+static void pack(char *to, const char *from, ptrdiff_t step, size_t n, size_t size) {
+    if (step == (ptrdiff_t)size) {
+        memcpy(to, from, n * size);
+        return;
+    }
+    switch (size) {
+    case 8:
+        COPY_ELEMENTS(8);
+    case 4:
+        COPY_ELEMENTS(4);
+    case 2:
+        COPY_ELEMENTS(2);
+    default:
+        COPY_ELEMENTS(1);
+    }
+}
+
+/* Copies n numbers as float64 in the same way; at most PIECE of them. */
+static void read_numbers(const fsm_plan *p, int operand, const char *from, ptrdiff_t step, size_t n,
+                         double *to) {
+    char raw[PIECE * sizeof(double)];
+    const size_t size = size_of(p->dtype[operand]);
+    pack(raw, from, step, n, size);
+    if (p->foreign[operand] & FSM_SWAPPED) {
+        swap_bytes(raw, n, size);
+    }
+    to_f64(p, p->dtype[operand], to, raw, n);
+}
+
+/* Whether a class index is out of range; one that is to be ignored is not. */
+static int is_outside(const fsm_plan *p, int64_t label) {
+    const int is_beyond = p->dtype[FSM_Y] == FSM_U64 && label < 0;
+    return (uint64_t)label >= p->n && (is_beyond || !p->ignores || label != p->ignored);
+}
+
+/* Whether some of an operand's elements are what they must be: class indices in range, others
+ * finite, temperatures above 0. */
+static int are_valid(const fsm_plan *p, int operand, const char *from, ptrdiff_t step, size_t n) {
+    double number[PIECE];
+    int64_t label[PIECE];
+    int valid = 1;
+    if (is_index(p, operand)) {
+        read_indices(p, from, step, n, label);
+        for (size_t i = 0; i < n; i++) {
+            valid &= !is_outside(p, label[i]);
+        }
+        return valid;
+    }
+    read_numbers(p, operand, from, step, n, number);
+    for (size_t i = 0; i < n; i++) {
+        valid &= number[i] - number[i] == 0 && (operand != FSM_TEMPERATURE || number[i] > 0);
+    }
+    return valid;
+}
+
+/* A status: whether all of an operand's elements are, along dimensions d to `last`. Along one that
+ * the operand does not extend along, they are the same. */
+static int check_elements(const fsm_plan *p, int operand, const char *base, int d, int last,
+                          fsm_watch *watch) {
+    while (d < last && !p->dimension[d].step[operand]) {
+        d++;
+    }
+    while (d < last && !p->dimension[last].step[operand]) {
+        last--;
+    }
+    const ptrdiff_t step = p->dimension[d].step[operand];
+    const size_t extent = step ? p->dimension[d].extent : 1;
+    const size_t most = d < last ? 1 : PIECE;
+    int status = 0;
+    for (size_t i = 0; i < extent && !status; i += most) {
+        const size_t n = extent - i < most ? extent - i : most;
+        const char *from = base + (ptrdiff_t)i * step;
+        if (d < last) {
+            status = check_elements(p, operand, from, d + 1, last, watch);
+        } else {
+            status = are_valid(p, operand, from, step, n) ? fsm_stops_after(watch, n)
+                                                          : (int)FSM_BAD_INDEX;
+        }
+    }
+    return status;
+}
+
+/* The same of every operand that is to be checked before anything is written. */
+static int check_operands(const fsm_plan *p, fsm_watch *watch) {
+    int status = 0;
+    for (int o = FSM_Y; o <= FSM_WEIGHT && !status; o++) {
+        /* Class indices are checked when they are used; that is too late where results lie in
+         * memory of the caller's. */
+        const int checked =
+            o == FSM_Y ? is_weighted(p) || (is_index(p, o) && !p->fresh) : o >= FSM_TEMPERATURE;
+        if (p->base[o] && checked) {
+            status = check_elements(p, o, p->base[o], 0, p->outer + p->inner - 1, watch);
+        }
+    }
+    return status;
+}
+
 /* ---- gathering and scattering one strip ---- */
 
 #define TILE 16
@@ -464,44 +603,237 @@ static void scatter(const part *at, int operand, char *base, size_t rows, const 
 
 /* ---- a batch of rows that the kernels can take ---- */
 
+/* The canonical NaN. */
+static double no_number(void) {
+    const uint64_t bits = 0x7ff8000000000000u;
+    double value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* Whether a row of a mask has a class that takes part. */
+static int keeps_any(const char *mask, size_t n) {
+    size_t i = 0;
+    while (i < n && !mask[i]) {
+        i++;
+    }
+    return i < n;
+}
+
+static double number_at(const char *element, enum fsm_dtype dtype) {
+    return dtype == FSM_F64 ? *(const double *)element : (double)*(const float *)element;
+}
+
+static void set_number(char *element, enum fsm_dtype dtype, double value) {
+    if (dtype == FSM_F64) {
+        *(double *)element = value;
+    } else {
+        *(float *)element = (float)value;
+    }
+}
+
+/* The classes that have a share in the smoothing, as numbers; returns how many there are. */
+static size_t kept_classes(const fsm_plan *p, const char *mask, char *kept) {
+    const size_t size = size_of(p->computing);
+    size_t count = 0;
+    for (size_t i = 0; i < p->n; i++) {
+        set_number(kept + i * size, p->computing, mask[i] != 0);
+        count += mask[i] != 0;
+    }
+    return count;
+}
+
+/* The loss of a row in which no class takes part: infinite, where one is asked for. */
+static double loss_of_none(const fsm_plan *p, const char *target, double weight) {
+    const size_t size = size_of(p->computing);
+    for (size_t i = 0; target && i < p->n; i++) {
+        if (number_at(target + i * size, p->computing) != 0) {
+            target = NULL;
+        }
+    }
+    return target ? 0.0 : weight * (double)INFINITY;
+}
+
+/* Some rows of a cross-entropy: their labels, temperatures and weights, as the kernels want them.
+ */
+typedef struct {
+    intptr_t label[LABELS];
+    double weight[LABELS]; /* where they have any */
+    fsm_temperature temperature[TEMPERATURES];
+    size_t classes[LABELS];
+    unsigned char left_out[LABELS]; /* results are 0; where some may be */
+} entropy_rows;
+
+/* Whether rows have weights; whether some may give 0. */
+static int has_weights(const fsm_plan *p) {
+    return p->base[FSM_WEIGHT] || p->weight != 1;
+}
+static int leaves_out(const fsm_plan *p) {
+    return p->ignores || has_weights(p);
+}
+
+/* Returns a status: whether labels are in range. */
+static int read_labels(const fsm_plan *p, rows_at at, size_t first, size_t count,
+                       entropy_rows *rows) {
+    int64_t given[LABELS];
+    int outside = 0;
+    read_indices(p, at.base + (ptrdiff_t)first * at.step, at.step, count, given);
+    for (size_t r = 0; r < count; r++) {
+        outside |= (uint64_t)given[r] >= p->n;
+        rows->label[r] = (intptr_t)given[r];
+    }
+    for (size_t r = 0; r < count && p->ignores; r++) {
+        rows->left_out[r] = given[r] == p->ignored;
+    }
+    if (outside && p->ignores) {
+        outside = 0;
+        for (size_t r = 0; r < count; r++) {
+            outside |= is_outside(p, given[r]);
+        }
+    }
+    return outside ? FSM_BAD_INDEX : 0;
+}
+
+/* Their weights; those of weight 0 are left out. */
+static void read_weights(const fsm_plan *p, rows_at at, size_t first, size_t count,
+                         entropy_rows *rows) {
+    for (size_t r = 0; r < count && p->base[FSM_WEIGHT]; r += PIECE) {
+        const size_t n = count - r < PIECE ? count - r : PIECE;
+        read_numbers(p, FSM_WEIGHT, at.base + (ptrdiff_t)(first + r) * at.step, at.step, n,
+                     rows->weight + r);
+    }
+    for (size_t r = 0; r < count; r++) {
+        if (!p->base[FSM_WEIGHT]) {
+            rows->weight[r] = p->weight;
+        }
+        rows->left_out[r] |= rows->weight[r] == 0;
+    }
+}
+
+/* The temperatures of at most TEMPERATURES rows. */
+static void read_temperatures(const fsm_plan *p, rows_at at, size_t first, size_t count,
+                              fsm_temperature *to) {
+    double number[TEMPERATURES];
+    read_numbers(p, FSM_TEMPERATURE, at.base + (ptrdiff_t)first * at.step, at.step, count, number);
+    for (size_t r = 0; r < count; r++) {
+        to[r] = make_temperature(number[r], p->computing);
+    }
+}
+
+/* Rows of results from an operand on. */
+static char *row_of(rows_at at, size_t row) {
+    return at.base ? at.base + (ptrdiff_t)row * at.step : NULL;
+}
+
 static int compute_entropies(const part *part, const rows_at *at, size_t rows) {
     const fsm_plan *p = part->plan;
     const size_t size = size_of(p->computing), fit = rows_at_once(p->n);
-    const size_t most = fit < LABELS ? fit : LABELS;
-    const int labelled = is_index(p, FSM_Y);
-    int64_t given[LABELS];
-    intptr_t label[LABELS];
+    const int own = p->base[FSM_TEMPERATURE] != NULL, labelled = is_index(p, FSM_Y);
+    const size_t limit = own ? TEMPERATURES : LABELS, most = fit < limit ? fit : limit;
+    const rows_at mask = at[FSM_MASK];
+    const int shared = mask.base && p->smoothing > 0;
+    const ptrdiff_t pitch = (ptrdiff_t)(p->pitch * size);
+    char *const kept = part->scratch + p->kept_at;
+    entropy_rows given;
     for (size_t first = 0; first < rows; first += most) {
         const size_t count = rows - first < most ? rows - first : most;
-        const char *y = at[FSM_Y].base + (ptrdiff_t)first * at[FSM_Y].step;
-        if (labelled) {
-            int outside = 0;
-            read_indices(p, y, at[FSM_Y].step, count, given);
-            for (size_t r = 0; r < count; r++) {
-                outside |= (uint64_t)given[r] >= p->n;
-                label[r] = (intptr_t)given[r];
+        int status = 0;
+        if (leaves_out(p)) {
+            memset(given.left_out, 0, count);
+        }
+        if (labelled && (status = read_labels(p, at[FSM_Y], first, count, &given)) != 0) {
+            return status;
+        }
+        if (has_weights(p)) {
+            read_weights(p, at[FSM_WEIGHT], first, count, &given);
+        }
+        if (own) {
+            read_temperatures(p, at[FSM_TEMPERATURE], first, count, given.temperature);
+        }
+        for (size_t r = 0; r < count && shared; r++) {
+            given.classes[r] =
+                kept_classes(p, row_of(mask, first + r), kept + (ptrdiff_t)(first + r) * pitch);
+        }
+        for (size_t r = 0, end; r < count; r = end) {
+            const size_t row = first + r;
+            char *const loss = at[FSM_OUT].base + row * size, *const grad =
+                                                                  row_of(at[FSM_GRAD], row);
+            if (leaves_out(p) && given.left_out[r]) {
+                end = r + 1;
+                memset(loss, 0, size);
+                if (grad) {
+                    memset(grad, 0, p->n * size);
+                }
+                continue;
             }
-            if (outside) {
-                return FSM_BAD_INDEX;
+            end = leaves_out(p) ? r + 1 : count;
+            while (end < count && !given.left_out[end]) {
+                end++;
+            }
+            const fsm_cross_entropy batch = {
+                .rows = end - r,
+                .n = p->n,
+                .x = row_of(at[FSM_X], row),
+                .x_stride = at[FSM_X].step,
+                .label = labelled ? given.label + r : NULL,
+                .target = labelled ? NULL : row_of(at[FSM_Y], row),
+                .target_stride = at[FSM_Y].step,
+                .smoothing = p->smoothing,
+                .kept = shared ? kept + (ptrdiff_t)row * pitch : NULL,
+                .kept_stride = pitch,
+                .classes = shared ? given.classes + r : NULL,
+                .temperature = own ? given.temperature + r : &p->temperature,
+                .temperature_step = own,
+                .weight = has_weights(p) ? given.weight + r : NULL,
+                .loss = loss,
+                .grad = grad,
+                .grad_stride = at[FSM_GRAD].step,
+                .scratch = p->waits ? part->scratch + p->weights_at : NULL,
+                .streamed = p->streamed,
+                .watch = part->watch,
+            };
+            p->kernels->cross_entropy[p->computing](&batch);
+            for (size_t i = r; i < end && mask.base; i++) {
+                char *const of_row = at[FSM_OUT].base + (first + i) * size;
+                const double value = number_at(of_row, p->computing);
+                if (value != value && !keeps_any(row_of(mask, first + i), p->n)) {
+                    const char *target = labelled ? NULL : row_of(at[FSM_Y], first + i);
+                    const double weight = has_weights(p) ? given.weight[i] : 1.0;
+                    set_number(of_row, p->computing, loss_of_none(p, target, weight));
+                }
             }
         }
-        const fsm_cross_entropy batch = {
-            .rows = count,
-            .n = p->n,
-            .x = at[FSM_X].base + (ptrdiff_t)first * at[FSM_X].step,
-            .x_stride = at[FSM_X].step,
-            .label = labelled ? label : NULL,
-            .target = labelled ? NULL : y,
-            .target_stride = at[FSM_Y].step,
-            .smoothing = p->smoothing,
-            .loss = at[FSM_OUT].base + first * size,
-            .grad =
-                at[FSM_GRAD].base ? at[FSM_GRAD].base + (ptrdiff_t)first * at[FSM_GRAD].step : NULL,
-            .grad_stride = at[FSM_GRAD].step,
-            .watch = part->watch,
-        };
-        p->kernels->cross_entropy[p->computing](&batch);
-        const int status = fsm_stops_after(part->watch, count * p->n);
+        status = fsm_stops_after(part->watch, count * p->n);
+        if (status) {
+            return status;
+        }
+    }
+    return 0;
+}
+
+/* The signs of sums whose logarithms these are: 1, but of a sum of nothing. */
+static void signs_of(const fsm_plan *p, rows_at out, rows_at sign, size_t rows) {
+    for (size_t r = 0; r < rows; r++) {
+        const double log = number_at(row_of(out, r), p->computing);
+        const double value = log != log ? log : log == -(double)INFINITY ? 0.0 : 1.0;
+        set_number(row_of(sign, r), p->computing, value);
+    }
+}
+
+/* Rows of a weighted logsumexp. Without a place for its sign the logarithm of a negative sum is no
+ * number. */
+static int compute_weighted(const part *part, const rows_at *at, size_t rows) {
+    const fsm_plan *p = part->plan;
+    for (size_t r = 0; r < rows; r++) {
+        double sign;
+        const double log = p->kernels->logsumexp_weighted((const double *)row_of(at[FSM_X], r),
+                                                          (double *)row_of(at[FSM_Y], r), p->n,
+                                                          &sign, part->watch);
+        if (at[FSM_GRAD].base) {
+            *(double *)row_of(at[FSM_GRAD], r) = sign;
+        }
+        *(double *)row_of(at[FSM_OUT], r) = sign < 0 && !at[FSM_GRAD].base ? no_number() : log;
+        const int status = fsm_stops_after(part->watch, p->n);
         if (status) {
             return status;
         }
@@ -514,22 +846,34 @@ static int compute(const part *part, const rows_at *at, size_t rows, void *strea
     if (p->function == FSM_CROSS_ENTROPY) {
         return compute_entropies(part, at, rows);
     }
+    if (is_weighted(p)) {
+        return compute_weighted(part, at, rows);
+    }
+    fsm_temperature temperature[TEMPERATURES];
+    const int own = p->base[FSM_TEMPERATURE] != NULL;
     fsm_rows batch = {
         .n = part->n,
         .x = at[FSM_X].base,
-        .y = at[FSM_Y].base,
+        .y = has_segments(p) ? NULL : at[FSM_Y].base,
         .out = at[FSM_OUT].base,
         .x_stride = at[FSM_X].step,
         .y_stride = at[FSM_Y].step,
         .out_stride = at[FSM_OUT].step,
-        .temperature = p->temperature,
+        .temperature = own ? temperature : &p->temperature,
+        .temperature_step = own,
         .far = p->far,
         .scratch = stream,
         .watch = part->watch,
     };
-    const size_t most = 2 * rows_at_once(part->n);
+    size_t most = 2 * rows_at_once(part->n);
+    if (own && most > TEMPERATURES) {
+        most = TEMPERATURES;
+    }
     for (size_t first = 0; first < rows; first += most) {
         batch.rows = rows - first < most ? rows - first : most;
+        if (own) {
+            read_temperatures(p, at[FSM_TEMPERATURE], first, batch.rows, temperature);
+        }
         p->kernels->rows[row_function(p)][p->computing](&batch);
         const int status = fsm_stops_after(part->watch, batch.rows * part->n);
         if (status) {
@@ -538,6 +882,9 @@ static int compute(const part *part, const rows_at *at, size_t rows, void *strea
         batch.x = (const char *)batch.x + (ptrdiff_t)most * batch.x_stride;
         batch.y = batch.y ? (const char *)batch.y + (ptrdiff_t)most * batch.y_stride : NULL;
         batch.out = (char *)batch.out + (ptrdiff_t)most * batch.out_stride;
+    }
+    if (p->function == FSM_LOGSUMEXP && at[FSM_GRAD].base) {
+        signs_of(p, at[FSM_OUT], at[FSM_GRAD], rows);
     }
     return 0;
 }
@@ -568,31 +915,51 @@ static void select_rows(const part *at, rows_at to, rows_at from, rows_at mask, 
     }
 }
 
-static int is_nan(const char *element, enum fsm_dtype dtype) {
-    if (dtype == FSM_F64) {
-        const double value = *(const double *)element;
-        return value != value;
-    }
-    const float value = *(const float *)element;
-    return value != value;
-}
-
 /* What masked elements are in the results of a row. */
 static void mask_results(const part *at, rows_at out, rows_at mask, size_t rows) {
     const fsm_plan *p = at->plan;
-    if (p->function == FSM_LOG_SOFTMAX_BACKWARD) {
+    if (p->function == FSM_LOG_SOFTMAX_BACKWARD || p->function == FSM_CROSS_ENTROPY) {
         select_rows(at, out, out, mask, rows, 0.0);
         return;
     }
     /* They weigh nothing already, unless their row is NaN throughout. */
     const double other = p->function == FSM_SOFTMAX ? 0.0 : -INFINITY;
     for (size_t r = 0; r < rows; r++) {
-        if (is_nan(out.base, p->computing)) {
+        const double value = number_at(out.base, p->computing);
+        if (value != value) {
             select_rows(at, out, out, mask, 1, other);
         }
         out.base += out.step;
         mask.base += mask.step;
     }
+}
+
+/* Rows of all segments at hand, one after the other in a row of the operands. Results of one a row
+ * go where they belong: from `out` on. */
+static int compute_segments(const part *at, char *out, const rows_at *operands, size_t rows) {
+    const fsm_plan *p = at->plan;
+    const size_t size = size_of(p->computing);
+    const int single = is_single(p, FSM_OUT), direct = is_direct(p, FSM_OUT);
+    part segment = *at;
+    int status = 0;
+    for (size_t s = 0; s < at->segments && !status; s++, out += p->segments.step[FSM_OUT]) {
+        const size_t start = (size_t)(at->pointer[s] - at->pointer[0]) * size;
+        rows_at own[FSM_OPERANDS] = {{NULL, 0}};
+        own[FSM_X] = (rows_at){operands[FSM_X].base + start, operands[FSM_X].step};
+        own[FSM_OUT] = operands[FSM_OUT];
+        own[FSM_OUT].base = !single ? own[FSM_OUT].base + start : direct ? out : own[FSM_OUT].base;
+        segment.n = (size_t)(at->pointer[s + 1] - at->pointer[s]);
+        if (segment.n) {
+            status = compute(&segment, own, rows, NULL);
+        }
+        for (size_t r = 0; r < rows && single && !segment.n; r++) {
+            set_number(row_of(own[FSM_OUT], r), p->computing, -INFINITY);
+        }
+        if (single && !direct) {
+            scatter(&segment, FSM_OUT, out, rows, own[FSM_OUT].base);
+        }
+    }
+    return status;
 }
 
 static int run_strip(const part *at, char *const base[FSM_OPERANDS], size_t rows) {
@@ -615,6 +982,7 @@ static int run_strip(const part *at, char *const base[FSM_OPERANDS], size_t rows
             mask = (rows_at){staged[FSM_MASK].base, (ptrdiff_t)p->pitch};
             transfer(at, FSM_MASK, base[FSM_MASK], rows, mask.base, p->outer, 1);
         }
+        operands[FSM_MASK] = mask;
         const int backward = p->function == FSM_LOG_SOFTMAX_BACKWARD;
         select_rows(at, staged[FSM_X], operands[FSM_X], mask, rows, backward ? 0.0 : -INFINITY);
         operands[FSM_X] = staged[FSM_X];
@@ -631,15 +999,18 @@ static int run_strip(const part *at, char *const base[FSM_OPERANDS], size_t rows
             }
         }
     }
-    const int status = compute(at, operands, rows, NULL);
+    const int status = has_segments(p) ? compute_segments(at, base[FSM_OUT], operands, rows)
+                                       : compute(at, operands, rows, NULL);
     if (status) {
         return status;
     }
-    if (mask.base && !is_single(p, FSM_OUT)) {
-        mask_results(at, operands[FSM_OUT], mask, rows);
+    for (int o = FSM_OUT; o <= FSM_GRAD; o++) {
+        if (mask.base && operands[o].base && !is_single(p, o)) {
+            mask_results(at, operands[o], mask, rows);
+        }
     }
     for (int o = FSM_OUT; o <= FSM_GRAD; o++) {
-        if (!is_other(p, o) && !is_direct(p, o)) {
+        if (!is_other(p, o) && !is_direct(p, o) && !(has_segments(p) && is_single(p, o))) {
             scatter(at, o, base[o], rows, operands[o].base);
         }
     }
@@ -670,8 +1041,9 @@ static int run_strips(const part *at, size_t rows) {
 static int lies_beside(const fsm_plan *p) {
     const ptrdiff_t size = (ptrdiff_t)size_of(p->computing);
     if (p->function >= FSM_ROW_FUNCTIONS || p->base[FSM_Y] || p->base[FSM_MASK] ||
-        !is_computable(p, FSM_X) || !is_computable(p, FSM_OUT) || p->temperature.tempered ||
-        p->inner != 1 || row_step(p, FSM_X) != size || row_step(p, FSM_OUT) != size) {
+        p->base[FSM_TEMPERATURE] || p->base[FSM_GRAD] || !is_computable(p, FSM_X) ||
+        !is_computable(p, FSM_OUT) || p->temperature.tempered || p->inner != 1 ||
+        row_step(p, FSM_X) != size || row_step(p, FSM_OUT) != size) {
         return 0;
     }
     if (p->n <= FSM_BESIDE_LENGTH) {
@@ -780,70 +1152,6 @@ static int run_beside(const part *at, size_t rows) {
     return status;
 }
 
-/* ---- segments ---- */
-
-/* Calls `run` for each segment from `first` up to `last` whose pointers, as they are read now, are
- * in order and within the data, and whose length is at most `longest`. */
-FSM_INLINE int for_each_segment(const part *at, size_t first, size_t last, size_t longest,
-                                int (*run)(part *segment, size_t start, void *context),
-                                void *context) {
-    const fsm_plan *p = at->plan;
-    const int64_t elements = (int64_t)p->dimension[1].extent;
-    const ptrdiff_t step = p->dimension[0].step[FSM_Y];
-    int64_t pointer[LABELS + 1];
-    part segment = *at;
-    for (; first < last; first += LABELS) {
-        const size_t count = last - first < LABELS ? last - first : LABELS;
-        read_indices(p, at->base[FSM_Y] + (ptrdiff_t)first * step, step, count + 1, pointer);
-        for (size_t i = 0; i < count; i++) {
-            const int64_t start = pointer[i], stop = pointer[i + 1];
-            if (start < 0 || start > stop || stop > elements || (size_t)(stop - start) > longest) {
-                return FSM_BAD_INDEX;
-            }
-            segment.n = (size_t)(stop - start);
-            const int status = segment.n ? run(&segment, (size_t)start, context) : 0;
-            if (status) {
-                return status;
-            }
-        }
-        const int status = fsm_stops_after(at->watch, count * ENOUGH_TO_ASK);
-        if (status) {
-            return status;
-        }
-    }
-    return 0;
-}
-
-/* A segment as one row of the kernels, `row` being the same for all of them but for this. */
-FSM_INLINE int run_segment(part *segment, size_t start, void *row) {
-    const fsm_plan *p = segment->plan;
-    const fsm_dimension *data = &p->dimension[1];
-    fsm_rows *batch = row;
-    batch->n = segment->n;
-    batch->x = segment->base[FSM_X] + (ptrdiff_t)start * data->step[FSM_X];
-    batch->out = segment->base[FSM_OUT] + (ptrdiff_t)start * data->step[FSM_OUT];
-    p->kernels->rows[FSM_SOFTMAX][p->computing](batch);
-    return segment->n > ENOUGH_TO_ASK ? fsm_stops_after(segment->watch, segment->n) : 0;
-}
-
-static int stage_segment(part *segment, size_t start, void *unused) {
-    const fsm_dimension *data = &segment->plan->dimension[1];
-    char *base[FSM_OPERANDS] = {NULL};
-    (void)unused;
-    for (int o = FSM_X; o <= FSM_OUT; o += FSM_OUT - FSM_X) {
-        base[o] = segment->base[o] + (ptrdiff_t)start * data->step[o];
-    }
-    return run_strip(segment, base, 1);
-}
-
-static int measure_segment(part *segment, size_t start, void *longest) {
-    (void)start;
-    if (segment->n > *(size_t *)longest) {
-        *(size_t *)longest = segment->n;
-    }
-    return 0;
-}
-
 /* ---- through the outer dimensions ---- */
 
 /* Calls `run` for every index of the outer dimensions but the last, along which its rows are. */
@@ -881,9 +1189,98 @@ static int for_each_prefix(const part *all, int (*run)(const part *at, size_t ro
     }
 }
 
+/* ---- segments ---- */
+
+/* Calls `run` for groups of the segments from `first` up to `last`, each group of at most
+ * GROUP_ELEMENTS elements or of one segment of at most `longest`, whose pointers, as they are read
+ * now, are in order and within the data. */
+static int for_each_group(const part *all, size_t first, size_t last, size_t longest,
+                          int (*run)(const part *group, size_t start, void *context),
+                          void *context) {
+    const fsm_plan *p = all->plan;
+    const fsm_dimension *data = &p->dimension[p->outer];
+    const ptrdiff_t step = p->segments.step[FSM_Y];
+    int64_t pointer[LABELS + 1];
+    int status = 0;
+    for (; first < last && !status; first += LABELS) {
+        const size_t count = last - first < LABELS ? last - first : LABELS;
+        read_indices(p, p->base[FSM_Y] + (ptrdiff_t)first * step, step, count + 1, pointer);
+        for (size_t i = 0; i < count; i++) {
+            if (pointer[i] < 0 || pointer[i] > pointer[i + 1] ||
+                (size_t)pointer[i + 1] > data->extent ||
+                (size_t)(pointer[i + 1] - pointer[i]) > longest) {
+                return FSM_BAD_INDEX;
+            }
+        }
+        for (size_t i = 0, end; i < count && !status; i = end) {
+            part group = *all;
+            for (end = i + 1; end < count && pointer[end + 1] - pointer[i] <= GROUP_ELEMENTS;) {
+                end++;
+            }
+            group.pointer = pointer + i;
+            group.segments = end - i;
+            group.n = (size_t)(pointer[end] - pointer[i]);
+            status = run(&group, first + i, context);
+            status = status ? status : fsm_stops_after(all->watch, group.n + group.segments);
+        }
+    }
+    return status;
+}
+
+/* A group as rows of the kernels, `row` being the same for all of them but for this: data of one
+ * axis, as they lie. */
+static int run_segments(const part *group, size_t first, void *row) {
+    const fsm_plan *p = group->plan;
+    const ptrdiff_t x_step = p->dimension[p->outer].step[FSM_X];
+    const ptrdiff_t out_step = p->dimension[p->outer].step[FSM_OUT];
+    const int single = is_single(p, FSM_OUT);
+    fsm_rows_function *const compute_row = p->kernels->rows[row_function(p)][p->computing];
+    fsm_rows *batch = row;
+    for (size_t s = 0; s < group->segments; s++) {
+        const ptrdiff_t start = (ptrdiff_t)group->pointer[s];
+        batch->n = (size_t)(group->pointer[s + 1] - group->pointer[s]);
+        batch->x = p->base[FSM_X] + start * x_step;
+        batch->out = single ? p->base[FSM_OUT] + (ptrdiff_t)(first + s) * p->segments.step[FSM_OUT]
+                            : p->base[FSM_OUT] + start * out_step;
+        if (batch->n) {
+            compute_row(batch);
+        } else if (single) {
+            set_number(batch->out, p->computing, -INFINITY);
+        }
+    }
+    return 0;
+}
+
+static int stage_segments(const part *group, size_t first, void *unused) {
+    const fsm_plan *p = group->plan;
+    const fsm_dimension *data = &p->dimension[p->outer];
+    part at = *group;
+    (void)unused;
+    for (int o = FSM_X; o < FSM_OPERANDS; o++) {
+        if (at.base[o]) {
+            at.base[o] += (ptrdiff_t)group->pointer[0] * data->step[o] +
+                          (ptrdiff_t)first * p->segments.step[o];
+        }
+    }
+    return for_each_prefix(&at, run_strips);
+}
+
+static int measure_segments(const part *group, size_t first, void *longest) {
+    (void)first;
+    for (size_t s = 0; s < group->segments; s++) {
+        const size_t n = (size_t)(group->pointer[s + 1] - group->pointer[s]);
+        if (n > *(size_t *)longest) {
+            *(size_t *)longest = n;
+        }
+    }
+    return 0;
+}
+
 int fsm_run_packed(const fsm_plan *p, size_t elements, size_t n) {
     if (p->function >= FSM_ROW_FUNCTIONS || !is_computable(p, FSM_X) ||
-        !is_computable(p, FSM_OUT) || (p->base[FSM_Y] && !is_computable(p, FSM_Y))) {
+        !is_computable(p, FSM_OUT) || (p->base[FSM_Y] && !is_computable(p, FSM_Y)) ||
+        p->base[FSM_TEMPERATURE] ||
+        (p->function == FSM_LOGSUMEXP && (p->base[FSM_Y] || p->base[FSM_GRAD]))) {
         return 0;
     }
     const size_t size = p->computing == FSM_F64 ? sizeof(double) : sizeof(float);
@@ -897,7 +1294,7 @@ int fsm_run_packed(const fsm_plan *p, size_t elements, size_t n) {
         .x_stride = row,
         .y_stride = row,
         .out_stride = p->function == FSM_LOGSUMEXP ? (ptrdiff_t)size : row,
-        .temperature = p->temperature,
+        .temperature = &p->temperature,
     };
     const uint64_t saved = fsm_enter();
     p->kernels->rows[p->function][p->computing](&batch);
@@ -914,10 +1311,10 @@ int fsm_run(const void *plan, size_t first, size_t last, void *scratch, fsm_watc
     }
     const uint64_t saved = fsm_enter();
     int status;
-    if (p->function == FSM_SEGMENT_SOFTMAX) {
-        fsm_rows row = {.rows = 1, .temperature = p->temperature, .watch = watch};
-        status = p->direct ? for_each_segment(&at, first, last, p->n, run_segment, &row)
-                           : for_each_segment(&at, first, last, p->n, stage_segment, NULL);
+    if (has_segments(p)) {
+        fsm_rows row = {.rows = 1, .temperature = &p->temperature, .watch = watch};
+        status = p->direct ? for_each_group(&at, first, last, p->n, run_segments, &row)
+                           : for_each_group(&at, first, last, p->n, stage_segments, NULL);
     } else {
         if (first) {
             for (int o = 0; o < FSM_OPERANDS; o++) {
@@ -978,8 +1375,7 @@ static size_t region(fsm_plan *p, size_t bytes) {
 /* How a strip is staged: its rows, and which operands need memory for it. */
 static int plan_strips(fsm_plan *p) {
     const size_t size = size_of(p->computing), n = p->n;
-    const size_t rows =
-        p->outer && p->function != FSM_SEGMENT_SOFTMAX ? p->dimension[p->outer - 1].extent : 1;
+    const size_t rows = p->outer ? p->dimension[p->outer - 1].extent : 1;
     const size_t most = p->beside ? BESIDE_ROWS : STRIP_ROWS;
     if (n > PTRDIFF_MAX / 1024) {
         return FSM_NO_MEMORY;
@@ -1011,6 +1407,12 @@ static int plan_strips(fsm_plan *p) {
     if (p->base[FSM_MASK] && !is_run(p, FSM_MASK)) {
         p->at[FSM_MASK] = region(p, elements);
     }
+    if (p->base[FSM_MASK] && p->smoothing > 0) {
+        p->kept_at = region(p, elements * size);
+    }
+    if (p->waits) {
+        p->weights_at = region(p, FSM_ENTROPY_SCRATCH(n * size));
+    }
     if (p->beside && n > FSM_BESIDE_LENGTH && p->scratch < TALL_BLOCKS * FSM_TALL_SCRATCH) {
         p->scratch = TALL_BLOCKS * FSM_TALL_SCRATCH;
     }
@@ -1018,34 +1420,44 @@ static int plan_strips(fsm_plan *p) {
 }
 
 static int prepare_segments(fsm_plan *p, fsm_watch *watch) {
-    part all = {.plan = p, .watch = watch};
+    const part all = {.plan = p, .watch = watch};
+    const size_t elements = p->dimension[p->outer].extent;
     size_t longest = 0;
-    all.base[FSM_Y] = p->base[FSM_Y];
-    p->items = p->dimension[0].extent;
+    p->items = p->segments.extent;
     p->least = 1;
-    p->split = 0;
-    p->far = p->streamed = p->beside = 0;
+    p->split = -1;
+    p->far = p->streamed = p->beside = p->waits = 0;
     int64_t ends[2];
-    read_indices(p, p->base[FSM_Y], (ptrdiff_t)p->items * p->dimension[0].step[FSM_Y], 2, ends);
-    if (ends[0] != 0 || ends[1] != (int64_t)p->dimension[1].extent) {
+    read_indices(p, p->base[FSM_Y], (ptrdiff_t)p->items * p->segments.step[FSM_Y], 2, ends);
+    if (ends[0] != 0 || ends[1] != (int64_t)elements) {
         return FSM_BAD_INDEX;
     }
-    const int status =
-        for_each_segment(&all, 0, p->items, p->dimension[1].extent, measure_segment, &longest);
+    const int status = for_each_group(&all, 0, p->items, elements, measure_segments, &longest);
     p->n = longest;
-    p->direct = is_direct(p, FSM_X) && is_direct(p, FSM_OUT);
-    return status || p->direct || !longest ? status : plan_strips(p);
+    p->direct = !p->outer && is_direct(p, FSM_X) && is_direct(p, FSM_OUT);
+    if (status || p->direct) {
+        return status;
+    }
+    p->n = longest > GROUP_ELEMENTS ? longest : GROUP_ELEMENTS;
+    if (p->outer > 1) {
+        order_outer(p);
+    }
+    return plan_strips(p);
 }
 
 enum fsm_status fsm_prepare(fsm_plan *p, fsm_watch *watch) {
     p->scratch = 0;
-    if (p->function == FSM_SEGMENT_SOFTMAX) {
+    if (has_segments(p)) {
         return (enum fsm_status)prepare_segments(p, watch);
     }
     size_t rows = 1;
     p->n = 1;
     for (int d = 0; d < p->outer + p->inner; d++) {
         *(d < p->outer ? &rows : &p->n) *= p->dimension[d].extent;
+    }
+    const int status = check_operands(p, watch);
+    if (status) {
+        return (enum fsm_status)status;
     }
     p->direct = !p->base[FSM_MASK];
     for (int o = 0; o < FSM_OPERANDS && p->direct; o++) {
@@ -1062,14 +1474,21 @@ enum fsm_status fsm_prepare(fsm_plan *p, fsm_watch *watch) {
     const int is_new = p->fresh && bytes > (double)FRESH_ABOVE;
     p->streamed = bytes >= (double)fsm_stream_from() && !is_new;
     p->far = bytes >= (double)FAR_FROM;
+    const size_t row = p->n * size_of(p->computing);
+    const int in_place = p->base[FSM_GRAD] && p->base[FSM_GRAD] == p->base[FSM_X];
+    const int streams =
+        p->direct && p->streamed && row > FSM_STREAM_ABOVE && row <= FSM_STREAM_UP_TO && !in_place;
+    p->waits = p->function == FSM_CROSS_ENTROPY && p->base[FSM_GRAD] && p->n <= FSM_ASK_EVERY &&
+               (streams || in_place);
     if (!p->direct) {
         p->streamed = p->streamed && p->beside && streams_beside(p);
         return (enum fsm_status)plan_strips(p);
     }
-    const size_t row = p->n * size_of(p->computing);
-    if (p->streamed && row > FSM_STREAM_ABOVE && row <= FSM_STREAM_UP_TO &&
-        p->function < FSM_ROW_FUNCTIONS && p->function != FSM_LOGSUMEXP &&
-        p->base[FSM_OUT] != p->base[FSM_X] && p->base[FSM_OUT] != p->base[FSM_Y]) {
+    if (p->waits) {
+        p->streamed = streams;
+        p->weights_at = region(p, FSM_ENTROPY_SCRATCH(row));
+    } else if (streams && p->function < FSM_ROW_FUNCTIONS && p->function != FSM_LOGSUMEXP &&
+               p->base[FSM_OUT] != p->base[FSM_X] && p->base[FSM_OUT] != p->base[FSM_Y]) {
         p->scratch = FSM_STREAM_SCRATCH(row);
     }
     return 0;

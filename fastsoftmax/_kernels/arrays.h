@@ -11,18 +11,32 @@
 
 /* The operands of a call. What each is:
  *
- *                              X             Y                         MASK     OUT          GRAD
- *     softmax, log_softmax     logits        -                         where    result       -
- *     logsumexp                logits        -                         where    one a row    -
- *     softmax_backward         grad_output   output                    -        result       -
- *     log_softmax_backward     grad_output   output                    where    result       -
- *     cross_entropy            logits        labels: class indices     -        one a row    gradient,
- *                                            or probabilities                   (losses)     may be absent
- *     segment_softmax          data          row pointers              -        result       -
+ *                              X             Y                      MASK     OUT          GRAD
+ *     softmax, log_softmax     logits        -                      where    result       -
+ *     logsumexp                logits        weights (b), if any    where    one a row    signs, one
+ *                                                                                         a row, if any
+ *     softmax_backward         grad_output   output                 -        result       -
+ *     log_softmax_backward     grad_output   output                 where    result       -
+ *     cross_entropy            logits        labels: class          where    one a row    gradient,
+ *                                            indices or                      (losses)     if any
+ *                                            probabilities
+ *     segment_softmax,         data          row pointers           -        result       -
+ *     segment_log_softmax
+ *     segment_logsumexp        data          row pointers           -        one a row    -
  *
- * OUT may be X or Y itself (the backward functions), element for element; else no two operands
- * overlap in what is written. */
-enum fsm_operand { FSM_X, FSM_Y, FSM_MASK, FSM_OUT, FSM_GRAD, FSM_OPERANDS };
+ * TEMPERATURE and WEIGHT (a cross-entropy's) are one a row, if any. OUT may be X or Y itself (the
+ * backward functions), and GRAD may be X, element for element; else no two operands overlap in what
+ * is written. */
+enum fsm_operand {
+    FSM_X,
+    FSM_Y,
+    FSM_MASK,
+    FSM_TEMPERATURE,
+    FSM_WEIGHT,
+    FSM_OUT,
+    FSM_GRAD,
+    FSM_OPERANDS
+};
 
 /* One dimension of all operands; steps in bytes, 0 where an operand does not extend along it. */
 typedef struct {
@@ -39,16 +53,20 @@ typedef struct {
     char *base[FSM_OPERANDS];            /* NULL: absent */
     enum fsm_dtype dtype[FSM_OPERANDS];  /* of what is not absent */
     unsigned char foreign[FSM_OPERANDS]; /* FSM_UNALIGNED | FSM_SWAPPED; inputs only */
-    fsm_temperature temperature;
-    double smoothing; /* of the labels */
-    int fresh;        /* the results' memory has been allocated for this call */
+    fsm_temperature temperature;         /* where there is no operand of them */
+    double smoothing;                    /* of the labels */
+    double weight;                       /* of every row; where there is no operand of them */
+    int64_t ignored;                     /* rows with this label give 0, if `ignores` */
+    int ignores;
+    int fresh; /* the results' memory has been allocated for this call */
     /* The outer dimensions, then the reduced ones, of which there is at least one. No extent is 0.
-     * For segments: one of the segments (steps: the row pointers'), one of the data. */
+     * The dimension that row pointers cut is a reduced one; that of the segments is apart. */
     int outer, inner;
+    fsm_dimension segments; /* steps: of the row pointers and of results of one a row */
     fsm_dimension dimension[FSM_MAX_DIMENSIONS];
 
     /* ---- set by fsm_prepare ---- */
-    size_t n;       /* elements of a row; of the longest segment */
+    size_t n;       /* elements of a row; at least those of the longest segment */
     size_t items;   /* to be run, in parts of any size: rows, or indices of the dimension `split` */
     size_t least;   /* smaller parts would be slow */
     int split;      /* the outer dimension that parts are taken of; -1: there is one item */
@@ -60,6 +78,9 @@ typedef struct {
     /* Staged rows: how many at a time, elements from one to the next, and where in the scratch each
      * operand is staged. */
     size_t strip, pitch, raw_at, at[FSM_OPERANDS];
+    size_t kept_at;    /* where a strip's mask is as numbers: of a cross-entropy with smoothing */
+    size_t weights_at; /* where the weights of a cross-entropy wait, if they do */
+    int waits;
 } fsm_plan;
 
 enum { FSM_UNALIGNED = 1, FSM_SWAPPED = 2 };
@@ -67,7 +88,8 @@ enum { FSM_UNALIGNED = 1, FSM_SWAPPED = 2 };
 /* What may go wrong; 0: nothing did. */
 enum fsm_status {
     FSM_NO_MEMORY = 1, /* the scratch is larger than memory can be */
-    FSM_BAD_INDEX,   /* a class index or row pointer is out of range: results are not to be used */
+    FSM_BAD_INDEX,   /* a class index or row pointer is out of range, or a number is not finite, or
+                      * a temperature not above 0: results are not to be used */
     FSM_INTERRUPTED, /* the caller's thread ends the call */
     FSM_FORKED /* the process is the child of a fork in which the call's other threads are lost */
 };

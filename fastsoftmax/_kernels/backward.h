@@ -6,9 +6,10 @@
  *   u; g - dot rounds twice, the product once: 7 (what underflows apart).
  * - log_softmax_backward: a weight, two roundings: 2.2 (promised 3).
  * - cross-entropy: a distance d is rounded once, sums of t d and t, and their products with the
- *   smoothing, are two numbers each, as the logarithm is but for 0.93 u; the last rounding is 0.5:
- *   1.5. Class indices without smoothing as log_softmax: 1.9 (promised 2.5). Its gradient: a weight
- *   and the sum 1.8 u, or a smoothed target 2 u, and two roundings: 3.
+ *   smoothing, the temperature and the weight, are two numbers each, as the logarithm is but for
+ *   0.93 u; the last rounding is 0.5: 1.5. Class indices without any of these as log_softmax: 1.9
+ *   (promised 2.5). Its gradient: a weight and the sum 1.8 u, or a target smoothed or weighted 2 u
+ *   (the factor of both is rounded once), and two roundings: 3.
  */
 
 /* Every NaN of a row made the canonical one. Needed only where an infinity or NaN came in or
@@ -219,8 +220,7 @@ static void F(log_softmax_backward_along)(const fsm_rows *b) {
         REAL top;
         int shifted;
         const REAL largest = F(row_max_and_sum)(y, b->n, &lanes);
-        const F(expected) expected =
-            F(expected_of)(total, largest, &b->temperature, &top, &shifted);
+        const F(expected) expected = F(expected_of)(total, largest, b->temperature, &top, &shifted);
         const int last = row + 1 == b->rows;
         const ptrdiff_t ahead_g = last ? 0 : b->x_stride, ahead_y = last ? 0 : b->y_stride;
         size_t i = F(before_line)(out, b->n);
@@ -243,25 +243,14 @@ static void F(log_softmax_backward_along)(const fsm_rows *b) {
 
 /* One row of the cross-entropy: what its loss and gradient are made of. */
 typedef struct {
-    const REAL *x, *target;
-    REAL *grad;
+    const REAL *x, *target, *kept;
+    REAL *w, *grad; /* where the weights of a gradient wait: may be grad */
     size_t n, label;
-    double smoothing, keep, spread; /* 1 - smoothing, smoothing / n */
-    fsm_watch *watch;               /* of a long row */
+    double smoothing, classes, keep, spread; /* 1 - smoothing, smoothing / classes */
+    const fsm_temperature *t;
+    double weight;    /* of the loss and the gradient */
+    fsm_watch *watch; /* of a long row */
 } F(entropy);
-
-/* The target of up to LANES classes from i on; 0 beyond the row. */
-FSM_CORE VEC F(entropy_target)(const F(entropy) *e, size_t i, size_t count) {
-    const VEC spread = V(set1)((REAL)e->spread);
-    if (!e->target) {
-        return spread;
-    }
-    const VEC given = V(load_partial)(e->target + i, count, 0);
-    if (e->spread == 0) {
-        return given;
-    }
-    return V(fma)(given, V(set1)((REAL)e->keep), spread);
-}
 
 /* Sums over the classes, d_i = max - x_i being how far a class is below the largest: of t_i d_i and
  * t_i over a distribution, and of d_i where every class has a share. */
@@ -279,16 +268,24 @@ FSM_CORE void F(add_moments)(F(moments) *m, const F(entropy) *e, REAL maximum) {
     for (size_t i = 0; i < e->n; i += LANES) {
         const size_t count = e->n - i < LANES ? e->n - i : LANES;
         const VEC x = V(load_partial)(e->x + i, count, maximum);
-        const VEC distance = V(sub)(largest, x);
+        VEC distance = V(sub)(largest, x);
         if (e->target) {
             const VEC t = V(load_partial)(e->target + i, count, 0);
             F(sum_add_product)(&m->given, t, V(where_nonzero)(distance, t));
             F(sum_add)(&m->mass, t);
         }
         if (e->spread > 0) {
+            if (e->kept) {
+                distance = V(where_nonzero)(distance, V(load_partial)(e->kept + i, count, 0));
+            }
             F(sum_add)(&m->distance, distance);
         }
     }
+}
+
+/* a / T, of numbers so large that the quotient of a sum may not be one. */
+FSM_INLINE double F(tempered)(double a, const fsm_temperature *t) {
+    return a * t->inv_hi * t->scale;
 }
 
 /* The loss where a sum has overflowed, at an impossible class or for a distance beyond the format;
@@ -296,70 +293,145 @@ FSM_CORE void F(add_moments)(F(moments) *m, const F(entropy) *e, REAL maximum) {
 FSM_NOINLINE REAL F(entropy_special)(const F(entropy) *e, REAL maximum, pair logarithm) {
     const double top = 0.5 * (double)maximum;
     pair sum = {0.0, 0.0};
-    double mass = 0.0;
+    pair mass = {0.0, 0.0};
     FSM_PIECES(first, end, e->n, e->watch) {
         for (size_t i = first; i < end; i++) {
             const double given = e->target ? (double)e->target[i] : i == e->label;
-            const double t = given * e->keep + e->spread;
-            mass += t;
+            const double share = e->kept && e->kept[i] == 0 ? 0.0 : e->spread;
+            const double t = given * e->keep + share;
+            mass = pair_sum(mass, (pair){t, 0.0});
             if (t != 0) {
                 const double term = t * (top - 0.5 * (double)e->x[i]);
                 if (!(term < (double)INFINITY)) {
-                    return (REAL)term;
+                    return (REAL)(term * e->weight);
                 }
                 sum = pair_sum(sum, (pair){term, 0.0});
             }
         }
     }
-    return (REAL)(2 * sum.hi + mass * logarithm.hi);
+    return (REAL)((2 * F(tempered)(sum.hi, e->t) + mass.hi * logarithm.hi) * e->weight);
 }
 
-/* w / total - t, from the weights of F(others) in e->grad. Those of the largest elements are `top`,
- * exact to their last bit. */
-FSM_CORE void F(entropy_grad)(const F(entropy) *e, REAL maximum, REAL top, REAL hi, REAL lo) {
-    const VEC inv_hi = V(set1)(hi), inv_lo = V(set1)(lo), zero = V(set1)(0);
-    const VEC largest = V(set1)(maximum), top_weight = V(set1)(top);
-    for (size_t i = 0; i < e->n; i += LANES) {
-        const size_t count = e->n - i < LANES ? e->n - i : LANES;
-        const int whole = count == LANES;
-        const VEC x = whole ? V(load)(e->x + i) : V(load_partial)(e->x + i, count, 0);
-        const VEC given = whole ? V(load)(e->grad + i) : V(load_partial)(e->grad + i, count, 0);
-        const VEC w = V(where_equal)(x, largest, top_weight, given);
-        const VEC minus_t = V(sub)(zero, F(entropy_target)(e, i, count));
-        const VEC gradient = V(fma)(w, inv_hi, V(fma)(w, inv_lo, minus_t));
-        if (whole) {
-            V(store)(e->grad + i, gradient);
-        } else {
-            V(store_partial)(e->grad + i, gradient, count);
+/* a = weight / T, the factor of a row's gradient. */
+FSM_INLINE pair F(entropy_factor)(const F(entropy) *e) {
+    if (!e->t->tempered) {
+        return (pair){e->weight, 0.0};
+    }
+    const pair inverse = {e->t->inv_hi, e->t->inv_lo};
+    const pair factor = pair_product(inverse, (pair){e->weight, 0.0});
+    return (pair){factor.hi * e->t->scale, factor.lo * e->t->scale};
+}
+/* Whether it is far from the ends of float32, or is to be applied step by step. */
+FSM_INLINE int F(is_moderate)(double a) {
+    return fabs(a) >= 0x1p-60 && fabs(a) <= 0x1p60;
+}
+FSM_INLINE double F(times_factor)(double a, pair factor, const F(entropy) *e) {
+    return F(is_moderate)(factor.hi) ? fma(a, factor.hi, a * factor.lo)
+                                     : F(tempered)(a * e->weight, e->t);
+}
+
+/* What the gradient of a row is made of: w / total - t times the factor, w being `top` for the
+ * largest elements, exact to its last bit, and t = target `share` + `spread`; at the label,
+ * `at_label` instead. */
+typedef struct {
+    VEC largest, top, hi, lo, share, spread;
+    REAL at_label;
+} F(slopes);
+
+/* Elements i to i + count of it; of the weights in e->w, or where there are none of those of
+ * `row`. */
+FSM_CORE VEC F(slope)(const F(entropy) *e, const F(slopes) *s, size_t i, size_t count,
+                      const F(row) *row) {
+    const int whole = count == LANES;
+    const VEC x = whole ? V(load)(e->x + i) : V(load_partial)(e->x + i, count, 0);
+    const VEC given = row     ? F(weight)(x, row, 1)
+                      : whole ? V(load)(e->w + i)
+                              : V(load_partial)(e->w + i, count, 0);
+    const VEC w = V(where_equal)(x, s->largest, s->top, given);
+    VEC t = s->spread;
+    if (e->target) {
+        const VEC target =
+            whole ? V(load)(e->target + i) : V(load_partial)(e->target + i, count, 0);
+        t = V(fma)(target, s->share, t);
+    }
+    const VEC minus_t = V(sub)(V(set1)(0), t);
+    return V(fma)(w, s->hi, V(fma)(w, s->lo, minus_t));
+}
+/* The same where the label may be among them. */
+FSM_CORE VEC F(slope_at_label)(const F(entropy) *e, const F(slopes) *s, size_t i, size_t count,
+                               const F(row) *row) {
+    const VEC slope = F(slope)(e, s, i, count, row);
+    if (e->target || e->label - i >= count) {
+        return slope;
+    }
+    REAL elements[LANES];
+    V(store)(elements, slope);
+    elements[e->label - i] = s->at_label;
+    return V(load)(elements);
+}
+/* Whole vectors from element i up to `end`; returns where they end. */
+FSM_CORE size_t F(put_slopes)(const F(entropy) *e, const F(slopes) *s, size_t i, size_t end,
+                              const F(row) *row, const F(edge) *edge) {
+    for (; i + LANES <= end; i += LANES) {
+        F(put)(e->grad + i, F(slope)(e, s, i, LANES, row), edge);
+    }
+    return i;
+}
+
+/* The gradient of a row, or of a piece of it. `edge`: it is streamed. */
+FSM_CORE void F(entropy_grad)(const F(entropy) *e, const F(slopes) *s, const F(row) *row,
+                              F(edge) *edge) {
+    const size_t first = edge ? F(before_line)(e->grad, e->n) : 0;
+    size_t i = first;
+    if (first) {
+        F(put_first)(e->grad, F(slope_at_label)(e, s, 0, first, row), first, edge);
+    }
+    if (!e->target && e->label < e->n && e->label >= first) {
+        i = F(put_slopes)(e, s, i, e->label, row, edge);
+        if (i + LANES <= e->n) {
+            F(put)(e->grad + i, F(slope_at_label)(e, s, i, LANES, row), edge);
+            i += LANES;
         }
+    }
+    i = F(put_slopes)(e, s, i, e->n, row, edge);
+    if (i < e->n) {
+        F(put_last)(e->grad + i, F(slope_at_label)(e, s, i, e->n - i, row), e->n - i, edge);
     }
 }
 
-/* The same for targets that add up to so little that mass / total may underflow, or to no number:
- * (w / total) mass - t. */
-FSM_NOINLINE void F(entropy_grad_small)(const F(entropy) *e, REAL maximum, double top, pair mass,
-                                        pair total) {
+/* The same where a factor of the weights may underflow, overflow or be no number: ((w / total) mass
+ * - t) factor. */
+FSM_NOINLINE void F(entropy_grad_far)(const F(entropy) *e, REAL maximum, double top, pair mass,
+                                      pair total, pair factor, REAL at_label, const F(row) *row) {
     FSM_PIECES(first, end, e->n, e->watch) {
         for (size_t i = first; i < end; i++) {
-            const double w = e->x[i] == maximum ? top : (double)e->grad[i], p = w / total.hi;
+            const REAL x = e->x[i];
+            const REAL given = row ? V(reduce_max)(F(weight)(V(set1)(x), row, 1)) : e->w[i];
+            const double w = x == maximum ? top : (double)given, p = w / total.hi;
             const double low = (fma(-p, total.hi, w) - p * total.lo) / total.hi;
-            const double t = fma((double)e->target[i], e->keep, e->spread);
-            e->grad[i] = (REAL)fma(p, mass.hi, fma(low, mass.hi, fma(p, mass.lo, -t)));
+            const double target = e->target ? (double)e->target[i] : 0.0;
+            const double t = fma(target, e->keep, e->spread);
+            const double slope = fma(p, mass.hi, fma(low, mass.hi, fma(p, mass.lo, -t)));
+            e->grad[i] = (REAL)F(times_factor)(slope, factor, e) + (REAL)0; /* never -0 */
         }
+    }
+    if (!e->target) {
+        e->grad[e->label] = at_label;
     }
 }
 #define SMALL_MASS 0x1p-40
 
-/* softmax - t at the label of a row, for its weight w; for a large t as (1 - t) - (1 - softmax),
- * without the cancellation. */
+/* softmax - t at the label of a row, for its weight w, times the factor; for a large t as (1 - t) -
+ * (1 - softmax), without the cancellation. */
 FSM_INLINE REAL F(entropy_at_label)(const F(entropy) *e, int is_top, double w, double total,
-                                    double ratio) {
+                                    double ratio, pair factor) {
     const double t = e->keep + e->spread;
-    if (t < 0.5) {
-        return (REAL)((is_top ? 1.0 / (1.0 + ratio) : w / total) - t);
+    double slope = (is_top ? 1.0 / (1.0 + ratio) : w / total) - t;
+    if (t >= 0.5) {
+        const double missing = is_top ? ratio / (1.0 + ratio) : 1.0 - w / total;
+        slope = (1.0 - e->keep - e->spread) - missing;
     }
-    const double missing = is_top ? ratio / (1.0 + ratio) : 1.0 - w / total;
-    return (REAL)((1.0 - e->keep - e->spread) - missing) + (REAL)0; /* never -0 */
+    return (REAL)F(times_factor)(slope, factor, e) + (REAL)0;
 }
 
 /* The row's logarithm, phase by phase for a few rows (rows.h, softmax_group). */
@@ -377,103 +449,155 @@ FSM_INLINE void F(entropy_finish)(F(entropy_sums) *sums) {
 
 /* Two passes over a row, as functions: those above, or those of a long row. */
 typedef void F(moments_pass)(F(moments) *m, const F(entropy) *e, REAL maximum);
-typedef void F(grad_pass)(const F(entropy) *e, REAL maximum, REAL top, REAL hi, REAL lo);
+typedef void F(grad_pass)(const F(entropy) *e, const F(slopes) *s, const F(row) *row,
+                          F(edge) *edge);
 
-/* The loss, sum_i t_i (max + log - x_i) = keep sum_i t_i d_i + spread sum_i d_i + log sum_i t_i: no
- * term is negative. To `mass` the sum of the targets, smoothed. */
+/* The loss, sum_i t_i ((max - x_i) / T + log) = (keep sum_i t_i d_i + spread sum_i d_i) / T + log
+ * sum_i t_i: no term is negative; times the weight. To `mass` the sum of the targets, smoothed. */
 FSM_CORE REAL F(entropy_loss)(const F(entropy) *e, REAL maximum, pair logarithm,
                               F(moments_pass) *add_moments, pair *mass) {
     *mass = (pair){1.0, 0.0};
-    if (!e->target && e->spread == 0) {
+    if (!e->target && e->spread == 0 && e->weight == 1 && !e->t->tempered) {
         REAL log_hi, log_lo;
         F(split_log)(maximum, logarithm, &log_hi, &log_lo);
         return (log_hi - e->x[e->label]) + log_lo;
     }
     F(moments) m = F(moments_zero)();
-    add_moments(&m, e, maximum);
+    if (e->target || e->spread > 0) {
+        add_moments(&m, e, maximum);
+    }
     const pair keep = fast_two_sum(1.0, -e->smoothing);
-    pair given = two_sum((double)maximum, -(double)e->x[e->label]);
+    pair given = two_sum((double)maximum, -(double)e->x[e->target ? 0 : e->label]);
     if (e->target) {
         given = F(sum_total)(&m.given);
         *mass = F(sum_total)(&m.mass);
     }
+    if (e->keep == 0) {
+        given = (pair){0.0, 0.0}; /* of no account, were it infinite */
+    }
     pair loss = given;
     if (e->spread > 0) {
-        const double count = (double)e->n, share = e->smoothing / count;
+        const double share = e->spread, count = e->classes;
         const pair spread = {share, fma(-share, count, e->smoothing) / count};
         loss = pair_sum(pair_product(keep, given), pair_product(spread, F(sum_total)(&m.distance)));
         if (e->target) {
             *mass = pair_sum(pair_product(keep, *mass), (pair){e->smoothing, 0.0});
         }
     }
+    if (e->t->tempered) {
+        loss = pair_product(loss, (pair){e->t->inv_hi, e->t->inv_lo});
+        loss = (pair){loss.hi * e->t->scale, loss.lo * e->t->scale};
+    }
     loss = pair_sum(loss, pair_product(*mass, logarithm));
+    if (e->weight != 1) {
+        loss = pair_product(loss, (pair){e->weight, 0.0});
+    }
     return loss.hi - loss.hi == 0 ? (REAL)loss.hi : F(entropy_special)(e, maximum, logarithm);
 }
 
-FSM_INLINE REAL F(entropy_row)(const F(entropy) *e, const F(entropy_sums) *sums,
-                               F(moments_pass) *add_moments, F(grad_pass) *grad) {
+/* The gradient of a row with an answer. */
+FSM_INLINE void F(entropy_slopes)(const F(entropy) *e, const F(entropy_sums) *sums, pair mass,
+                                  F(grad_pass) *grad, const F(row) *row, F(edge) *edge) {
     const REAL maximum = sums->start.maximum;
-    if (FSM_UNLIKELY(F(no_answer)(maximum, sums->logarithm))) {
+    const pair top = sums->top, factor = F(entropy_factor)(e);
+    pair total = two_sum(sums->others.hi, top.hi);
+    total.lo += sums->others.lo + top.lo;
+    F(slopes) s = {.at_label = 0};
+    if (!e->target) {
+        const REAL x = e->x[e->label];
+        const int is_top = x == maximum;
+        const REAL w = is_top ? 0
+                       : row  ? V(reduce_max)(F(weight)(V(set1)(x), row, 1))
+                              : e->w[e->label];
+        s.at_label = F(entropy_at_label)(e, is_top, (double)w, total.hi, sums->ratio.hi, factor);
+    }
+    const pair scaled = factor.hi == 1 && factor.lo == 0 ? mass : pair_product(mass, factor);
+    if (FSM_UNLIKELY(!(fabs(scaled.hi) >= SMALL_MASS && fabs(scaled.hi) <= 0x1p60 &&
+                       F(is_moderate)(factor.hi)))) {
+        F(edge_flush)(edge);
+        F(entropy_grad_far)(e, maximum, top.hi, mass, total, factor, s.at_label, row);
+        return;
+    }
+    REAL hi, lo;
+    F(quotient)(scaled, total, &hi, &lo);
+    s.largest = V(set1)(maximum);
+    s.top = V(set1)((REAL)top.hi);
+    s.hi = V(set1)(hi);
+    s.lo = V(set1)(lo);
+    s.share = V(set1)((REAL)(e->keep * factor.hi));
+    s.spread = V(set1)((REAL)(e->spread * factor.hi));
+    grad(e, &s, row, edge);
+}
+
+/* The loss of a row, and its gradient where there is memory for it. */
+FSM_INLINE REAL F(entropy_row)(const F(entropy) *e, const F(entropy_sums) *sums,
+                               F(moments_pass) *add_moments, F(grad_pass) *grad, const F(row) *row,
+                               F(edge) *edge) {
+    if (FSM_UNLIKELY(F(no_answer)(sums->start.maximum, sums->logarithm))) {
+        F(edge_flush)(edge);
         FSM_PIECES(i, end, e->grad ? e->n : 0, e->watch) {
             F(fill_nan)(e->grad + i, end - i);
         }
         return FC(NAN);
     }
     pair mass;
-    const REAL loss = F(entropy_loss)(e, maximum, sums->logarithm, add_moments, &mass);
+    const REAL loss = F(entropy_loss)(e, sums->start.maximum, sums->logarithm, add_moments, &mass);
     if (e->grad) {
-        const pair top = sums->top;
-        pair total = two_sum(sums->others.hi, top.hi);
-        total.lo += sums->others.lo + top.lo;
-        REAL hi, lo;
-        F(quotient)(mass, total, &hi, &lo);
-        const int is_top = !e->target && e->x[e->label] == maximum;
-        const double at_label = e->target ? 0 : (double)e->grad[e->label];
-        if (FSM_UNLIKELY(!(mass.hi >= SMALL_MASS))) {
-            F(entropy_grad_small)(e, maximum, top.hi, mass, total);
-        } else {
-            grad(e, maximum, (REAL)top.hi, hi, lo);
-        }
-        if (!e->target) {
-            e->grad[e->label] = F(entropy_at_label)(e, is_top, at_label, total.hi, sums->ratio.hi);
-        }
-        FSM_PIECES(i, end, e->n, e->watch) {
-            F(canonical_nans)(e->grad + i, end - i);
+        F(entropy_slopes)(e, sums, mass, grad, row, edge);
+        /* A target that is not finite has made its loss so. */
+        if (FSM_UNLIKELY(!(loss - loss == 0))) {
+            F(edge_flush)(edge);
+            FSM_PIECES(i, end, e->n, e->watch) {
+                F(canonical_nans)(e->grad + i, end - i);
+            }
         }
     }
     return loss != loss ? FC(NAN) : loss;
 }
 
 FSM_INLINE F(entropy) F(entropy_of)(const fsm_cross_entropy *b, size_t row) {
+    const double classes = (double)(b->classes ? b->classes[row] : b->n);
+    REAL *grad = b->grad ? ROW(b->grad, b->grad_stride, row) : NULL;
     return (F(entropy)){
         .x = CONST_ROW(b->x, b->x_stride, row),
         .target = b->target ? CONST_ROW(b->target, b->target_stride, row) : NULL,
-        .grad = b->grad ? ROW(b->grad, b->grad_stride, row) : NULL,
+        .kept = b->kept ? CONST_ROW(b->kept, b->kept_stride, row) : NULL,
+        .w = grad,
+        .grad = grad,
         .n = b->n,
         .label = b->label ? (size_t)b->label[row] : 0,
         .smoothing = b->smoothing,
+        .classes = classes,
         .keep = 1.0 - b->smoothing,
-        .spread = b->smoothing / (double)b->n,
+        .spread = classes > 0 ? b->smoothing / classes : 0.0,
+        .t = b->temperature + row * b->temperature_step,
+        .weight = b->weight ? b->weight[row] : 1.0,
         .watch = b->watch,
     };
 }
 
-FSM_NOINLINE void F(cross_entropy_group)(const fsm_cross_entropy *b, size_t first, size_t rows) {
+FSM_NOINLINE void F(cross_entropy_group)(const fsm_cross_entropy *b, size_t first, size_t rows,
+                                         F(edge) *edge) {
     F(entropy) e[GROUP];
     F(entropy_sums) sums[GROUP];
     REAL chunks[MOST_CHUNKS]; /* as in softmax_group */
+    const size_t pitch = (b->n + 2 * LANES - 1) / LANES * LANES;
     for (size_t g = 0; g < rows; g++) {
         e[g] = F(entropy_of)(b, first + g);
-        sums[g].start = F(row_begin)(e[g].x, b->n, FC(LOG_CUT), &untempered, chunks);
+        if (b->scratch && e[g].grad) {
+            e[g].w = (REAL *)b->scratch + g * pitch + (uintptr_t)e[g].grad % 64 / sizeof(REAL);
+        }
+        sums[g].start = F(row_begin)(e[g].x, b->n, FC(LOG_CUT), e[g].t, chunks);
     }
     for (size_t g = 0; g < rows; g++) {
-        sums[g].others = F(others)(e[g].x, e[g].grad, b->n, 0, &sums[g].start, &untempered);
+        sums[g].others = F(others)(e[g].x, e[g].w, b->n, 0, &sums[g].start, e[g].t);
     }
     for (size_t g = 0; g < rows; g++) {
         F(entropy_finish)(&sums[g]);
     }
     for (size_t g = 0; g < rows; g++) {
-        ((REAL *)b->loss)[first + g] =
-            F(entropy_row)(&e[g], &sums[g], F(add_moments), F(entropy_grad));
+        REAL *loss = (REAL *)b->loss + first + g;
+        *loss = edge ? F(entropy_row)(&e[g], &sums[g], F(add_moments), F(entropy_grad), NULL, edge)
+                     : F(entropy_row)(&e[g], &sums[g], F(add_moments), F(entropy_grad), NULL, NULL);
     }
 }

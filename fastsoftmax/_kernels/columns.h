@@ -231,7 +231,9 @@ FSM_INLINE size_t F(softmax_columns_of)(const fsm_rows *b, size_t first, const s
         }
     }
     for (int k = 0; k < blocks; k++) {
-        plain &= F(starts_of)(&s[k], F(columns_max)(a[k], n), FC(CUT), &b->temperature, tempered);
+        plain &=
+            F(starts_of)(&s[k], F(columns_max)(a[k], n), FC(CUT),
+                         fsm_temperature_of(b, first + k * LANES), b->temperature_step, tempered);
     }
     if (!plain) {
         return 0;
@@ -272,7 +274,7 @@ static int F(softmax_beside)(void *block, size_t n) {
     const uint32_t lanes = F(columns_lanes)(n);
     F(starts) s;
     F(columns_mass) mass;
-    if (!F(starts_of)(&s, F(columns_max)(a, n), FC(CUT), &untempered, 0)) {
+    if (!F(starts_of)(&s, F(columns_max)(a, n), FC(CUT), &untempered, 0, 0)) {
         return 0;
     }
     F(columns_weigh)(a, a, n, &s.row, 0, &mass);
@@ -296,7 +298,7 @@ static int F(softmax_beside)(void *block, size_t n) {
 /* A block by that, as it can do with subnormal results. */
 FSM_NOINLINE size_t F(softmax_columns_low)(const fsm_rows *b, size_t first) {
     VEC a[ACROSS];
-    if (b->temperature.tempered) {
+    if (fsm_is_tempered(b)) {
         return 0;
     }
     F(columns_read)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, a, b->n);
@@ -314,7 +316,7 @@ static size_t F(softmax_columns)(const fsm_rows *b, size_t first) {
     if (FSM_UNLIKELY(FSM_UNDERFLOWED())) {
         return F(softmax_columns_low)(b, first);
     }
-    if (!b->temperature.tempered) {
+    if (!fsm_is_tempered(b)) {
         switch (b->n) {
 #define EXACTLY(n)                                                                                 \
     case n:                                                                                        \
@@ -342,7 +344,7 @@ static size_t F(softmax_columns)(const fsm_rows *b, size_t first) {
         }
     }
 #endif
-    return F(softmax_columns_of)(b, first, b->n, 1, b->temperature.tempered, 0);
+    return F(softmax_columns_of)(b, first, b->n, 1, fsm_is_tempered(b), 0);
 }
 
 /* Fewer rows than a span, with zeros for the rest. */
@@ -360,7 +362,7 @@ FSM_NOINLINE int F(across_padded)(const fsm_rows *b, F(columns_function) *column
         .x_stride = stride,
         .y_stride = stride,
         .out_stride = (ptrdiff_t)(outputs * sizeof(REAL)),
-        .temperature = b->temperature,
+        .temperature = b->temperature, /* of all rows */
     };
     for (size_t r = 0; r < b->rows; r++) {
         memcpy(x + r * b->n, CONST_ROW(b->x, b->x_stride, r), b->n * sizeof(REAL));
@@ -391,9 +393,10 @@ FSM_INLINE void F(across)(const fsm_rows *b, F(columns_function) *columns, size_
         }
         part.rows = left < span ? left : span;
         part.x = CONST_ROW(b->x, b->x_stride, row);
+        part.temperature = fsm_temperature_of(b, row);
         part.y = b->y ? CONST_ROW(b->y, b->y_stride, row) : NULL;
         part.out = ROW(b->out, b->out_stride, row);
-        if (left >= span || left < LANES / 4 || b->n > PADDED ||
+        if (left >= span || left < LANES / 4 || b->n > PADDED || b->temperature_step ||
             !F(across_padded)(&part, columns, span, outputs)) {
             along(&part);
         }
@@ -404,7 +407,7 @@ static void F(softmax_rows)(const fsm_rows *b) {
     if (FSM_UNLIKELY(b->n > FSM_ASK_EVERY)) {
         F(softmax_long)(b);
     } else if (b->n <= SOFTMAX_ACROSS && b->rows > 1) {
-        const int blocks = b->temperature.tempered ? 1 : BLOCKS(b->n);
+        const int blocks = fsm_is_tempered(b) ? 1 : BLOCKS(b->n);
         F(across)(b, F(softmax_columns), (size_t)blocks * LANES, F(softmax_along), b->n);
     } else {
         F(softmax_along)(b);
@@ -427,10 +430,9 @@ FSM_NOINLINE void F(logs_finish)(F(logs) *s) {
 /* The sums of a block's columns without the first largest element of a row, for logs_finish; 0 if a
  * row is not plain. w is scratch, and has the `weights` afterwards if they are asked for, 0 for
  * that element. */
-FSM_CORE int F(columns_logs_of)(const VEC *a, VEC *w, size_t n, const fsm_temperature *t,
-                                F(logs) *s, const int weights) {
+FSM_CORE int F(columns_logs_of)(const VEC *a, VEC *w, size_t n, F(logs) *s, const int weights) {
     const VEC nothing = V(set1)(-INFINITY), found = V(set1)(FC(NAN));
-    if (t->tempered || !F(starts_of)(&s->start, F(columns_max)(a, n), FC(LOG_CUT), t, 0)) {
+    if (!F(starts_of)(&s->start, F(columns_max)(a, n), FC(LOG_CUT), &untempered, 0, 0)) {
         return 0;
     }
     /* After the first maximal element, no element is equal to `wanted`. */
@@ -442,22 +444,20 @@ FSM_CORE int F(columns_logs_of)(const VEC *a, VEC *w, size_t n, const fsm_temper
     s->others = F(columns_sum)(w, weights ? w : NULL, n, &s->start.row);
     return 1;
 }
-FSM_NOINLINE int F(columns_logs)(const VEC *a, VEC *w, size_t n, const fsm_temperature *t,
-                                 F(logs) *s) {
-    return F(columns_logs_of)(a, w, n, t, s, 0);
+FSM_NOINLINE int F(columns_logs)(const VEC *a, VEC *w, size_t n, F(logs) *s) {
+    return F(columns_logs_of)(a, w, n, s, 0);
 }
 FSM_NOINLINE int F(columns_logs_and_weights)(const VEC *a, VEC *w, size_t n, F(logs) *s) {
-    return F(columns_logs_of)(a, w, n, &untempered, s, 1);
+    return F(columns_logs_of)(a, w, n, s, 1);
 }
 
 /* maximum + log(sum) of every row of a few blocks as hi + lo; 0 if a row is not plain. */
-FSM_INLINE int F(columns_log)(VEC (*a)[ACROSS], const int blocks, size_t n,
-                              const fsm_temperature *t, VEC *hi, VEC *lo) {
+FSM_INLINE int F(columns_log)(VEC (*a)[ACROSS], const int blocks, size_t n, VEC *hi, VEC *lo) {
     VEC w[ACROSS];
     F(logs) s[MOST_BLOCKS];
     int plain = 1;
     for (int k = 0; k < blocks; k++) {
-        plain = plain && F(columns_logs)(a[k], w, n, t, &s[k]);
+        plain = plain && F(columns_logs)(a[k], w, n, &s[k]);
     }
     /* One after the other, as each waits for itself. */
     for (int k = 0; k < blocks && plain; k++) {
@@ -477,7 +477,7 @@ FSM_NOINLINE int F(columns_log_of)(const fsm_rows *b, size_t first, VEC (*a)[ACR
     for (int k = 0; k < blocks; k++) {
         F(columns_read)(CONST_ROW(b->x, b->x_stride, first + k * LANES), b->x_stride, a[k], b->n);
     }
-    return F(columns_log)(a, blocks, b->n, &b->temperature, hi, lo) ? blocks : 0;
+    return F(columns_log)(a, blocks, b->n, hi, lo) ? blocks : 0;
 }
 
 #ifndef FSM_CORE_CALLED
@@ -492,7 +492,7 @@ FSM_NOINLINE void F(log_folded)(const fsm_rows *b, size_t first, size_t rows, in
     for (size_t r = 0; r < LANES; r++) {
         hi[r] = r < rows ? F(row_top)(CONST_ROW(b->x, b->x_stride, first + r), n) : hi[0];
     }
-    const int plain = F(starts_of)(&s.start, V(fold_max)(hi), FC(LOG_CUT), &b->temperature, 0);
+    const int plain = F(starts_of)(&s.start, V(fold_max)(hi), FC(LOG_CUT), &untempered, 0, 0);
     V(store)(magic, s.start.row.magic);
     V(store)(limit, s.start.row.limit);
     for (size_t r = 0; plain && r < LANES; r++) {
@@ -536,7 +536,7 @@ FSM_NOINLINE void F(log_folded)(const fsm_rows *b, size_t first, size_t rows, in
 /* A batch of rows, those of up to FOLDED elements folded together where a vector is registers. */
 static void F(log_folds)(const fsm_rows *b, int single) {
 #ifndef FSM_CORE_CALLED
-    if (b->n <= FOLDED && b->rows >= FOLD_FROM && !b->temperature.tempered) {
+    if (b->n <= FOLDED && b->rows >= FOLD_FROM && !fsm_is_tempered(b)) {
         for (size_t row = 0; row < b->rows; row += LANES) {
             F(log_folded)(b, row, b->rows - row < LANES ? b->rows - row : LANES, single);
         }
@@ -561,7 +561,7 @@ static size_t F(log_softmax_columns)(const fsm_rows *b, size_t first) {
 static void F(log_softmax_rows)(const fsm_rows *b) {
     if (FSM_UNLIKELY(b->n > FSM_ASK_EVERY)) {
         F(log_long)(b, 0);
-    } else if (b->n <= ACROSS && b->rows > 1) {
+    } else if (b->n <= ACROSS && b->rows > 1 && !fsm_is_tempered(b)) {
         F(across)(b, F(log_softmax_columns), LANES, F(log_softmax_along), b->n);
     } else {
         F(log_folds)(b, 0);
@@ -623,7 +623,7 @@ static size_t F(log_softmax_backward_columns)(const fsm_rows *b, size_t first) {
     F(lanes_split)(&total, &hi, &lo);
     /* As in the row kernel. One far above 0 could leave the range of 2^(N - bias). */
     const VEC top = V(max)(F(columns_max)(y, b->n), V(set1)(0));
-    if (!F(starts_of)(&s, top, FC(CUT), &b->temperature, 0) || !F(columns_below)(top, 32) ||
+    if (!F(starts_of)(&s, top, FC(CUT), &untempered, 0, 0) || !F(columns_below)(top, 32) ||
         !F(columns_below)(hi, FC(MAX) * (REAL)0x1p-60)) {
         return 0;
     }
@@ -656,16 +656,32 @@ static void F(log_softmax_backward_rows)(const fsm_rows *b) {
     }
 }
 
-/* LANES losses and gradients of labels without smoothing, as F(entropy_row) has them; 0 if a row is
- * not plain. */
+/* The losses of a block with weights, `plain` where a weight is 1; NaN where one is infinite, or a
+ * weight so small or large that F(entropy_slopes) has another way. */
+FSM_NOINLINE VEC F(weighted_losses)(const F(logs) *s, VEC of_label, VEC plain,
+                                    const double *weight) {
+    REAL moderate[LANES], is_one[LANES];
+    for (size_t r = 0; r < LANES; r++) {
+        moderate[r] =
+            fabs(weight[r]) >= SMALL_MASS && fabs(weight[r]) <= 0x1p60 ? (REAL)0 : (REAL)INFINITY;
+        is_one[r] = weight[r] == 1;
+    }
+    const F(sum) weights = F(lanes_numbers)(weight);
+    VEC loss = F(lanes_weighted_loss)(s->start.maximum, of_label, s->logarithm, &weights);
+    loss = V(where_equal)(V(load)(is_one), V(set1)(1), plain, loss);
+    const VEC spoilt = V(add)(loss, V(load)(moderate));
+    return V(add)(loss, V(sub)(spoilt, spoilt));
+}
+
+/* LANES losses and gradients of labels without smoothing or temperature, as F(entropy_row) has
+ * them; 0 if a row is not plain. */
 FSM_CORE int F(cross_entropy_columns)(const fsm_cross_entropy *b, size_t first) {
     const size_t n = b->n;
     VEC a[ACROSS], w[ACROSS], hi, lo;
     REAL at_label[LANES], weights[ACROSS * LANES];
     F(logs) s;
     F(columns_read)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, a, n);
-    if (!(b->grad ? F(columns_logs_and_weights)(a, w, n, &s)
-                  : F(columns_logs)(a, w, n, &untempered, &s))) {
+    if (!(b->grad ? F(columns_logs_and_weights)(a, w, n, &s) : F(columns_logs)(a, w, n, &s))) {
         return 0;
     }
     F(logs_finish)(&s);
@@ -677,7 +693,12 @@ FSM_CORE int F(cross_entropy_columns)(const fsm_cross_entropy *b, size_t first) 
         at_label[r] = CONST_ROW(b->x, b->x_stride, first + r)[b->label[first + r]];
     }
     const VEC of_label = V(load)(at_label);
-    const VEC loss = V(add)(V(sub)(hi, of_label), lo);
+    VEC loss = V(add)(V(sub)(hi, of_label), lo);
+    F(sum) weight = F(lanes_one)();
+    if (b->weight) {
+        weight = F(lanes_numbers)(b->weight + first);
+        loss = F(weighted_losses)(&s, of_label, loss, b->weight + first);
+    }
     if (V(equal)(loss, loss) != ALL_LANES) {
         return 0;
     }
@@ -686,8 +707,7 @@ FSM_CORE int F(cross_entropy_columns)(const fsm_cross_entropy *b, size_t first) 
         return 1;
     }
     const F(sum) total = F(lanes_with_top)(&s.others, &s.top);
-    const F(sum) one = F(lanes_one)();
-    F(lanes_quotient)(&one, &total, &hi, &lo);
+    F(lanes_quotient)(&weight, &total, &hi, &lo);
     const VEC top = F(lanes_high)(&s.top);
     for (size_t i = 0; i < n; i++) {
         const VEC weight = V(where_equal)(a[i], s.start.maximum, top, w[i]);
@@ -697,8 +717,8 @@ FSM_CORE int F(cross_entropy_columns)(const fsm_cross_entropy *b, size_t first) 
     for (size_t r = 0; r < LANES; r++) {
         at_label[r] = weights[(size_t)b->label[first + r] * LANES + r];
     }
-    V(store)(at_label,
-             F(lanes_at_label)(of_label, s.start.maximum, V(load)(at_label), &total, s.ratio));
+    V(store)(at_label, F(lanes_at_label)(of_label, s.start.maximum, V(load)(at_label), &total,
+                                         s.ratio, &weight));
     F(columns_write)(ROW(b->grad, b->grad_stride, first), b->grad_stride, a, n);
     for (size_t r = 0; r < LANES; r++) {
         ROW(b->grad, b->grad_stride, first + r)[b->label[first + r]] = at_label[r];
@@ -711,18 +731,23 @@ static void F(cross_entropy_rows)(const fsm_cross_entropy *b) {
         F(cross_entropy_long)(b);
         return;
     }
-    const int across = b->label && b->smoothing == 0 && b->n <= ACROSS;
+    const int across = b->label && b->smoothing == 0 && b->n <= ACROSS && !b->temperature_step &&
+                       !b->temperature->tempered;
+    const size_t most = b->scratch ? fsm_entropy_rows(b->n * sizeof(REAL)) : GROUP;
+    F(edge) shared, *const edge = b->scratch && b->streamed ? &shared : NULL;
+    shared.held = 0;
     for (size_t row = 0; row < b->rows;) {
         const size_t left = b->rows - row;
         if (across && left >= LANES && F(cross_entropy_columns)(b, row)) {
             row += LANES;
             continue;
         }
-        const size_t group = F(has_chunks)(b->n) ? 1 : GROUP;
+        const size_t group = F(has_chunks)(b->n) ? 1 : most;
         const size_t rows = left < group ? left : group;
-        F(cross_entropy_group)(b, row, rows);
+        F(cross_entropy_group)(b, row, rows, edge);
         row += rows;
     }
+    F(edge_flush)(edge);
 }
 
 #ifndef FSM_CORE_CALLED
@@ -809,7 +834,7 @@ static void F(softmax_tall)(const fsm_tall *t) {
     F(tall_maxima)(t, own);
     for (size_t k = 0; k < t->blocks; k++) {
         F(starts) s;
-        t->done[k] = F(starts_of)(&s, own[k].first, FC(CUT), &untempered, 0);
+        t->done[k] = F(starts_of)(&s, own[k].first, FC(CUT), &untempered, 0, 0);
         own[k].first = s.row.magic;
         own[k].second = s.row.limit;
         for (size_t l = 0; l < LANES; l++) {
@@ -857,14 +882,14 @@ FSM_NOINLINE int F(beside_log)(const VEC *a, size_t n, VEC *hi, VEC *lo) {
     F(columns_mass) mass;
     if (n <= ACROSS) {
         VEC w[ACROSS];
-        if (!F(columns_logs)(a, w, n, &untempered, &s)) {
+        if (!F(columns_logs)(a, w, n, &s)) {
             return 0;
         }
         F(logs_finish)(&s);
         F(lanes_split_log)(s.start.maximum, s.logarithm, hi, lo);
         return V(equal)(*hi, *hi) == ALL_LANES;
     }
-    if (!F(starts_of)(&s.start, F(columns_max)(a, n), FC(LOG_CUT), &untempered, 0)) {
+    if (!F(starts_of)(&s.start, F(columns_max)(a, n), FC(LOG_CUT), &untempered, 0, 0)) {
         return 0;
     }
     F(columns_weigh_parts)(a, n, &s.start.row, &mass);

@@ -191,6 +191,27 @@ FSM_INLINE f32_sum f32_lanes_with_top(const f32_sum *others, const f32_sum *top)
 FSM_INLINE f32_sum f32_lanes_one(void) {
     return (f32_sum){f64x8_set1(1.0), f64x8_set1(1.0)};
 }
+/* Of each row a float64. */
+FSM_INLINE f32_sum f32_lanes_numbers(const double *a) {
+    return (f32_sum){f64x8_load(a), f64x8_load(a + 8)};
+}
+/* entropy_loss of labels without smoothing or temperature, with a weight. */
+FSM_INLINE f64x8 lanes_weighted_loss(f64x8 maximum, f64x8 x, pairs log, f64x8 weight) {
+    const pairs given = lanes_two_sum(maximum, lanes_negated(x));
+    const pairs sum = lanes_two_sum(given.hi, log.hi);
+    const pairs loss = lanes_fast_two_sum(sum.hi, f64x8_add(sum.lo, f64x8_add(given.lo, log.lo)));
+    const f64x8 product = f64x8_mul(loss.hi, weight);
+    const f64x8 rounding = f64x8_fma(loss.hi, weight, lanes_negated(product));
+    return f64x8_add(product, f64x8_add(rounding, f64x8_mul(loss.lo, weight)));
+}
+FSM_INLINE f32x16 f32_lanes_weighted_loss(f32x16 maximum, f32x16 x, f32_wide log,
+                                          const f32_sum *weight) {
+    const f64x8 zero = f64x8_set1(0.0);
+    return f32x16_narrow(lanes_weighted_loss(f64x8_widen_low(maximum), f64x8_widen_low(x),
+                                             (pairs){log.low, zero}, weight->low),
+                         lanes_weighted_loss(f64x8_widen_high(maximum), f64x8_widen_high(x),
+                                             (pairs){log.high, zero}, weight->high));
+}
 FSM_INLINE f32x16 f32_lanes_high(const f32_sum *a) {
     return f32x16_narrow(a->low, a->high);
 }
@@ -203,12 +224,13 @@ FSM_INLINE f64x8 lanes_minus_missing(f64x8 x, f64x8 maximum, f64x8 w, f64x8 tota
     return f64x8_sub(f64x8_set1(0.0), f64x8_where_equal(x, maximum, of_top, of_other));
 }
 FSM_INLINE f32x16 f32_lanes_at_label(f32x16 x, f32x16 maximum, f32x16 w, const f32_sum *total,
-                                     f32_wide ratio) {
+                                     f32_wide ratio, const f32_sum *weight) {
+    const f64x8 low = lanes_minus_missing(f64x8_widen_low(x), f64x8_widen_low(maximum),
+                                          f64x8_widen_low(w), total->low, ratio.low);
+    const f64x8 high = lanes_minus_missing(f64x8_widen_high(x), f64x8_widen_high(maximum),
+                                           f64x8_widen_high(w), total->high, ratio.high);
     const f32x16 minus_missing =
-        f32x16_narrow(lanes_minus_missing(f64x8_widen_low(x), f64x8_widen_low(maximum),
-                                          f64x8_widen_low(w), total->low, ratio.low),
-                      lanes_minus_missing(f64x8_widen_high(x), f64x8_widen_high(maximum),
-                                          f64x8_widen_high(w), total->high, ratio.high));
+        f32x16_narrow(f64x8_mul(low, weight->low), f64x8_mul(high, weight->high));
     return f32x16_add(minus_missing, f32x16_set1(0.0f));
 }
 
@@ -317,12 +339,20 @@ FSM_INLINE f64_sum f64_lanes_with_top(const f64_sum *others, const f64_sum *top)
 FSM_INLINE f64_sum f64_lanes_one(void) {
     return (f64_sum){f64x8_set1(1.0), f64x8_set1(0.0)};
 }
+FSM_INLINE f64_sum f64_lanes_numbers(const double *a) {
+    return (f64_sum){f64x8_load(a), f64x8_set1(0.0)};
+}
+FSM_INLINE f64x8 f64_lanes_weighted_loss(f64x8 maximum, f64x8 x, f64_wide log,
+                                         const f64_sum *weight) {
+    return lanes_weighted_loss(maximum, x, log, weight->hi);
+}
 FSM_INLINE f64x8 f64_lanes_high(const f64_sum *a) {
     return a->hi;
 }
 FSM_INLINE f64x8 f64_lanes_at_label(f64x8 x, f64x8 maximum, f64x8 w, const f64_sum *total,
-                                    f64_wide ratio) {
-    return f64x8_add(lanes_minus_missing(x, maximum, w, total->hi, ratio.hi), f64x8_set1(0.0));
+                                    f64_wide ratio, const f64_sum *weight) {
+    const f64x8 minus_missing = lanes_minus_missing(x, maximum, w, total->hi, ratio.hi);
+    return f64x8_add(f64x8_mul(minus_missing, weight->hi), f64x8_set1(0.0));
 }
 FSM_INLINE void f64_lanes_split(const f64_sum *a, f64x8 *hi, f64x8 *lo) {
     *hi = a->hi;

@@ -65,7 +65,8 @@ typedef struct {
     const void *y; /* IN: output of the forward pass (backward functions) */
     void *out;     /* OUT: n elements a row; logsumexp: one; may be x or y */
     ptrdiff_t x_stride, y_stride, out_stride;
-    fsm_temperature temperature;
+    const fsm_temperature *temperature; /* IN: of all rows, or one each */
+    size_t temperature_step;            /* 0 or 1: from a row's to the next one's */
     int far; /* operands are larger than the caches near by: the next row is worth fetching ahead */
     void *scratch; /* FSM_STREAM_SCRATCH of a row, from a line on: results are streamed; or NULL */
     fsm_watch *watch; /* of long rows; or NULL */
@@ -76,6 +77,14 @@ typedef struct {
 #define FSM_STREAM_UP_TO ((size_t)512 * 1024)
 /* Two rows of so many bytes, each from where it starts in a line. */
 #define FSM_STREAM_SCRATCH(row) (2 * ((row) + 128))
+
+static inline const fsm_temperature *fsm_temperature_of(const fsm_rows *batch, size_t row) {
+    return batch->temperature + row * batch->temperature_step;
+}
+/* Whether a row may have another temperature than 1. */
+static inline int fsm_is_tempered(const fsm_rows *batch) {
+    return batch->temperature_step || batch->temperature->tempered;
+}
 
 typedef void fsm_rows_function(const fsm_rows *batch);
 
@@ -106,19 +115,40 @@ typedef void fsm_tall_function(const fsm_tall *rows);
 /* Rows of the fused cross-entropy. Exactly one of `label` and `target` is given. */
 typedef struct {
     size_t rows, n;
-    const void *x;
+    const void *x; /* IN: logits, -inf for a class that takes no part */
     ptrdiff_t x_stride;
     const intptr_t *label; /* IN: class of each row, in range; or NULL */
     const void *target;    /* IN: a distribution a row; or NULL */
     ptrdiff_t target_stride;
     double smoothing;
-    void *loss; /* OUT: one element a row, contiguous */
-    void *grad; /* OUT: n elements a row; or NULL */
+    const void
+        *kept; /* IN: a row's classes that have a share in the smoothing, others 0; or NULL */
+    ptrdiff_t kept_stride;
+    const size_t *classes;              /* IN: how many of them a row has; NULL: n */
+    const fsm_temperature *temperature; /* IN: of all rows, or one each */
+    size_t temperature_step;
+    const double *weight; /* IN: factors of the rows' losses and gradients; NULL: 1 */
+    void *loss;           /* OUT: one element a row, contiguous */
+    void *grad;           /* OUT: n elements a row; or NULL; with scratch it may be x */
     ptrdiff_t grad_stride;
+    void *scratch;    /* FSM_ENTROPY_SCRATCH of a row, from a line on; or NULL */
+    int streamed;     /* gradients are streamed, from scratch */
     fsm_watch *watch; /* of long rows; or NULL */
 } fsm_cross_entropy;
 
+/* Rows of a cross-entropy whose weights wait in scratch at a time: 8 KiB of them, 8 at most. */
+static inline size_t fsm_entropy_rows(size_t row_bytes) {
+    const size_t fit = 8192 / row_bytes;
+    return fit < 1 ? 1 : fit > 8 ? 8 : fit;
+}
+/* Each of them from where it starts in a line. */
+#define FSM_ENTROPY_SCRATCH(row) (fsm_entropy_rows(row) * ((row) + 128))
+
 typedef void fsm_cross_entropy_function(const fsm_cross_entropy *batch);
+
+/* log|sum b e^x| of n elements, and to `sign` the sign of that sum. b is spoilt. */
+typedef double fsm_weighted_function(const double *x, double *b, size_t n, double *sign,
+                                     fsm_watch *watch);
 
 enum fsm_function {
     FSM_SOFTMAX,
@@ -128,7 +158,9 @@ enum fsm_function {
     FSM_LOG_SOFTMAX_BACKWARD,
     FSM_ROW_FUNCTIONS, /* those of fsm_rows */
     FSM_CROSS_ENTROPY = FSM_ROW_FUNCTIONS,
-    FSM_SEGMENT_SOFTMAX,
+    FSM_SEGMENT_SOFTMAX, /* in the order of those that compute their rows */
+    FSM_SEGMENT_LOG_SOFTMAX,
+    FSM_SEGMENT_LOGSUMEXP,
     FSM_FUNCTIONS
 };
 /* Formats of elements. Kernels compute in the first two; arrays.c converts the others. */
@@ -157,6 +189,7 @@ typedef struct {
     fsm_beside_function *beside[FSM_ROW_FUNCTIONS][FSM_COMPUTE_DTYPES]; /* NULL: of none */
     fsm_tall_function *tall[FSM_COMPUTE_DTYPES];                        /* of softmax; NULL: none */
     fsm_cross_entropy_function *cross_entropy[FSM_COMPUTE_DTYPES];
+    fsm_weighted_function *logsumexp_weighted;
     void (*from_f16)(float *out, const uint16_t *x, size_t n);
     void (*to_f16)(uint16_t *out, const float *x, size_t n);
     void (*from_bf16)(float *out, const uint16_t *x, size_t n);

@@ -49,8 +49,7 @@ FSM_SMALL F(running) F(long_masses)(const REAL *x, REAL *w, size_t n, const F(st
                                                 : FC(MASS_START);
             /* The next chunk, whose maximum is looked for before its weights are computed. */
             const ptrdiff_t ahead = n - i > CHUNK ? (ptrdiff_t)(CHUNK * sizeof(REAL)) : 0;
-            const F(mass) mass = how.rare || (how.stored && how.parts)
-                                     ? F(rare_mass_of)(x + i, to, count, start, &row, how)
+            const F(mass) mass = how.rare ? F(rare_mass_of)(x + i, to, count, start, &row, how)
                                  : how.parts
                                      ? F(log_mass_of)(x + i, count, start, ahead, &row)
                                      : F(softmax_mass_of)(x + i, to, count, start, ahead, &row);
@@ -61,11 +60,11 @@ FSM_SMALL F(running) F(long_masses)(const REAL *x, REAL *w, size_t n, const F(st
 }
 
 /* As F(others). */
-FSM_SMALL pair F(long_others)(const REAL *x, REAL *w, size_t n, const F(start) *s,
-                              const fsm_temperature *t, fsm_watch *watch) {
+FSM_SMALL pair F(long_others)(const REAL *x, size_t n, const F(start) *s, const fsm_temperature *t,
+                              fsm_watch *watch) {
     const F(row) row = F(row_of)(s, t);
-    const F(how) how = {s->shifted || t->tempered, w != NULL, 1};
-    const F(running) running = F(long_masses)(x, w, n, s, t, watch, how);
+    const F(how) how = {s->shifted || t->tempered, 0, 1};
+    const F(running) running = F(long_masses)(x, NULL, n, s, t, watch, how);
     const pair others = F(without_top)(running, s->maximum, &row, 1);
     if (others.hi >= F(others_from)(n)) {
         return others;
@@ -81,7 +80,7 @@ FSM_SMALL pair F(long_others)(const REAL *x, REAL *w, size_t n, const F(start) *
     /* What is done for a shift and a temperature leaves the bits of other rows as they are. */
     F(sum) sum = F(sum_zero)();
     FSM_PIECES(i, end, n, watch) {
-        F(add_others)(&sum, x + i, w ? w + i : NULL, end - i, skip - i, &row, 1);
+        F(add_others)(&sum, x + i, NULL, end - i, skip - i, &row, 1);
     }
     return F(sum_total)(&sum);
 }
@@ -91,10 +90,10 @@ FSM_SMALL void F(softmax_long)(const fsm_rows *b) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, row);
         REAL *out = ROW(b->out, b->out_stride, row), hi, lo;
         const REAL maximum = F(long_max)(x, b->n, b->watch);
-        const F(start) s = F(row_start)(maximum, FC(CUT), &b->temperature);
+        const fsm_temperature *t = fsm_temperature_of(b, row);
+        const F(start) s = F(row_start)(maximum, FC(CUT), t);
         const F(running) running =
-            F(long_masses)(x, out, b->n, &s, &b->temperature, b->watch,
-                           (F(how)){s.shifted || b->temperature.tempered, 1, 0});
+            F(long_masses)(x, out, b->n, &s, t, b->watch, (F(how)){s.shifted || t->tempered, 1, 0});
         const F(total) total = F(running_total)(running);
         F(inverse)(total, &hi, &lo);
         FSM_PIECES(i, end, b->n, b->watch) {
@@ -110,12 +109,12 @@ FSM_SMALL void F(softmax_long)(const fsm_rows *b) {
 }
 
 FSM_SMALL void F(log_long)(const fsm_rows *b, int single) {
-    const fsm_temperature *t = &b->temperature;
     for (size_t row = 0; row < b->rows; row++) {
+        const fsm_temperature *t = fsm_temperature_of(b, row);
         const REAL *x = CONST_ROW(b->x, b->x_stride, row);
         REAL *out = ROW(b->out, b->out_stride, row);
         const F(start) s = F(row_start)(F(long_max)(x, b->n, b->watch), FC(LOG_CUT), t);
-        const pair others = F(long_others)(x, NULL, b->n, &s, t, b->watch);
+        const pair others = F(long_others)(x, b->n, &s, t, b->watch);
         const pair logarithm = log_one_plus(F(ratio)(others, F(log_top)(&s)), FC(LOG_IN_TWO));
         if (!single) {
             FSM_PIECES(i, end, b->n, b->watch) {
@@ -181,8 +180,7 @@ FSM_SMALL void F(log_softmax_backward_long)(const fsm_rows *b) {
             lanes = V(add)(lanes, sums);
         }
         const pair total = F(sum_total)(&sum);
-        const F(expected) expected =
-            F(expected_of)(total, largest, &b->temperature, &top, &shifted);
+        const F(expected) expected = F(expected_of)(total, largest, b->temperature, &top, &shifted);
         FSM_PIECES(first, end, b->n, b->watch) {
             const size_t i = F(log_gradients)(g, y, out, first, end, &expected, 0, 0, 1, NULL);
             if (i < end) {
@@ -195,13 +193,15 @@ FSM_SMALL void F(log_softmax_backward_long)(const fsm_rows *b) {
     }
 }
 
-/* A piece of a row, as if it were one. */
+/* A piece of a row, as if it were one; where the label is not in it, that is beyond its end. */
 FSM_INLINE F(entropy) F(entropy_piece)(const F(entropy) *e, size_t first, size_t end) {
     F(entropy) piece = *e;
     piece.x += first;
     piece.target = e->target ? e->target + first : NULL;
+    piece.kept = e->kept ? e->kept + first : NULL;
     piece.grad = e->grad ? e->grad + first : NULL;
     piece.n = end - first;
+    piece.label = e->label - first < piece.n ? e->label - first : piece.n;
     return piece;
 }
 
@@ -212,20 +212,23 @@ FSM_SMALL void F(long_moments)(F(moments) *m, const F(entropy) *e, REAL maximum)
     }
 }
 
-FSM_SMALL void F(long_grad)(const F(entropy) *e, REAL maximum, REAL top, REAL hi, REAL lo) {
+FSM_SMALL void F(long_grad)(const F(entropy) *e, const F(slopes) *s, const F(row) *row,
+                            F(edge) *edge) {
     FSM_PIECES(i, end, e->n, e->watch) {
         const F(entropy) piece = F(entropy_piece)(e, i, end);
-        F(entropy_grad)(&piece, maximum, top, hi, lo);
+        F(entropy_grad)(&piece, s, row, edge);
     }
 }
 
+/* Weights are computed once more for the gradient, so that it can lie where the logits do. */
 FSM_SMALL void F(cross_entropy_long)(const fsm_cross_entropy *b) {
-    for (size_t row = 0; row < b->rows; row++) {
-        const F(entropy) e = F(entropy_of)(b, row);
+    for (size_t r = 0; r < b->rows; r++) {
+        const F(entropy) e = F(entropy_of)(b, r);
         const REAL maximum = F(long_max)(e.x, e.n, e.watch);
-        F(entropy_sums) sums = {.start = F(row_start)(maximum, FC(LOG_CUT), &untempered)};
-        sums.others = F(long_others)(e.x, e.grad, e.n, &sums.start, &untempered, e.watch);
+        F(entropy_sums) sums = {.start = F(row_start)(maximum, FC(LOG_CUT), e.t)};
+        sums.others = F(long_others)(e.x, e.n, &sums.start, e.t, e.watch);
         F(entropy_finish)(&sums);
-        ((REAL *)b->loss)[row] = F(entropy_row)(&e, &sums, F(long_moments), F(long_grad));
+        const F(row) row = F(row_of)(&sums.start, e.t);
+        ((REAL *)b->loss)[r] = F(entropy_row)(&e, &sums, F(long_moments), F(long_grad), &row, NULL);
     }
 }

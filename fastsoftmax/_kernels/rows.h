@@ -203,18 +203,36 @@ typedef struct {
     VEC maximum, top, residual, steps;
 } F(starts);
 
-/* row_start; whether every row is plain. */
+/* The temperatures of LANES rows. */
+FSM_NOINLINE void F(lanes_temperatures)(F(row) *row, const fsm_temperature *t) {
+    REAL scale[LANES], inv_hi[LANES], inv_lo[LANES];
+    for (size_t r = 0; r < LANES; r++) {
+        scale[r] = (REAL)t[r].scale;
+        inv_hi[r] = (REAL)t[r].inv_hi;
+        inv_lo[r] = (REAL)t[r].inv_lo;
+    }
+    row->scale = V(load)(scale);
+    row->inv_hi = V(load)(inv_hi);
+    row->inv_lo = V(load)(inv_lo);
+}
+
+/* row_start, with temperatures from `t` on, `step` apart, where `tempered`; whether every row is
+ * plain. */
 FSM_CORE int F(starts_of)(F(starts) *s, VEC maximum, REAL cut, const fsm_temperature *t,
-                          int tempered) {
+                          size_t step, int tempered) {
     const VEC zero = V(set1)(0), magic = V(set1)(FC(MAGIC)), above = V(set1)(FC(SHIFT_ABOVE));
     s->maximum = maximum;
     s->top = maximum;
     s->residual = zero;
     s->row.shift = zero;
     if (tempered) {
-        s->row.scale = V(set1)((REAL)t->scale);
-        s->row.inv_hi = V(set1)((REAL)t->inv_hi);
-        s->row.inv_lo = V(set1)((REAL)t->inv_lo);
+        if (step) {
+            F(lanes_temperatures)(&s->row, t);
+        } else {
+            s->row.scale = V(set1)((REAL)t->scale);
+            s->row.inv_hi = V(set1)((REAL)t->inv_hi);
+            s->row.inv_lo = V(set1)((REAL)t->inv_lo);
+        }
         const VEC scaled = V(mul)(maximum, s->row.scale);
         s->top = V(mul)(scaled, s->row.inv_hi);
         const VEC rounding = V(fma)(scaled, s->row.inv_hi, V(sub)(V(set1)(FC(MINUS_ZERO)), s->top));
@@ -681,12 +699,12 @@ static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
     const ptrdiff_t ahead = F(ahead)(b, first, rows);
     for (size_t g = 0; g < rows; g++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
-        start[g] = F(row_begin)(x, b->n, FC(CUT), &b->temperature, chunks);
+        start[g] = F(row_begin)(x, b->n, FC(CUT), fsm_temperature_of(b, first + g), chunks);
     }
     for (size_t g = 0; g < rows; g++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
         REAL *w = ROW(b->out, b->out_stride, first + g);
-        total[g] = F(weights)(x, w, b->n, ahead, &start[g], &b->temperature);
+        total[g] = F(weights)(x, w, b->n, ahead, &start[g], fsm_temperature_of(b, first + g));
     }
     for (size_t g = 0; g < rows; g++) {
         F(inverse)(total[g], &hi[g], &lo[g]);
@@ -749,8 +767,9 @@ static void F(softmax_streamed)(const fsm_rows *b) {
         REAL *w = (REAL *)b->scratch + r % 2 * pitch + (uintptr_t)out % 64 / sizeof(REAL);
         const ptrdiff_t ahead = r + next < b->rows ? (ptrdiff_t)next * b->x_stride : 0;
         REAL chunks[MOST_CHUNKS];
-        const F(start) s = F(row_begin)(x, n, FC(CUT), &b->temperature, chunks);
-        const F(total) total = F(weights_meanwhile)(x, w, n, ahead, &s, &b->temperature, &before);
+        const fsm_temperature *t = fsm_temperature_of(b, r);
+        const F(start) s = F(row_begin)(x, n, FC(CUT), t, chunks);
+        const F(total) total = F(weights_meanwhile)(x, w, n, ahead, &s, t, &before);
         F(finish_waiting)(&before, &edge);
         if (FSM_UNLIKELY(total.hi != total.hi)) {
             F(fill_nan)(out, n);
@@ -781,7 +800,7 @@ static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
     for (size_t r = 0; r < LANES; r++) {
         hi[r] = r < rows ? F(row_top)(CONST_ROW(b->x, b->x_stride, first + r), n) : hi[0];
     }
-    if (!F(starts_of)(&s, V(fold_max)(hi), FC(CUT), &b->temperature, 0)) {
+    if (!F(starts_of)(&s, V(fold_max)(hi), FC(CUT), &untempered, 0, 0)) {
         for (size_t r = 0; r < rows; r += GROUP) {
             F(softmax_group)(b, first + r, rows - r < GROUP ? rows - r : GROUP);
         }
@@ -830,8 +849,7 @@ static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
  * so its exponentials are begun before the maximum is known: N only moves their exponents. (Its
  * parity would decide where an element lies half way between two steps; but no float times
  * STEPS_PER_UNIT does, up to SHIFT_ABOVE.) */
-FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int count,
-                                 const fsm_temperature *t) {
+FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int count) {
     const size_t last = (size_t)(count - 1) * LANES;
     VEC a[8];
     for (int v = 0; v < count - 1; v++) {
@@ -851,8 +869,8 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
         top = V(max)(top, count > 3 ? V(max)(m[2], m[3]) : m[2]);
     }
     const REAL maximum = V(reduce_max)(top);
-    const F(start) s = F(row_start)(maximum, FC(CUT), t);
-    const F(row) row = F(row_of)(&s, t);
+    const F(start) s = F(row_start)(maximum, FC(CUT), &untempered);
+    const F(row) row = F(row_of)(&s, &untempered);
     F(mass) mass = F(mass_start)(FC(MASS_START));
     if (FSM_UNLIKELY(s.shifted)) {
         for (int v = 0; v < count; v++) {
@@ -888,14 +906,14 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
     case count:                                                                                    \
         for (; row < b->rows; row++) {                                                             \
             F(softmax_short)(CONST_ROW(b->x, b->x_stride, row), ROW(b->out, b->out_stride, row),   \
-                             b->n, count, &b->temperature);                                        \
+                             b->n, count);                                                         \
         }                                                                                          \
         return
 
 static void F(softmax_along)(const fsm_rows *b) {
     size_t row = 0;
 #ifndef FSM_CORE_CALLED
-    if (!b->temperature.tempered && b->n <= FOLDED) {
+    if (!fsm_is_tempered(b) && b->n <= FOLDED) {
         for (; b->rows - row >= FOLD_FROM; row += LANES) {
             const size_t left = b->rows - row;
             F(softmax_folded)(b, row, left < LANES ? left : LANES);
@@ -904,7 +922,7 @@ static void F(softmax_along)(const fsm_rows *b) {
             }
         }
     }
-    if (!b->temperature.tempered) {
+    if (!fsm_is_tempered(b)) {
         switch ((b->n + LANES - 1) / LANES) {
             SHORT_ROWS(1);
             SHORT_ROWS(2);
@@ -1048,11 +1066,11 @@ FSM_NOINLINE void F(log_group)(const fsm_rows *b, size_t first, size_t rows, int
     const ptrdiff_t ahead = F(ahead)(b, first, rows);
     for (size_t g = 0; g < rows; g++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, first + g);
-        start[g] = F(row_begin)(x, b->n, FC(LOG_CUT), &b->temperature, chunks);
+        start[g] = F(row_begin)(x, b->n, FC(LOG_CUT), fsm_temperature_of(b, first + g), chunks);
     }
     for (size_t g = 0; g < rows; g++) {
         others[g] = F(others)(CONST_ROW(b->x, b->x_stride, first + g), NULL, b->n, ahead, &start[g],
-                              &b->temperature);
+                              fsm_temperature_of(b, first + g));
     }
     for (size_t g = 0; g < rows; g++) {
         logarithm[g] = log_one_plus(F(ratio)(others[g], F(log_top)(&start[g])), FC(LOG_IN_TWO));
@@ -1063,7 +1081,8 @@ FSM_NOINLINE void F(log_group)(const fsm_rows *b, size_t first, size_t rows, int
         if (single) {
             F(logsumexp_row)(x, out, b->n, &start[g], logarithm[g]);
         } else {
-            F(log_softmax_row)(x, out, b->n, &start[g], &b->temperature, logarithm[g], edge);
+            F(log_softmax_row)(x, out, b->n, &start[g], fsm_temperature_of(b, first + g),
+                               logarithm[g], edge);
         }
     }
 }

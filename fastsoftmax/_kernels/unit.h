@@ -65,6 +65,7 @@ static const fsm_temperature untempered = {0, 1.0, 1.0, 0.0};
 #include "backward.h"
 #include "long_rows.h"
 #include "columns.h"
+#include "weighted.h"
 #include "undefine.h"
 
 static void from_f16(float *out, const uint16_t *x, size_t n) {
@@ -147,6 +148,7 @@ const fsm_kernels FSM_PASTE(fsm_, FSM_UNIT) = {
     .tall = {f32_softmax_tall, f64_softmax_tall},
 #endif
     .cross_entropy = {f32_cross_entropy_rows, f64_cross_entropy_rows},
+    .logsumexp_weighted = logsumexp_weighted,
     .from_f16 = from_f16,
     .to_f16 = to_f16,
     .from_bf16 = from_bf16,

@@ -1,0 +1,228 @@
+/* log|sum b e^x| of one row in float64, for any finite b; included once by unit.h, after rows.h for
+ * float64.
+ *
+ * Design
+ * A. A weight |b| is f 2^k, 0.7 < f < 1.42; k joins the exponent of e^x, so that the common unit of
+ *    all terms is chosen for the largest term, and none overflows that is not too large, nor
+ *    vanishes that counts.
+ * B. The largest x that takes part is subtracted first, as two numbers (x may be so large that k
+ *    would vanish beside it).
+ * C. Terms are f w with w in two parts (core_f64.h, G), and join sums that keep what they round
+ *    off: those of positive and those of negative b apart. So the difference of the two has no
+ *    other error than its terms had: 0.126 u of each (core_f64.h, F), u = 2^-53.
+ * D. The largest term is left out of the sums, as in a plain logsumexp: log|sum| = x + log|b| +
+ *    log|1 + rest / largest|, so that a result near 0 keeps its accuracy where b is 1.
+ * E. An element whose b is 0, or whose x is -inf, takes part with nothing.
+ */
+
+/* What a row's terms depend on besides x and b; `limit` is that of a logarithm. */
+typedef struct {
+    f64x8 shift, magic, limit;
+} weighted_row;
+
+/* A vector of a row: x - shift as two numbers, -inf for what takes no part; |b| as f 2^k; f where b
+ * is positive, elsewhere 0; what the logarithms of the terms are about, less the shift. */
+typedef struct {
+    f64x8 x, rest, k, f, positive, about;
+} weighted;
+
+/* x, or -inf where it takes no part. */
+FSM_INLINE f64x8 weighted_part(f64x8 x, f64x8 b) {
+    return f64x8_where_equal(b, f64x8_set1(0.0), f64x8_set1(-INFINITY), x);
+}
+
+FSM_CORE weighted weighted_of(f64x8 x, f64x8 b, f64x8 shift) {
+    const f64x8 zero = f64x8_set1(0.0), one = f64x8_set1(1.0);
+    const f64x8 magnitude = f64x8_max(b, f64x8_sub(zero, b));
+    /* Numbers that may be subnormal are multiplied by 2^64 first. */
+    const f64x8 normal = f64x8_zero_below(magnitude, magnitude, f64x8_set1(0x1p-960));
+    const f64x8 lifted = f64x8_fma(f64x8_sub(magnitude, normal), f64x8_set1(0x1p64), normal);
+    const f64x8 lift = f64x8_where_equal(normal, magnitude, zero, f64x8_set1(64.0));
+    /* Counted from a number below all of them. */
+    const f64x8 k = f64x8_sub(f64x8_binade(lifted, SQRT_HALF_BITS - ((uint64_t)1021 << 52)),
+                              f64x8_set1(1021.0));
+    const f64x8 exponent = f64x8_sub_bits(f64x8_power_of_two(k), one);
+    const f64x8 part = weighted_part(x, b);
+    weighted a;
+    a.x = f64x8_sub(part, shift);
+    const f64x8 taken = f64x8_sub(a.x, part); /* -(what was taken of the shift) */
+    a.rest = f64x8_sub(f64x8_sub(part, f64x8_sub(a.x, taken)), f64x8_add(shift, taken));
+    a.k = f64x8_sub(k, lift);
+    a.f = f64x8_where_equal(part, f64x8_set1(-INFINITY), zero, f64x8_sub_bits(lifted, exponent));
+    a.positive = f64x8_zero_below(a.f, b, zero);
+    a.about = f64x8_fma(a.k, f64x8_set1(LN2_HI), a.x);
+    return a;
+}
+FSM_CORE weighted weighted_load(const double *x, const double *b, size_t count, f64x8 shift) {
+    return weighted_of(f64x8_load_partial(x, count, -INFINITY), f64x8_load_partial(b, count, 0.0),
+                       shift);
+}
+
+/* The term of every lane as f (w + low). */
+FSM_CORE f64x8 weighted_exp(const weighted *a, const weighted_row *row, f64x8 *low) {
+    const f64x8 magic = f64x8_fma(a->k, f64x8_set1(F64_STEPS), row->magic);
+    const f64x8 limit = f64x8_sub(row->limit, f64x8_mul(a->k, f64x8_set1(LN2_HI)));
+    const f64x8 rest = f64x8_zero_below(a->rest, a->x, limit);
+    const f64_reduced reduced = f64_reduce(f64x8_max(limit, a->x), magic, rest, 1);
+    const f64x8 power = f64x8_power(reduced.z), w = f64x8_fma(power, reduced.q, power);
+    *low = f64x8_fma(power, reduced.q, f64x8_sub(power, w));
+    return w;
+}
+
+/* log v of a positive number. */
+FSM_INLINE pair log_of(pair v) {
+    const int lift = v.hi < 0x1p-960 ? 64 : 0;
+    const double hi = lift ? v.hi * 0x1p64 : v.hi, lo = lift ? v.lo * 0x1p64 : v.lo;
+    const int k = (int)((int64_t)(f64_to_bits(hi) - SQRT_HALF_BITS) >> 52);
+    const double unscale = power_of_two(-k), count = (double)(k - lift);
+    const pair logarithm = log_one_plus((pair){hi * unscale - 1.0, lo * unscale}, 1);
+    return pair_sum((pair){count * LN2_HI, count * LN2_LO}, logarithm);
+}
+
+/* Of a row with an infinity or without a term. */
+FSM_NOINLINE double weighted_special(const double *x, const double *b, size_t n, double *sign) {
+    double log = -INFINITY;
+    *sign = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        if (b[i] == 0 || x[i] <= DBL_MAX) { /* or -inf */
+            continue;
+        }
+        const double own = b[i] < 0 ? -1.0 : 1.0;
+        if (x[i] != x[i] || own == -*sign) {
+            *sign = f64_nan();
+            return *sign;
+        }
+        log = x[i];
+        *sign = own;
+    }
+    return log;
+}
+
+/* What the passes over a row do with its vectors. */
+FSM_CORE f64x8 weighted_largest(const double *x, const double *b, size_t n, f64x8 top) {
+    for (size_t i = 0; i < n; i += 8) {
+        const size_t count = n - i < 8 ? n - i : 8;
+        const f64x8 part = weighted_part(f64x8_load_partial(x + i, count, -INFINITY),
+                                         f64x8_load_partial(b + i, count, 0.0));
+        top = f64x8_max(part, top);
+    }
+    return top;
+}
+FSM_CORE f64x8 weighted_top(const double *x, const double *b, size_t n, f64x8 shift, f64x8 top) {
+    for (size_t i = 0; i < n; i += 8) {
+        const weighted a = weighted_load(x + i, b + i, n - i < 8 ? n - i : 8, shift);
+        top = f64x8_max(a.about, top);
+    }
+    return top;
+}
+/* Index of the first element whose term is about that large; n if there is none. */
+FSM_CORE size_t weighted_find(const double *x, const double *b, size_t n, f64x8 shift,
+                              double largest) {
+    for (size_t i = 0; i < n; i += 8) {
+        const weighted a = weighted_load(x + i, b + i, n - i < 8 ? n - i : 8, shift);
+        unsigned found = f64x8_equal(a.about, f64x8_set1(largest));
+        for (size_t at = i; found; found >>= 1, at++) {
+            if (found & 1) {
+                return at;
+            }
+        }
+    }
+    return n;
+}
+
+typedef struct {
+    f64_sum positive, negative;
+} weighted_sums;
+
+FSM_CORE void weighted_add(weighted_sums *sums, weighted a, const weighted_row *row) {
+    const f64x8 negative = f64x8_sub(a.f, a.positive);
+    f64x8 low;
+    const f64x8 w = weighted_exp(&a, row, &low);
+    f64_sum_add_product(&sums->positive, w, a.positive);
+    f64_sum_add_product(&sums->negative, w, negative);
+    sums->positive.lo = f64x8_fma(low, a.positive, sums->positive.lo);
+    sums->negative.lo = f64x8_fma(low, negative, sums->negative.lo);
+}
+FSM_NOINLINE void weighted_add_all(weighted_sums *to, const double *x, const double *b, size_t n,
+                                   const weighted_row *given) {
+    const weighted_row row = *given;
+    weighted_sums sums = *to;
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        weighted_add(&sums, weighted_of(f64x8_load(x + i), f64x8_load(b + i), row.shift), &row);
+    }
+    if (i < n) {
+        weighted_add(&sums, weighted_load(x + i, b + i, n - i, row.shift), &row);
+    }
+    *to = sums;
+}
+
+/* The logarithm and the sign of the sum of a row; b is spoilt. */
+static double logsumexp_weighted(const double *x, double *b, size_t n, double *sign,
+                                 fsm_watch *watch) {
+    const f64x8 none = f64x8_set1(-INFINITY);
+    f64x8 top = none;
+    size_t at = n;
+    FSM_PIECES(i, end, n, watch) {
+        top = weighted_largest(x + i, b + i, end - i, top);
+    }
+    const double shift = f64x8_reduce_max(top);
+    if (!(shift <= DBL_MAX && shift >= -DBL_MAX)) {
+        return weighted_special(x, b, n, sign);
+    }
+    weighted_row row = {.shift = f64x8_set1(shift)};
+    top = none;
+    FSM_PIECES(i, end, n, watch) {
+        top = weighted_top(x + i, b + i, end - i, row.shift, top);
+    }
+    const double largest = f64x8_reduce_max(top);
+    FSM_PIECES(i, end, n, watch) {
+        at = i + weighted_find(x + i, b + i, end - i, row.shift, largest);
+        if (at < end) {
+            break;
+        }
+    }
+    if (at == n) { /* the pass has ended early */
+        return 0;
+    }
+    const f64_start start = f64_row_start(largest, F64_LOG_CUT, &untempered);
+    row.magic = f64x8_set1(start.magic);
+    row.limit = f64x8_set1(start.limit);
+    const double own_x = x[at], own_b = b[at];
+    weighted_sums sums = {f64_sum_zero(), f64_sum_zero()};
+    b[at] = 0;
+    FSM_PIECES(i, end, n, watch) {
+        weighted_add_all(&sums, x + i, b + i, end - i, &row);
+    }
+    const weighted own = weighted_of(f64x8_set1(own_x), f64x8_set1(own_b), row.shift);
+    f64x8 own_low;
+    const f64x8 own_w = weighted_exp(&own, &row, &own_low);
+    const pair own_pair = {f64x8_reduce_max(own_w), f64x8_reduce_max(own_low)};
+    const pair term = pair_product(own_pair, (pair){f64x8_reduce_max(own.f), 0.0});
+    const pair minus = f64_sum_total(&sums.negative);
+    const pair rest = pair_sum(f64_sum_total(&sums.positive), (pair){-minus.hi, -minus.lo});
+    const double own_sign = own_b < 0 ? -1.0 : 1.0;
+    const pair ratio = f64_ratio((pair){own_sign * rest.hi, own_sign * rest.lo}, term);
+    pair logarithm;
+    *sign = own_sign;
+    if (ratio.hi > -0.25) {
+        logarithm = log_one_plus(ratio, 1);
+    } else {
+        pair whole = two_sum(1.0, ratio.hi);
+        whole = fast_two_sum(whole.hi, whole.lo + ratio.lo);
+        if (whole.hi == 0) {
+            *sign = 0.0;
+            return -INFINITY;
+        }
+        *sign = whole.hi < 0 ? -own_sign : own_sign;
+        logarithm = log_of(whole.hi < 0 ? (pair){-whole.hi, -whole.lo} : whole);
+    }
+    logarithm = pair_sum(log_of((pair){fabs(own_b), 0.0}), logarithm);
+    const pair sum = two_sum(own_x, logarithm.hi);
+    const double result = sum.hi + (sum.lo + logarithm.lo);
+    if (result != result) {
+        *sign = f64_nan();
+        return *sign;
+    }
+    return result;
+}
