@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import peers, reproducibility, worst_rows
+from . import inputs, peers, reproducibility, worst_rows
 from .cases import Case
 from .exact import ulp_size
 from .inputs import SEED, Array, Data
@@ -21,8 +21,24 @@ from .timing import QUICK
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FUNCTIONS = ("softmax", "log_softmax", "logsumexp")
 DTYPES = ("float32", "float64")
+
+
+def _computed(function: str, *arrays: str) -> Case:
+    return Case("accuracy", (1,), "an accuracy family", function=function, arrays=arrays)
+
+
+COMPUTED = {
+    "softmax": _computed("softmax"),
+    "log_softmax": _computed("log_softmax"),
+    "logsumexp": _computed("logsumexp"),
+    "softmax(temperature=array)": _computed("softmax", "temperature"),
+    "logsumexp(b=)": _computed("logsumexp", "b"),
+    "softmax_cross_entropy(temperature=array, sample_weight=array)": _computed(
+        "softmax_cross_entropy", "temperature", "sample_weight"
+    ),
+}
+"""What the families are given to, by the name in the tables; of the last, the losses."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +183,7 @@ def _samples(family: Family, case: Case) -> list[tuple[Case, Data, Reference]]:
     for n in family.lengths:
         x = np.ascontiguousarray(family.make(rng, family.rows, n, case.dtype), case.dtype)
         sized = replace(case, shape=x.shape)
-        data = Data(x)
+        data = inputs.around(sized, x, rng)
         found.append((sized, data, Reference(sized, data, everything=True)))
     return found
 
@@ -194,7 +210,7 @@ def _measure(run: Run, family: Family, case: Case) -> list[dict[str, Any]]:
 
 def _calls(run: Run, case: Case, data: Data, *, many: bool) -> dict[str, Any]:
     found = {run.subject.name: run.subject.call(case, data)}
-    for peer in run.rivals:
+    for peer in filter(lambda peer: peer.takes(case), run.rivals):
         if many and isinstance(peer, peers.Jax):
             continue  # JAX compiles for each length: minutes for 300 of them
         if call := peer.call(case, data):
@@ -210,11 +226,11 @@ def run(
 
     suite = Run(Subject(instruction_set), peers.distinct(names), QUICK)
     dtypes = DTYPES[:1] if quick else DTYPES
-    jobs = [(f, d, family) for f in FUNCTIONS for d in dtypes for family in FAMILIES]
+    jobs = [(name, d, family) for name in COMPUTED for d in dtypes for family in FAMILIES]
     results: list[dict[str, Any]] = []
-    for function, dtype, family in each(jobs, "families", lambda job: f"{job[0]} {job[2].name}"):
-        case = Case("accuracy", (1,), "an accuracy family", function=function, dtype=dtype)
-        labels = {"function": function, "dtype": dtype, "family": family.name}
+    for name, dtype, family in each(jobs, "families", lambda job: f"{job[0]} {job[2].name}"):
+        case = replace(COMPUTED[name], dtype=dtype)
+        labels = {"function": name, "dtype": dtype, "family": family.name}
         results.extend({**labels, **entry} for entry in _measure(suite, family, case))
     command = shlex.join(["python", "-m", "benchmarks", *words])
     found = document(suite, [], kind="accuracy", quick=quick, threads=1, command=command)
@@ -228,7 +244,7 @@ def _on_worst_rows(run: Run) -> list[dict[str, Any]]:
     """Return every library's largest error on the rows that searches have found to be ours."""
     found: dict[tuple[str, str, str], float] = {}
     for entry in worst_rows.known():
-        if entry["title"] not in FUNCTIONS or entry["dtype"] not in DTYPES:
+        if entry["title"] not in COMPUTED or entry["dtype"] not in DTYPES:
             continue
         kind, row = worst_rows.from_entry(entry)
         own = worst_rows.confirmed(run.subject.functions, kind, row, entry["rows"]).ulps

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 HOT_LOOP_CALLS = 100_000
 
+IGNORED = -100
+"""The label of the rows that ``ignore_index=`` leaves out, torch's default."""
+
 CACHE_SWEEP_ROW = 1024
 """Row length of the throughput sweep: every regime but the short rows passes through it."""
 
@@ -45,6 +48,8 @@ class Case:
     labels: str = "indices"
     """What a cross-entropy is told of the right class: its index, or "probabilities"."""
     where: bool = False
+    arrays: tuple[str, ...] = ()
+    """Further arguments that are arrays, by name: those in ``inputs.ARRAYS``."""
     options: tuple[tuple[str, Any], ...] = ()
     """Further keyword arguments of the call, by name."""
     workers: int = 1
@@ -76,7 +81,10 @@ class Case:
 
     @property
     def result_shape(self) -> tuple[int, ...]:
-        """The shape of a right answer, or of its last part where there are two."""
+        """The shape of a right answer, or of its last part where there are two.
+
+        That of ``segment_logsumexp`` depends on the row pointers and is not told here.
+        """
         if self.function == "logsumexp":
             kept = (1,) * self.option("keepdims", default=False)
             at = self.dimension % len(self.shape)
@@ -86,9 +94,14 @@ class Case:
         return self.shape
 
     @property
+    def is_pair(self) -> bool:
+        """Whether there are two results: a loss and its gradient, or a logarithm and a sign."""
+        return bool(self.option("return_grad") or self.option("return_sign"))
+
+    @property
     def needs(self) -> frozenset[str]:
         """What a library must be capable of beside the function itself, in terms of `Peer.can`."""
-        found = {name for name, _ in self.options} | {self.layout, self.labels}
+        found = {name for name, _ in self.options} | {self.layout, self.labels, *self.arrays}
         if self.result_dtype != self.dtype:
             found.add("dtype")
         return frozenset(found - {"contiguous", "indices"})
@@ -109,6 +122,7 @@ class Case:
             parts.append(f"axis={self.axis}")
         if self.where:
             parts.append("where=")
+        parts += [f"{name}=array" for name in self.arrays]
         parts += [f"{name}={getattr(value, '__name__', value)}" for name, value in self.options]
         if self.out:
             parts.append("out=")
@@ -189,6 +203,15 @@ def _calls() -> Iterator[Case]:
         function="logsumexp", options=(("keepdims", True),),
     )  # fmt: skip
 
+    yield call(
+        "b", "a mixture of 46 components: weights and log-densities of one point",
+        function="logsumexp", arrays=("b",),
+    )  # fmt: skip
+    yield call(
+        "return_sign", "the same of a difference: weights of both signs",
+        function="logsumexp", arrays=("b",), options=(("return_sign", True),),
+    )  # fmt: skip
+
     rows = replace(row, shape=(32, 46))
     yield call("rows", "a small batch, for the next three to be read beside", rows)
     yield call("strided", "the real classes of a vocabulary padded to 64: x[:, :46]", rows,
@@ -196,8 +219,12 @@ def _calls() -> Iterator[Case]:
     yield call("fortran", "Fortran order, as a transposed or pandas array has it", rows,
                layout="Fortran")  # fmt: skip
     yield call("axis-0", "46 columns of 32 classes: the reduced axis strides", rows, axis=0)
+    yield call("temperatures", "32 requests, each with a temperature of its own", rows,
+               arrays=("temperature",))  # fmt: skip
     for function in ("softmax_backward", "log_softmax_backward"):
         yield call(function, "the gradient of a small batch", rows, function=function)
+    yield call("log_softmax_backward-where", "the same under its mask of legal moves", rows,
+               function="log_softmax_backward", where=True)  # fmt: skip
 
     step = replace(row, shape=(32, 10), source="digits", function="softmax_cross_entropy")
     with_gradient = {"options": (("return_grad", True),)}
@@ -211,8 +238,31 @@ def _calls() -> Iterator[Case]:
         **with_gradient, labels="probabilities",
     )  # fmt: skip
     yield call(
+        "sample_weight", "a policy's gradient: each loss times its advantage", step,
+        **with_gradient, arrays=("sample_weight",),
+    )  # fmt: skip
+    yield call("legal-actions", "an imitated policy over the actions that are legal", step,
+               **with_gradient, where=True)  # fmt: skip
+    yield call(
+        "ignore_index", "tokens of a batch of which some are padding", step,
+        options=(("return_grad", True), ("ignore_index", IGNORED)),
+    )  # fmt: skip
+    yield call("training-step-out", "loss and gradient into buffers the caller keeps", step,
+               **with_gradient, out=True)  # fmt: skip
+    yield call(
+        "loss-dtype", "float32 losses of a half-precision network's logits", step,
+        dtype="float16", options=(("return_grad", True), ("dtype", np.float32)),
+    )  # fmt: skip
+    yield call(
         "segments", "32 ragged rows of 60 elements on average, as a graph's nodes have edges", row,
         shape=(1930,), source="normal", function="segment_softmax",
+    )  # fmt: skip
+    for function in ("segment_log_softmax", "segment_logsumexp"):
+        yield call(function, "another function of the same ragged rows", row,
+                   shape=(1930,), source="normal", function=function)  # fmt: skip
+    yield call(
+        "heads", "attention over a small graph: 240 edges, sorted by node, with 8 heads each", row,
+        shape=(240, 8), source="normal", function="segment_softmax",
     )  # fmt: skip
 
 
@@ -285,6 +335,10 @@ def _long_rows() -> Iterator[Case]:
         "vocabulary-131072-out", (1, 131072), "the same, into a buffer the caller keeps",
         source="vocabulary", out=True,
     )  # fmt: skip
+    yield Case(
+        "sampling", (64, 50257), "one step of 64 requests, each with a temperature of its own",
+        source="vocabulary", arrays=("temperature",), quick=True,
+    )  # fmt: skip
 
 
 def _large_arrays() -> Iterator[Case]:
@@ -338,6 +392,31 @@ def _family() -> Iterator[Case]:
         replace(cross_entropy, name="cross-entropy-1000", shape=(1024, 1000), source="normal",
                 reason="loss and gradient in one pass, 1000 classes", quick=False),
     )  # fmt: skip
+    kept = replace(
+        cross_entropy, source="normal", out=True, quick=False, tags=_tags("entropy-parts"),
+    )  # fmt: skip
+    for rows, size in ((64, "in L2"), (1024, "in cache"), (32768, "past most caches")):
+        yield replace(
+            kept, name=f"cross-entropy-{rows}-out", shape=(rows, 1000), quick=rows == 1024,
+            reason=f"loss and gradient into kept buffers, {size}, beside the calls they fuse",
+        )  # fmt: skip
+    yield replace(
+        kept, name="vocabulary-loss", shape=(8192, 32000), dtype="float16",
+        reason="8192 tokens of a language model's loss: half a gigabyte, and its gradient",
+    )  # fmt: skip
+    yield replace(
+        cross_entropy, name="distillation", shape=(1024, 1000), source="normal",
+        labels="probabilities", reason="a student's loss and gradient against a teacher's softmax",
+        options=(("return_grad", True), ("temperature", 4.0), ("sample_weight", 16.0)),
+    )  # fmt: skip
+    yield Case(
+        "mixture", (1024, 1000), "a mixture of 1000 components: logsumexp with their weights",
+        function="logsumexp", arrays=("b",), tags=family,
+    )  # fmt: skip
+    yield Case(
+        "edges-heads", (100_000, 8), "graph attention: seven edges a node on average, 8 heads",
+        function="segment_softmax", quick=True, tags=family,
+    )  # fmt: skip
     yield Case(
         "segments", (500_000,), "ragged rows of 1 to 99 elements, cut by CSR row pointers",
         function="segment_softmax", tags=family,
@@ -378,7 +457,7 @@ def with_threads(cases: list[Case], threads: int) -> list[Case]:
     if threads == 1:
         return cases
     large = (case for case in cases if case.elements >= threads << 16 and case.shape[0] > 1)
-    return [replace(case, workers=threads) for case in large if case.function != "segment_softmax"]
+    return [replace(case, workers=threads) for case in large if "segment" not in case.function]
 
 
 def beyond_cache(last_level_bytes: int) -> Case:

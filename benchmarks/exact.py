@@ -8,7 +8,7 @@ double (x86-64 and AArch64 Linux).
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -60,9 +60,10 @@ def ulp_size(at: Array, dtype: Any) -> Array:
     return np.ldexp(np.longdouble(1), exponent - limits.nmant)
 
 
-def _quotient(high: Array, low: Array, divisor: float) -> tuple[Array, Array]:
+def _quotient(high: Array, low: Array, divisor: float | Array) -> tuple[Array, Array]:
     """Return (high + low) / divisor as two numbers, whose product is split as Dekker's."""
-    if divisor == 1:
+    divisor = np.asarray(divisor, np.longdouble)
+    if np.all(divisor == 1):
         return high, low
     factor = np.longdouble(2) ** ((np.finfo(np.longdouble).nmant + 2) // 2) + 1
 
@@ -71,7 +72,7 @@ def _quotient(high: Array, low: Array, divisor: float) -> tuple[Array, Array]:
         return upper, value - upper
 
     quotient = high / divisor
-    (a, a_low), (b, b_low) = halves(quotient), halves(np.longdouble(divisor))
+    (a, a_low), (b, b_low) = halves(quotient), halves(divisor)
     rest = ((high - a * b) - a * b_low - a_low * b) - a_low * b_low
     return quotient, (rest + low) / divisor
 
@@ -80,9 +81,12 @@ class _Rows:
     """A row's maximum, ``d = (x - max) / temperature`` as two numbers, and the weights e^d.
 
     What `where` drops is as -inf. A row without an answer (a NaN or +inf, or only -inf) is NaN.
+    A temperature is a number, or one for each row, which ends in an axis of length 1.
     """
 
-    def __init__(self, x: Array, where: Array | None = None, temperature: float = 1) -> None:
+    def __init__(
+        self, x: Array, where: Array | None = None, temperature: float | Array = 1
+    ) -> None:
         x = x.astype(np.longdouble)
         if where is not None:
             x = np.where(where, x, -np.inf)
@@ -103,14 +107,16 @@ class _Rows:
         return np.log1p(rest.sum(axis=-1, keepdims=True))
 
 
-def exact_softmax(x: Array, where: Array | None = None, temperature: float = 1) -> Array:
+def exact_softmax(x: Array, where: Array | None = None, temperature: float | Array = 1) -> Array:
     """Return softmax over the last axis in long double."""
     weights = _Rows(x, where, temperature).weights
     result = weights / weights.sum(axis=-1, keepdims=True)
     return result if where is None else np.where(where, result, 0)
 
 
-def exact_log_softmax(x: Array, where: Array | None = None, temperature: float = 1) -> Array:
+def exact_log_softmax(
+    x: Array, where: Array | None = None, temperature: float | Array = 1
+) -> Array:
     """Return log_softmax over the last axis in long double."""
     rows = _Rows(x, where, temperature)
     result = rows.high - (rows.log() - rows.low)
@@ -122,3 +128,50 @@ def exact_logsumexp(x: Array, where: Array | None = None) -> Array:
     rows = _Rows(x, where)
     total = np.where(np.isfinite(rows.top), rows.top + rows.log(), rows.top)
     return total[..., 0]
+
+
+class Weighted(NamedTuple):
+    """What log(sum(b exp(x))) is over the last axis."""
+
+    logarithm: Array
+    """Of the absolute value of the sum; -inf of a sum that is 0."""
+    sign: Array
+    largest: Array
+    """The largest x + log(abs(b)) of a row; -inf of nothing."""
+    cancellation: Array
+    """sum(abs(b) exp(x)) over the absolute value of the sum."""
+
+
+def exact_weighted(x: Array, b: Array, where: Array | None = None) -> Weighted:
+    """Return the logarithm of a weighted sum of exponentials in long double.
+
+    An element takes part if its b is not 0 and `where` keeps it. A NaN that does, or infinities of
+    both signs, make all of the row's numbers NaN; so does an infinity the cancellation.
+    """
+    x, b = x.astype(np.longdouble), b.astype(np.longdouble)
+    kept = b != 0 if where is None else where & (b != 0)
+    with np.errstate(all="ignore"):
+        magnitudes = np.where(kept, np.log(abs(np.where(kept, b, 1))), -np.inf)
+        places = np.where(kept, x + magnitudes, -np.inf)
+        largest = places.max(axis=-1, keepdims=True, initial=-np.inf)
+        # The quotient of the powers of e is taken of differences of x, and b as it is: so opposite
+        # terms cancel. Where that would overflow, b is scaled by a power of two.
+        at = places.argmax(axis=-1)[..., np.newaxis]
+        x_there, b_there = np.take_along_axis(x, at, -1), np.take_along_axis(b, at, -1)
+        scaled = np.ldexp(b, -np.frexp(b_there)[1])
+        terms = np.where(kept & (x > -np.inf), scaled * np.exp(x - x_there), 0)
+        total, size = terms.sum(axis=-1), abs(terms).sum(axis=-1)
+        logarithm = np.log(abs(total) / abs(np.ldexp(b_there, -np.frexp(b_there)[1]))[..., 0])
+        logarithm = np.where(total == 0, -np.inf, logarithm + largest[..., 0])
+        sign, cancellation = np.sign(total), np.where(size == 0, 1, size / abs(total))
+    is_infinite = kept & (x == np.inf)
+    up, down = np.any(is_infinite & (b > 0), axis=-1), np.any(is_infinite & (b < 0), axis=-1)
+    spoilt = np.any(kept & np.isnan(x), axis=-1) | (up & down)
+    logarithm = np.where(up | down, np.inf, logarithm)
+    sign = np.where(up, 1, np.where(down, -1, sign))
+    return Weighted(
+        np.where(spoilt, np.nan, logarithm),
+        np.where(spoilt, np.nan, sign),
+        np.where(spoilt, np.nan, largest[..., 0]),
+        np.where(spoilt | up | down, np.nan, cancellation),
+    )

@@ -5,7 +5,7 @@ Every maker takes a shape and returns float64; the same name and shape always gi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 SEED = 20240229
 
-REPEATED_ROWS = 8192
-"""Random rows of which larger arrays are made: fresh ones would take longer than the timing."""
+REPEATED_ELEMENTS = 1 << 23
+"""Random elements of which larger arrays are made: fresh ones would take longer than the timing."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Data:
     indptr: Array | None = None
     values: list[float] | None = None
     """The logits as a list, where that is what the caller has."""
+    arrays: dict[str, Array] = field(default_factory=dict)
+    """Further arguments, by name."""
 
     @property
     def given(self) -> Any:
@@ -168,8 +170,10 @@ LAYOUTS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def _row_pointers(elements: int) -> Array:
-    lengths = np.random.default_rng(SEED).integers(1, 100, elements)
+def _row_pointers(shape: tuple[int, ...]) -> Array:
+    """Return pointers to ragged rows of 1 to 99 elements; to edges, of seven a node on average."""
+    rng, elements = np.random.default_rng(SEED), shape[0]
+    lengths = rng.integers(1, 100, elements) if len(shape) == 1 else rng.geometric(1 / 7, elements)
     pointers = np.concatenate(([0], np.cumsum(lengths)))
     pointers = pointers[pointers < elements]
     return np.concatenate((pointers, [elements])).astype(np.int64)
@@ -177,16 +181,53 @@ def _row_pointers(elements: int) -> Array:
 
 def _logits(case: Case) -> Array:
     maker, shape = SOURCES[case.source], case.shape
-    if maker is normal and len(shape) == 2 and shape[0] > REPEATED_ROWS:
-        return np.resize(maker((REPEATED_ROWS, shape[1])).astype(case.dtype), shape)
+    if maker is normal and len(shape) == 2 and case.elements > REPEATED_ELEMENTS:
+        rows = REPEATED_ELEMENTS // shape[1]
+        return np.resize(maker((rows, shape[1])).astype(case.dtype), shape)
     return LAYOUTS[case.layout](maker(shape).astype(case.dtype))
 
 
+def _temperatures(case: Case, rng: np.random.Generator) -> Array:
+    """Return what requests ask for, one a row: from nearly greedy to above 1."""
+    return rng.choice((0.2, 0.7, 0.8, 1.0, 1.3), (case.shape[0], 1)).astype(case.dtype)
+
+
+def _sample_weights(case: Case, rng: np.random.Generator) -> Array:
+    """Return advantages, of either sign, one a row."""
+    return rng.normal(0.0, 1.0, case.shape[0]).astype(case.dtype)
+
+
+def _weights(case: Case, rng: np.random.Generator) -> Array:
+    """Return a mixture's weights, or those of a difference where its sign is asked for."""
+    weights = rng.dirichlet(np.ones(case.row_length)).astype(case.dtype)
+    if case.option("return_sign"):
+        weights[::3] *= -1
+    return weights
+
+
+ARRAYS: dict[str, Callable[[Case, np.random.Generator], Array]] = {
+    "temperature": _temperatures,
+    "sample_weight": _sample_weights,
+    "b": _weights,
+}
+
+
 def _mask(case: Case, rng: np.random.Generator) -> Array:
-    """Return a causal mask of attention scores; of a single row, about half of it."""
-    if len(case.shape) == 1:
-        return rng.random(case.shape) < 0.5
-    return np.broadcast_to(np.tri(case.shape[-2], case.shape[-1]) == 1, case.shape)
+    """Return a causal mask of attention scores; of rows otherwise, about half of each."""
+    if len(case.shape) == 4:
+        return np.broadcast_to(np.tri(case.shape[-2], case.shape[-1]) == 1, case.shape)
+    return rng.random(case.shape) < 0.5
+
+
+def _labels(case: Case, rng: np.random.Generator) -> Array:
+    if case.labels == "probabilities":
+        teacher = rng.dirichlet(np.ones(case.shape[-1]), case.shape[:-1])
+        return teacher.astype(case.dtype)
+    labels = rng.integers(0, case.shape[-1], case.shape[:-1])
+    ignored = case.option("ignore_index")
+    if ignored is not None:
+        labels[::4] = ignored
+    return labels
 
 
 def make(case: Case) -> Data:
@@ -195,22 +236,29 @@ def make(case: Case) -> Data:
     rng = np.random.default_rng(SEED + 1)
     if case.function.endswith("_backward"):
         grad_output = rng.normal(0.0, 1.0, case.shape).astype(case.dtype)
-        return Data(_forward(case, x), grad_output=grad_output)
-    if case.function == "softmax_cross_entropy":
-        if case.labels == "probabilities":
-            teacher = rng.dirichlet(np.ones(case.shape[-1]), case.shape[:-1])
-            return Data(x, labels=teacher.astype(case.dtype))
-        return Data(x, labels=rng.integers(0, case.shape[-1], case.shape[:-1]))
-    if case.function == "segment_softmax":
-        return Data(x, indptr=_row_pointers(case.elements))
-    if case.where:
-        return Data(x, where=_mask(case, rng))
-    return Data(x, values=x.tolist() if case.layout == "list" else None)
+        where = _mask(case, rng) if case.where else None
+        return Data(_forward(case, x, where), grad_output=grad_output, where=where)
+    if case.function.startswith("segment"):
+        return Data(x, indptr=_row_pointers(case.shape))
+    return around(case, x, rng)
 
 
-def _forward(case: Case, x: Array) -> Array:
+def around(case: Case, x: Array, rng: np.random.Generator) -> Data:
+    """Return logits with what else the call of a cell takes."""
+    labels = _labels(case, rng) if case.function == "softmax_cross_entropy" else None
+    where = _mask(case, rng) if case.where else None
+    if where is not None and labels is not None:
+        where[np.arange(len(labels)), labels] = True
+    arrays = {name: ARRAYS[name](case, rng) for name in case.arrays}
+    values = x.tolist() if case.layout == "list" else None
+    return Data(x, labels=labels, where=where, values=values, arrays=arrays)
+
+
+def _forward(case: Case, x: Array, where: Array | None) -> Array:
     """Return the correctly rounded forward result that a backward cell starts from."""
     from .exact import exact_log_softmax, exact_softmax
 
     forward = exact_log_softmax if case.function.startswith("log") else exact_softmax
-    return np.concatenate([forward(rows).astype(case.dtype) for rows in np.array_split(x, 8)])
+    kept = np.ones(x.shape, bool) if where is None else where
+    parts = zip(np.array_split(x, 8), np.array_split(kept, 8), strict=True)
+    return np.concatenate([forward(*part).astype(case.dtype) for part in parts if len(part[0])])

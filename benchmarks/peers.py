@@ -20,13 +20,16 @@ import numpy as np
 
 from .cases import Case, UsageError
 from .inputs import Array, Data
-from .subject import result_buffer
+from .subject import result_buffer, result_buffers
 from .timing import Call
 
 Maker = Callable[[Case, Data], "Call | None"]
 
 _ANY_LAYOUT = frozenset({"strided", "Fortran"})
 """The layouts that a peer takes which is handed NumPy's arrays as they lie."""
+_OF_CROSS_ENTROPY = frozenset(
+    {"temperature", "sample_weight", "ignore_index", "return_grad", "probabilities"}
+)
 
 
 class Peer:
@@ -57,9 +60,13 @@ class Peer:
         return case.needs <= self.can
 
 
-def _tempered(function: Callable[..., Any], case: Case) -> Callable[..., Any]:
-    """Return a function that divides its input by the cell's temperature first, if it has one."""
-    temperature = case.option("temperature")
+def _temperature(case: Case, data: Data) -> Any:
+    """Return the cell's temperature, or those of its rows; None where it has none."""
+    return data.arrays.get("temperature", case.option("temperature"))
+
+
+def _tempered(function: Callable[..., Any], temperature: Any) -> Callable[..., Any]:
+    """Return a function that divides its input by the temperature first, if there is one."""
     if temperature is None:
         return function
     return lambda x, *args, **options: function(x / temperature, *args, **options)
@@ -106,6 +113,13 @@ def _numpy_logsumexp(x: Array, *, keepdims: bool = False) -> Array:
     return result if keepdims else result[..., 0]
 
 
+def _numpy_weighted(x: Array, *, b: Array, return_sign: bool = False) -> Any:
+    top = x.max(axis=-1, keepdims=True)
+    total = (b * np.exp(x - top)).sum(axis=-1)
+    result: Array = top[..., 0] + np.log(abs(total))
+    return (result, np.sign(total)) if return_sign else result
+
+
 def _numpy_softmax_backward(g: Array, y: Array) -> Array:
     products = g * y
     result: Array = products - y * products.sum(axis=-1, keepdims=True)
@@ -117,29 +131,86 @@ def _numpy_log_softmax_backward(g: Array, y: Array) -> Array:
     return result
 
 
-def _numpy_loss(logits: Array, labels: Array) -> Array:
-    result: Array = -_numpy_log_softmax(logits)[np.arange(len(labels)), labels]
-    return result
+def _numpy_log_softmax_backward_where(g: Array, y: Array, where: Array) -> Array:
+    return np.where(where, _numpy_log_softmax_backward(np.where(where, g, 0), y), 0)
 
 
-def _numpy_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
-    rows = np.arange(len(labels))
+def _numpy_cross_entropy(
+    logits: Array,
+    labels: Array,
+    *,
+    where: Array | None = None,
+    sample_weight: Any = None,
+    temperature: Any = None,
+    ignore_index: int | None = None,
+    dtype: Any = None,
+    return_grad: bool = False,
+) -> Any:
+    if dtype is not None:
+        logits = logits.astype(dtype)
+    if temperature is not None:
+        logits = logits / temperature
+    if where is not None:
+        logits = np.where(where, logits, logits.dtype.type(-np.inf))
     log_p = _numpy_log_softmax(logits)
-    loss = -log_p[rows, labels]
+    is_soft = labels.ndim == logits.ndim
+    rows = np.arange(len(labels))
+    if ignore_index is not None:
+        kept = labels != ignore_index
+        labels = np.where(kept, labels, 0)
+    loss = -(labels * log_p).sum(axis=-1) if is_soft else -log_p[rows, labels]
+    if ignore_index is not None:
+        loss = np.where(kept, loss, 0)
+    if sample_weight is not None:
+        loss *= sample_weight
+    if not return_grad:
+        return loss
     grad = np.exp(log_p)
+    if is_soft:
+        grad -= labels
+    else:
+        grad[rows, labels] -= 1
+    if ignore_index is not None:
+        grad[~kept] = 0
+    if sample_weight is not None:
+        grad *= np.reshape(sample_weight, (-1, 1))
+    if temperature is not None:
+        grad /= temperature
+    return loss, grad
+
+
+def _numpy_cross_entropy_out(logits: Array, labels: Array, loss: Array, grad: Array) -> Any:
+    rows = np.arange(len(labels))
+    np.subtract(logits, logits.max(axis=-1, keepdims=True), out=grad)
+    chosen = grad[rows, labels]
+    np.exp(grad, out=grad)
+    total = grad.sum(axis=-1, keepdims=True)
+    np.subtract(np.log(total[:, 0]), chosen, out=loss)
+    np.divide(grad, total, out=grad)
     grad[rows, labels] -= 1
     return loss, grad
 
 
-def _numpy_soft_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
-    log_p = _numpy_log_softmax(logits)
-    return -(labels * log_p).sum(axis=-1), np.exp(log_p) - labels
-
-
 def _numpy_segments(data: Array, indptr: Array) -> Array:
     starts, lengths = indptr[:-1], np.diff(indptr)
-    weights = np.exp(data - np.repeat(np.maximum.reduceat(data, starts), lengths))
-    result: Array = weights / np.repeat(np.add.reduceat(weights, starts), lengths)
+    weights = np.exp(data - np.repeat(np.maximum.reduceat(data, starts), lengths, axis=0))
+    result: Array = weights / np.repeat(np.add.reduceat(weights, starts), lengths, axis=0)
+    return result
+
+
+def _numpy_segments_log(data: Array, indptr: Array) -> Array:
+    starts, lengths = indptr[:-1], np.diff(indptr)
+    shifted = data - np.repeat(np.maximum.reduceat(data, starts), lengths, axis=0)
+    totals = np.add.reduceat(np.exp(shifted), starts)
+    result: Array = shifted - np.repeat(np.log(totals), lengths, axis=0)
+    return result
+
+
+def _numpy_segments_logsumexp(data: Array, indptr: Array) -> Array:
+    starts, lengths = indptr[:-1], np.diff(indptr)
+    tops = np.maximum.reduceat(data, starts)
+    weights = np.exp(data - np.repeat(tops, lengths, axis=0))
+    result: Array = tops + np.log(np.add.reduceat(weights, starts))
     return result
 
 
@@ -147,9 +218,7 @@ class NumPy(Peer):
     """The textbook formula, as most code has it."""
 
     name, module, distribution = "NumPy", "numpy", "numpy"
-    can = _ANY_LAYOUT | {
-        "temperature", "dtype", "list", "keepdims", "return_grad", "probabilities",
-    }  # fmt: skip
+    can = _ANY_LAYOUT | _OF_CROSS_ENTROPY | {"dtype", "list", "keepdims", "b", "return_sign"}
 
     def softmax(self, case: Case, data: Data) -> Call | None:
         """Softmax in three passes; in place in the caller's buffer where there is one."""
@@ -159,29 +228,58 @@ class NumPy(Peer):
             return Call(_numpy_softmax_of_list, (data.values,))
         if case.out:
             return Call(_numpy_softmax_out, (data.x, case.axis, np.zeros_like(data.x)))
-        function = _converted(_tempered(_numpy_softmax, case), case)
+        function = _converted(_tempered(_numpy_softmax, _temperature(case, data)), case)
         return Call(function, (data.x, case.axis))
 
     def softmax_cross_entropy(self, case: Case, data: Data) -> Call | None:
-        """Through the log-probabilities, which losses and gradients share."""
-        if not case.option("return_grad"):
-            return Call(_numpy_loss, (data.x, data.labels))
-        soft = case.labels == "probabilities"
-        function = _numpy_soft_cross_entropy if soft else _numpy_cross_entropy
-        return Call(function, (data.x, data.labels), to_numpy=_pair_to_numpy)
+        """Through the log-probabilities, which losses and gradients share.
+
+        In the caller's buffers where there are some, but not of float16, whose exponential takes
+        NumPy half a minute in the cell that is there for that.
+        """
+        if not case.out:
+            options = {**dict(case.options), **data.arrays}
+            if data.where is not None:
+                options["where"] = data.where
+            return Call(_numpy_cross_entropy, (data.x, data.labels), options, to_numpy=_as_arrays)
+        if case.dtype == "float16":
+            return None
+        buffers = result_buffers(case)
+        return Call(_numpy_cross_entropy_out, (data.x, data.labels, *buffers), to_numpy=_as_arrays)
+
+    def logsumexp(self, case: Case, data: Data) -> Call | None:
+        """From the largest element up; of weighted exponentials too."""
+        if case.out:
+            return None
+        options = {**dict(case.options), **data.arrays}
+        function = _numpy_weighted if data.arrays else _numpy_logsumexp
+        return Call(function, (data.x,), options, to_numpy=_as_arrays)
+
+    def log_softmax_backward(self, case: Case, data: Data) -> Call | None:
+        """By the formula, with what a mask drops as 0."""
+        if case.out:
+            return None
+        args = (data.grad_output, data.x)
+        if data.where is None:
+            return Call(_numpy_log_softmax_backward, args)
+        return Call(_numpy_log_softmax_backward_where, (*args, data.where))
 
     def call(self, case: Case, data: Data) -> Call | None:
         """Return the call of a cell."""
-        if case.function in ("softmax", "softmax_cross_entropy"):
+        if hasattr(self, case.function):
             return super().call(case, data)
         if case.out:
             return None
+
+        def segments(function: Callable[..., Array]) -> Call:
+            return Call(_tempered(function, _temperature(case, data)), (data.x, data.indptr))
+
         return {
             "log_softmax": Call(_numpy_log_softmax, (data.x,)),
-            "logsumexp": Call(_numpy_logsumexp, (data.x,), dict(case.options)),
             "softmax_backward": Call(_numpy_softmax_backward, (data.grad_output, data.x)),
-            "log_softmax_backward": Call(_numpy_log_softmax_backward, (data.grad_output, data.x)),
-            "segment_softmax": Call(_numpy_segments, (data.x, data.indptr)),
+            "segment_softmax": segments(_numpy_segments),
+            "segment_log_softmax": segments(_numpy_segments_log),
+            "segment_logsumexp": segments(_numpy_segments_logsumexp),
         }.get(case.function)
 
 
@@ -189,7 +287,7 @@ class SciPy(Peer):
     """``scipy.special``, which has no ``out=``."""
 
     name, module, distribution = "SciPy", "scipy", "scipy"
-    can = _ANY_LAYOUT | {"temperature", "dtype", "list", "keepdims"}
+    can = _ANY_LAYOUT | {"temperature", "dtype", "list", "keepdims", "b", "return_sign"}
 
     def call(self, case: Case, data: Data) -> Call | None:
         """Return the call of a cell."""
@@ -198,10 +296,12 @@ class SciPy(Peer):
         function = getattr(special, case.function, None)
         if function is None or case.out or data.where is not None:
             return None
-        options = {"axis": case.axis}
-        if case.option("keepdims"):
-            options["keepdims"] = True
-        return Call(_converted(_tempered(function, case), case), (data.given,), options)
+        options: dict[str, Any] = {"axis": case.axis}
+        options |= {name: True for name in ("keepdims", "return_sign") if case.option(name)}
+        if "b" in data.arrays:
+            options["b"] = data.arrays["b"]
+        function = _converted(_tempered(function, _temperature(case, data)), case)
+        return Call(function, (data.given,), options, to_numpy=_as_arrays)
 
 
 class ScikitLearn(Peer):
@@ -219,17 +319,18 @@ class ScikitLearn(Peer):
         return Call(softmax, (data.x,))
 
 
-def _pair_to_numpy(pair: tuple[Any, Any]) -> tuple[Array, Array]:
-    return np.asarray(pair[0]), np.asarray(pair[1])
+def _as_arrays(result: Any) -> Any:
+    """Return a result, or a pair of them, as arrays."""
+    if isinstance(result, tuple):
+        return tuple(map(np.asarray, result))
+    return np.asarray(result)
 
 
 class Torch(Peer):
     """PyTorch on tensors made outside the loop, without autograd except where it is the subject."""
 
     name, module, distribution = "torch", "torch", "torch"
-    can = _ANY_LAYOUT | {
-        "temperature", "dtype", "list", "keepdims", "return_grad", "probabilities",
-    }  # fmt: skip
+    can = _ANY_LAYOUT | _OF_CROSS_ENTROPY | {"dtype", "list", "keepdims"}
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -258,8 +359,10 @@ class Torch(Peer):
                 return function(torch.tensor(x, dtype=torch.float64), axis, **options)
 
             return Call(of_list, (data.values, case.dimension), options)
-        x = torch.from_numpy(data.x)
-        return Call(_tempered(function, case), (x, case.dimension), options)
+        x, temperature = torch.from_numpy(data.x), _temperature(case, data)
+        if isinstance(temperature, np.ndarray):
+            temperature = torch.from_numpy(temperature)
+        return Call(_tempered(function, temperature), (x, case.dimension), options)
 
     def softmax(self, case: Case, data: Data) -> Call | None:
         """``torch.softmax``; a mask is filled with -inf first, as attention code does."""
@@ -292,24 +395,80 @@ class Torch(Peer):
 
     def log_softmax_backward(self, _case: Case, data: Data) -> Call | None:
         """ATen's own kernel, without autograd around it."""
+        if data.where is not None:
+            return None
         return self._backward(self.torch.ops.aten._log_softmax_backward_data.default, data)
 
     def softmax_cross_entropy(self, case: Case, data: Data) -> Call | None:
-        """Loss, and gradient through autograd, as a training loop has them."""
+        """Loss, and gradient through autograd, as a training loop has them.
+
+        With buffers, the log-probabilities go to the gradient's, and become it there.
+        """
         torch = self.torch
         labels = torch.from_numpy(data.labels)
+        if case.out:
+            return self._cross_entropy_out(torch.from_numpy(data.x), labels, case)
+        temperature = _temperature(case, data)
+        weight = data.arrays.get("sample_weight", case.option("sample_weight"))
+        weight = torch.from_numpy(weight) if isinstance(weight, np.ndarray) else weight
+        dropped = None if data.where is None else torch.from_numpy(~data.where)
+        dtype = None if case.option("dtype") is None else getattr(torch, case.result_dtype)
+        ignored = case.option("ignore_index", -100)
+
+        def losses(logits: Any, labels: Any) -> Any:
+            if temperature is not None:
+                logits = logits / temperature
+            if dropped is not None:
+                logits = logits.masked_fill(dropped, -torch.inf)
+            loss = torch.nn.functional.cross_entropy(
+                logits, labels, reduction="none", ignore_index=ignored
+            )
+            return loss if weight is None else loss * weight
+
+        logits = torch.from_numpy(data.x)
         if not case.option("return_grad"):
-            function = torch.nn.functional.cross_entropy
-            return Call(function, (torch.from_numpy(data.x), labels), {"reduction": "none"})
-        logits = torch.from_numpy(data.x).clone().requires_grad_()
+            return Call(losses, (logits, labels))
+        if dtype is None:
+            logits = logits.clone().requires_grad_()
 
         def step(logits: Any, labels: Any) -> tuple[Any, Any]:
+            if dtype is not None:
+                logits = logits.to(dtype).requires_grad_()
             with torch.enable_grad():
-                loss = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+                loss = losses(logits, labels)
                 (grad,) = torch.autograd.grad(loss.sum(), logits)
             return loss.detach(), grad
 
-        return Call(step, (logits, labels), to_numpy=_pair_to_numpy)
+        return Call(step, (logits, labels), to_numpy=_as_arrays)
+
+    def _cross_entropy_out(self, x: Any, labels: Any, case: Case) -> Call:
+        torch = self.torch
+        loss, grad = map(torch.from_numpy, result_buffers(case))
+        columns = labels[:, None]
+
+        def step(x: Any, loss: Any, grad: Any) -> tuple[Any, Any]:
+            torch.log_softmax(x, -1, out=grad)
+            torch.neg(grad.gather(1, columns)[:, 0], out=loss)
+            torch.exp(grad, out=grad)
+            grad.scatter_add_(1, columns, torch.full_like(columns, -1, dtype=grad.dtype))
+            return loss, grad
+
+        return Call(step, (x, loss, grad), to_numpy=_as_arrays)
+
+    def segment_softmax(self, case: Case, data: Data) -> Call | None:
+        """``torch.segment_reduce`` for the largest elements and the sums."""
+        torch = self.torch
+        assert data.indptr is not None
+        x, ends = torch.from_numpy(data.x), torch.from_numpy(data.indptr)
+        lengths = torch.from_numpy(np.diff(data.indptr))
+
+        def segments(x: Any, ends: Any, lengths: Any) -> Any:
+            tops = torch.segment_reduce(x, "max", offsets=ends, axis=0, unsafe=True)
+            weights = torch.exp(x - tops.repeat_interleave(lengths, 0, output_size=len(x)))
+            totals = torch.segment_reduce(weights, "sum", offsets=ends, axis=0, unsafe=True)
+            return weights / totals.repeat_interleave(lengths, 0, output_size=len(x))
+
+        return Call(_tempered(segments, _temperature(case, data)), (x, ends, lengths))
 
 
 class OnnxRuntime(Peer):
@@ -389,7 +548,7 @@ class Jax(Peer):
     """JAX, jitted, on device arrays, waiting for the result; it has no ``out=``."""
 
     name, module, distribution = "JAX", "jax", "jax"
-    can = frozenset({"temperature", "dtype", "keepdims", "return_grad", "probabilities"})
+    can = _OF_CROSS_ENTROPY | {"dtype", "keepdims", "b", "return_sign"}
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -417,37 +576,58 @@ class Jax(Peer):
             for array in (data.grad_output, data.x, data.labels)
             if array is not None
         ]
-        pair = case.option("return_grad")
-        return Call(
-            self.jax.jit(function), tuple(device),
-            suffix="[0].block_until_ready()" if pair else ".block_until_ready()",
-            to_numpy=_pair_to_numpy if pair else np.asarray,
-        )  # fmt: skip
+        suffix = "[0].block_until_ready()" if case.is_pair else ".block_until_ready()"
+        return Call(self.jax.jit(function), tuple(device), suffix=suffix, to_numpy=_as_arrays)
 
     def _function(self, case: Case, data: Data) -> Callable[..., Any] | None:
         nn, jnp, axis = self.jax.nn, self.jax.numpy, case.axis
+        if case.function == "log_softmax_backward" and data.where is not None:
+            return None
         mask = None if data.where is None else self.jax.device_put(data.where)
-        keepdims = {"keepdims": True} if case.option("keepdims") else {}
+        given = {name: self.jax.device_put(array) for name, array in data.arrays.items()}
+        temperature = given.get("temperature", case.option("temperature"))
+        weight = given.get("sample_weight", case.option("sample_weight"))
+        options = {name: True for name in ("keepdims", "return_sign") if case.option(name)}
+        if "b" in given:
+            options["b"] = given["b"]
 
         def cross_entropy(logits: Any, labels: Any) -> Any:
-            log_p = nn.log_softmax(logits)
+            log_p = nn.log_softmax(_tempered(jnp.asarray, temperature)(logits), where=mask)
+            kept = None
             if case.labels == "probabilities":
                 loss, target = -(labels * log_p).sum(-1), labels
             else:
+                if case.option("ignore_index") is not None:
+                    kept = labels != case.option("ignore_index")
+                    labels = jnp.where(kept, labels, 0)
                 loss = -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
                 target = nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-            return (loss, jnp.exp(log_p) - target) if case.option("return_grad") else loss
+            factor = 1 if weight is None else weight
+            if kept is not None:
+                factor = jnp.where(kept, factor, 0)
+            if kept is not None or weight is not None:
+                loss = loss * factor
+            if not case.option("return_grad"):
+                return loss
+            grad = jnp.exp(log_p) - target
+            if kept is not None or weight is not None:
+                grad = grad * jnp.reshape(jnp.asarray(factor, grad.dtype), (-1, 1))
+            return loss, grad if temperature is None else grad / temperature
 
         functions: dict[str, Callable[..., Any]] = {
             "softmax": lambda x: nn.softmax(x, axis=axis, where=mask),
             "log_softmax": lambda x: nn.log_softmax(x, axis=axis),
-            "logsumexp": lambda x: nn.logsumexp(x, axis=axis, **keepdims),
+            "logsumexp": lambda x: nn.logsumexp(x, axis=axis, **options),
             "softmax_backward": lambda g, y: y * (g - (g * y).sum(-1, keepdims=True)),
             "log_softmax_backward": lambda g, y: g - jnp.exp(y) * g.sum(-1, keepdims=True),
             "softmax_cross_entropy": cross_entropy,
         }
         function = functions.get(case.function)
-        return _converted(_tempered(function, case), case) if function else None
+        if function is None:
+            return None
+        if case.function != "softmax_cross_entropy":
+            function = _tempered(function, temperature)
+        return _converted(function, case)
 
 
 def _loops(x: Array, out: Array) -> Array:
@@ -496,6 +676,27 @@ class Numba(Peer):
         if case.out:
             return Call(self.into, (x, np.zeros_like(x)), to_numpy=to_numpy)
         return Call(self.fresh, (x,), to_numpy=to_numpy)
+
+
+class Awkward(Peer):
+    """Awkward Array's ``ak.softmax`` of ragged rows, whose last axis alone it takes."""
+
+    name, module, distribution = "Awkward", "awkward", "awkward"
+
+    def segment_softmax(self, case: Case, data: Data) -> Call | None:
+        """``ak.softmax`` of an array made outside the loop."""
+        if data.x.ndim > 1 or case.out:
+            return None
+        import awkward
+
+        assert data.indptr is not None
+        ragged = awkward.unflatten(data.x, np.diff(data.indptr))
+
+        def to_numpy(result: Any) -> Array:
+            flat: Array = awkward.to_numpy(awkward.flatten(result))
+            return flat
+
+        return Call(awkward.softmax, (ragged,), {"axis": -1}, to_numpy=to_numpy)
 
 
 class TensorFlow(Peer):
@@ -556,6 +757,7 @@ PEERS: dict[str, type[Peer]] = {
     "onnxruntime": OnnxRuntime,
     "jax": Jax,
     "numba": Numba,
+    "awkward": Awkward,
     "tensorflow": TensorFlow,
     "openvino": OpenVino,
 }

@@ -53,18 +53,21 @@ def precisely(
     None of a row with too many distinct elements.
     """
     columns, index = list(operands), element
-    n = len(columns[0])
+    if settings.b is not None:
+        columns.append(np.broadcast_to(settings.b, operands[0].shape))
+    if name == "softmax_cross_entropy" and operands[1].dtype.kind == "i":
+        columns[1] = np.arange(len(columns[0])) == operands[1]
     if settings.where is not None:
         columns = [column[settings.where] for column in columns]
         index = int(settings.where[:element].sum())
-    if name == "softmax_cross_entropy" and operands[1].dtype.kind == "i":
-        columns[1] = np.arange(n) == operands[1]
     row = Row(columns, index)
     if not row.is_short:
         return None
     with mpmath.workprec(PRECISION):
         if name.endswith("_backward"):
             return _gradient(name, row)
+        if settings.b is not None:
+            return _weighted(row)
         x, at = row.columns[0], row.at
         top = max(x)
         d = [(v - top) / mpmath.mpf(settings.temperature) for v in x]
@@ -74,9 +77,21 @@ def precisely(
         if name == "logsumexp":
             return top + log, max(abs(top), abs(top + log))
         if name == "softmax_cross_entropy":
-            return _entropy(row, d, log, settings.label_smoothing, n, part)
+            value, size = _entropy(row, d, log, settings.label_smoothing, len(columns[0]), part)
+            factor = 1 if settings.sample_weight is None else mpmath.mpf(settings.sample_weight)
+            factor /= 1 if part == 0 else mpmath.mpf(settings.temperature)
+            return factor * value, abs(factor) * size
         value = d[at] - log if name == "log_softmax" else mpmath.exp(d[at]) / (1 + rest)
         return value, abs(value)
+
+
+def _weighted(row: Row) -> tuple[Any, Any]:
+    """Return the logarithm of the absolute value of a weighted sum."""
+    x, b = row.columns
+    largest = max(v + mpmath.log(abs(w)) for v, w in zip(x, b, strict=True) if w)
+    total = row.sum(w * mpmath.exp(v - largest) if w else 0 for v, w in zip(x, b, strict=True))
+    value = largest + mpmath.log(abs(total))
+    return value, max(abs(largest), abs(value))
 
 
 def _gradient(name: str, row: Row) -> tuple[Any, Any]:
@@ -102,12 +117,15 @@ def _entropy(
     return total * probability - target[row.at], target[row.at] + total * probability
 
 
-def error(got: Any, value: Any, size: Any, bound: float) -> float:
-    """Return how far a result is from the value, in ULP of `size`, as `promised.Exact.ulp`."""
+def error(got: Any, value: Any, size: Any, bound: float, besides: float) -> float:
+    """Return how far a result is from the value, in ULP of `size`, as `promised.Exact.ulp`.
+
+    What it may be `besides`, absolute, is left out.
+    """
     with mpmath.workprec(PRECISION):
         unit = spacing(size, got.dtype)
         if got.dtype.itemsize == 2:
             unit = spacing(value, got.dtype)
             if size > 2 * abs(value):
                 unit += 2 * bound * spacing(size, np.float32)
-        return float(abs(mpmath.mpf(float(got)) - value) / unit)
+        return float(max(0, abs(mpmath.mpf(float(got)) - value) - besides) / unit)

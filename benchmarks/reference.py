@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .exact import exact_log_softmax, exact_logsumexp, exact_softmax, ulp_size
+from .exact import ulp_size
+from .promised import Settings, exactly
 
 if TYPE_CHECKING:
     from .cases import Case
@@ -40,20 +41,6 @@ def tolerance(dtype: Any) -> float:
     return float(np.sqrt(np.finfo(dtype).eps))
 
 
-def _exact_backward(case: Case, data: Data, rows: Array, y: Array) -> tuple[Array, Array]:
-    """Return the gradient and the size of the terms it is the difference of."""
-    assert data.grad_output is not None
-    g = _as_rows(data.grad_output, case)[rows].astype(np.longdouble)
-    y = y.astype(np.longdouble)
-    if case.function == "softmax_backward":
-        products = g * y
-        dot, size = (f(products).sum(-1, keepdims=True) for f in (np.positive, np.abs))
-        return y * (g - dot), abs(y) * (abs(g) + size)
-    p = np.exp(y)
-    total, size = (f(g).sum(-1, keepdims=True) for f in (np.positive, np.abs))
-    return g - p * total, abs(g) + p * size
-
-
 def _as_rows(array: Array, case: Case) -> Array:
     return np.moveaxis(array, case.dimension, -1).reshape(-1, case.row_length)
 
@@ -67,76 +54,64 @@ class Reference:
 
     def __init__(self, case: Case, data: Data, *, everything: bool = False) -> None:
         self.case = case
-        if case.function == "segment_softmax":
-            self._make_segments(data)
-            return
-        x = _as_rows(data.x, case)
-        sampled = len(x) if everything else SAMPLED_ELEMENTS // case.row_length
-        count = min(len(x), max(1, sampled))
-        self.rows = np.unique(np.linspace(0, len(x) - 1, count).astype(np.intp))
-        self._make(data, x[self.rows])
-
-    def _make(self, data: Data, x: Array) -> None:
-        """Set ``exact`` and ``scale``."""
-        case = self.case
-        kept = np.ones(x.shape, bool)
-        if data.where is not None:
-            kept = _as_rows(data.where, case)[self.rows]
-        temperature = case.option("temperature", 1)
-        if case.function == "softmax":
-            self.exact = [exact_softmax(x, kept, temperature)]
-        elif case.function == "log_softmax":
-            self.exact = [exact_log_softmax(x, kept, temperature)]
-        elif case.function == "logsumexp":
-            top = np.where(kept, x, -np.inf).max(axis=-1).astype(np.longdouble)
-            self.exact = [exact_logsumexp(x, kept)]
-            self.scale = [np.maximum(abs(top), abs(self.exact[0]))]
-            return
-        elif case.function == "softmax_cross_entropy":
-            self._make_cross_entropy(data, x, kept)
-            return
+        self.is_segments = case.function.startswith("segment")
+        if self.is_segments:
+            operands, settings = self._segments(data), Settings((0,))
         else:
-            exact, scale = _exact_backward(case, data, self.rows, x)
-            self.exact, self.scale = [exact], [scale]
-            return
-        self.scale = [abs(self.exact[0])]
+            x = _as_rows(data.x, case)
+            sampled = len(x) if everything else SAMPLED_ELEMENTS // case.row_length
+            count = min(len(x), max(1, sampled))
+            self.rows = np.unique(np.linspace(0, len(x) - 1, count).astype(np.intp))
+            operands, settings = self._operands(data, x[self.rows]), self._settings(data)
+        with np.errstate(all="ignore"):
+            found = exactly(case.function, operands, settings)
+        self.exact = [part.value for part in found]
+        self.scale = [part.size for part in found]
 
-    def _make_cross_entropy(self, data: Data, x: Array, kept: Array) -> None:
-        assert data.labels is not None
-        if self.case.labels == "probabilities":
-            labels = _as_rows(data.labels, self.case)[self.rows].astype(np.longdouble)
-        else:
-            indices = data.labels.reshape(-1)[self.rows]
-            labels = (indices[:, None] == np.arange(x.shape[-1])).astype(np.longdouble)
-        terms = np.where(labels == 0, 0, labels * exact_log_softmax(x, kept))
-        loss = -terms.sum(axis=-1)
-        self.exact, self.scale = [loss], [abs(loss)]
-        if self.case.option("return_grad"):
-            weighed = labels.sum(axis=-1, keepdims=True) * exact_softmax(x, kept)
-            self.exact.append(weighed - labels)
-            self.scale.append(weighed + labels)
-
-    def _make_segments(self, data: Data) -> None:
+    def _segments(self, data: Data) -> tuple[Array, ...]:
+        """Return the first segments of data and their row pointers."""
         assert data.indptr is not None
-        pointers = data.indptr[: 1 + np.searchsorted(data.indptr, SAMPLED_ELEMENTS)]
-        self.rows = np.arange(pointers[-1])
-        parts = np.split(data.x[: pointers[-1]], pointers[1:-1])
-        exact = [exact_softmax(part) for part in parts]
-        self.exact = [np.concatenate(exact)]
-        self.scale = [self.exact[0]]
+        self.segments = len(data.indptr) - 1
+        width = self.case.elements // len(data.x)
+        pointers = data.indptr[: 1 + np.searchsorted(data.indptr, SAMPLED_ELEMENTS // width)]
+        is_one_each = self.case.function == "segment_logsumexp"
+        self.rows = np.arange(len(pointers) - 1 if is_one_each else pointers[-1])
+        return data.x[: pointers[-1]], pointers
+
+    def _operands(self, data: Data, x: Array) -> tuple[Array, ...]:
+        case = self.case
+        if x.dtype.kind == "i":
+            x = x.astype(np.float64)
+        if data.grad_output is not None:
+            return _as_rows(data.grad_output, case)[self.rows], x
+        if data.labels is None:
+            return (x,)
+        if case.labels == "probabilities":
+            return x, _as_rows(data.labels, case)[self.rows]
+        return x, data.labels.reshape(-1)[self.rows]
+
+    def _settings(self, data: Data) -> Settings:
+        """Return the options as those of the rows that are looked at."""
+        case = self.case
+        options = {k: v for k, v in case.options if k not in ("dtype", "keepdims")}
+        for name, array in data.arrays.items():
+            of_all = name == "b"  # the rest are one a row
+            options[name] = array if of_all else array.reshape(-1)[self.rows]
+        if "temperature" in data.arrays:
+            options["temperature"] = options["temperature"][:, np.newaxis]
+        if data.where is not None:
+            options["where"] = _as_rows(data.where, case)[self.rows]
+        return Settings((1,), **options)
 
     def _parts(self, result: Any) -> list[Array]:
         """Return the result's arrays in the form of ``exact``, all rows."""
-        case = self.case
-        if case.function == "softmax_cross_entropy":
-            if not case.option("return_grad"):
-                return [np.asarray(result).reshape(-1)]
-            loss, grad = result
-            return [np.asarray(loss).reshape(-1), _as_rows(np.asarray(grad), case)]
-        array = np.asarray(result)
-        if case.function in ("logsumexp", "segment_softmax"):
-            return [array.reshape(-1)]
-        return [_as_rows(array, case)]
+        parts = [np.asarray(part) for part in (result if isinstance(result, tuple) else (result,))]
+        if self.is_segments:
+            return parts
+        whole = self.case.shape
+        return [
+            _as_rows(part, self.case) if part.shape == whole else part.reshape(-1) for part in parts
+        ]
 
     def score(self, result: Any) -> Score:
         """Return the errors of a result, and whether it is wrong."""
@@ -159,8 +134,11 @@ class Reference:
 
     def _whole(self, result: Any) -> str | None:
         """Return what is wrong with the whole result, if a cheap look can tell."""
-        shape = np.shape(result[-1] if isinstance(result, tuple) else result)
-        if shape != self.case.result_shape:
+        last = result[-1] if isinstance(result, tuple) else result
+        shape, expected = np.shape(last), self.case.result_shape
+        if self.case.function == "segment_logsumexp":
+            expected = (self.segments, *expected[1:])
+        if shape != expected:
             return f"the result has the shape {shape}"
         for part in self._parts(result):
             if np.isnan(part).any():

@@ -47,6 +47,8 @@ def _parameter(rng: Random, name: str, dtype: str) -> float:
     if name == "label_smoothing":
         small = rng.random() < 0.3
         return float(10 ** rng.uniform(-8, 0) if small else rng.uniform(1e-9, 1 - 1e-9))
+    if name == "sample_weight":
+        return float(rng.choice((-1, 1)) * 10 ** rng.uniform(-4, 3))
     extreme = 30 if dtype == "float32" else 300 if dtype == "float64" else 4
     power = rng.uniform(-extreme, extreme) if rng.random() < 0.15 else rng.uniform(-3, 3)
     return float(10**power)
@@ -65,7 +67,24 @@ def _second(rng: Random, kind: str, x: Array) -> Array:
     if kind == "probabilities":
         return exact_softmax(rng.normal(0, np.full(x.shape, spread))).astype(x.dtype)
     signs = rng.choice((-1, 1), x.shape) if rng.random() < 0.7 else 1
-    return np.asarray(signs * np.exp(rng.normal(0, spread / 8, x.shape)), x.dtype)
+    second = np.asarray(signs * np.exp(rng.normal(0, spread / 8, x.shape)), x.dtype)
+    if kind == "b":
+        largest = np.finfo(x.dtype).max
+        second = np.clip(second, -largest, largest)
+        second[rng.random(x.shape) < rng.choice((0, 0, rng.random()))] = 0
+    return second
+
+
+def _with_labels_kept(batch: Batch, computation: Computation) -> Batch:
+    """Return a batch whose mask leaves out no class that has a share, if it has a mask."""
+    if batch.where is None or batch.second is None or computation.second == "grad_output":
+        return batch
+    where = batch.where.copy()
+    if computation.second == "probabilities":
+        where |= batch.second != 0
+    else:
+        where[np.arange(len(where)), batch.second] = True
+    return replace(batch, where=where)
 
 
 def completed(rng: Random, computation: Computation, x: Array, origin: str) -> Batch:
@@ -78,10 +97,13 @@ def completed(rng: Random, computation: Computation, x: Array, origin: str) -> B
             most = float(np.finfo(dtype).max)
             x = np.clip(x.astype(float) * parameter, *(-most, most)).astype(dtype)
         second = _second(rng, computation.second, x) if computation.second else None
+        where = _second(rng, "where", x) if computation.masked else None
         if computation.second == "grad_output":
             logs = computation.function.startswith("log")
-            x = (exact_log_softmax if logs else exact_softmax)(x).astype(dtype)
-    return Batch(x, second, parameter, origin)
+            x = (exact_log_softmax if logs else exact_softmax)(x, where).astype(dtype)
+        elif computation.second == "probabilities" and second is not None and where is not None:
+            second = np.where(where, second, 0).astype(dtype)
+    return _with_labels_kept(Batch(x, second, parameter, origin, where), computation)
 
 
 # ---- climbing ----
@@ -144,7 +166,7 @@ def mutated(rng: Random, batch: Batch, computation: Computation) -> Batch:
     n = batch.x.shape[1]
     height = max(1, min(256, 2 * MOST_ELEMENTS // n))
     batch = batch.repeated(height)
-    x, second, parameter = batch.x, batch.second, batch.parameter
+    x, second, parameter, where = batch.x, batch.second, batch.parameter, batch.where
     rearranges = n <= MOST_ELEMENTS and rng.random() < 0.2
     if rearranges:
         columns = _rearranged(rng, height, n)
@@ -153,6 +175,11 @@ def mutated(rng: Random, batch: Batch, computation: Computation) -> Batch:
             second = np.take_along_axis(second, columns, axis=1)
         elif second is not None:
             second = np.minimum(second, x.shape[1] - 1)
+        if where is not None:
+            where = np.take_along_axis(where, columns, axis=1)
+    elif where is not None and rng.random() < 0.2:
+        where = where ^ (rng.random(where.shape) < 1 / n)
+        where[np.arange(height), x.argmax(axis=1)] = True
     with np.errstate(all="ignore"):
         if second is not None and rng.random() < 0.4:
             if computation.second == "where":
@@ -167,9 +194,13 @@ def mutated(rng: Random, batch: Batch, computation: Computation) -> Batch:
             x = _perturbed(rng, x)
         if parameter is not None and rng.random() < 0.3:
             parameter = float(_bumped(rng, np.array([parameter]))[0])
+            least = -np.inf if computation.parameter == "sample_weight" else 0
             most = 1.0 if computation.parameter == "label_smoothing" else np.inf
-            parameter = parameter if 0 < parameter < most else batch.parameter
-    return replace(batch, x=np.ascontiguousarray(x), second=second, parameter=parameter)
+            parameter = parameter if least < parameter < most else batch.parameter
+    changed = replace(
+        batch, x=np.ascontiguousarray(x), second=second, parameter=parameter, where=where
+    )
+    return _with_labels_kept(changed, computation)
 
 
 # ---- the search ----
@@ -254,7 +285,9 @@ class Search:
         known = [row for row in known if (row.x.shape[1] > MOST_ELEMENTS) == is_long]
         if not known or self.rng.random() < 0.7:
             return families.rows(self.rng, dtype, MOST_ELEMENTS, is_long=is_long)
-        row = replace(known[self.rng.integers(0, len(known))], second=None, parameter=None)
+        row = replace(
+            known[self.rng.integers(0, len(known))], second=None, parameter=None, where=None
+        )
         return mutated(self.rng, row, COMPUTATIONS[0]).x, row.origin
 
     def _try(self, standing: Standing, batch: Batch, climber: Climber | None = None) -> None:

@@ -64,8 +64,9 @@ def _row(entry: Entry) -> str:
         f"{title}, {where}; {_arguments(entry)}",
         f"  {_numbers('x', entry['x'])}",
     ]
-    if second := BY_TITLE[entry["computation"]].second:
-        lines.append(f"  {_numbers(second, entry[second])}")
+    computation = BY_TITLE[entry["computation"]]
+    seconds = filter(None, (computation.second, "where" if computation.masked else ""))
+    lines += [f"  {_numbers(name, entry[name])}" for name in seconds]
     if entry["peers"]:
         lines.append("  " + ", ".join(f"{name} {ulp(v)}" for name, v in entry["peers"].items()))
     return "\n".join(lines)

@@ -68,7 +68,20 @@ class Subject:
         if "other-axis" in case.tags:
             x = np.ascontiguousarray(np.moveaxis(data.x, case.dimension, -1))
             calls["last axis"] = Call(self.functions.softmax, (x,), {"out": np.empty_like(x)})
+        if "entropy-parts" in case.tags:
+            grad = np.zeros_like(data.x)
+            calls["its parts"] = Call(
+                self._parts_of_cross_entropy, (data.x, data.labels, grad), to_numpy=_as_it_is
+            )
         return calls
+
+    def _parts_of_cross_entropy(self, x: Array, labels: Array, grad: Array) -> tuple[Array, Array]:
+        """Return losses and gradients by calls of which each does a part."""
+        rows = np.arange(len(x))
+        loss = self.functions.logsumexp(x) - x[rows, labels]
+        self.functions.softmax(x, out=grad)
+        grad[rows, labels] -= 1
+        return loss, grad
 
 
 def _as_it_is(result: Any) -> Any:
@@ -81,20 +94,28 @@ def result_buffer(case: Case) -> Array:
     return np.zeros(case.result_shape, case.result_dtype)
 
 
+def result_buffers(case: Case) -> Any:
+    """Return a warm ``out=`` for a cell, of both results where there are two."""
+    buffer = result_buffer(case)
+    if case.function != "softmax_cross_entropy" or not case.is_pair:
+        return buffer
+    return np.zeros(case.shape[:-1], case.result_dtype), buffer
+
+
 def _arguments(case: Case, data: Data) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    options = dict(case.options)
+    options = {**dict(case.options), **data.arrays}
     if case.axis != -1:
         options["axis"] = case.axis
     if data.where is not None:
         options["where"] = data.where
     if case.out:
-        options["out"] = result_buffer(case)
+        options["out"] = result_buffers(case)
     if case.workers > 1:
         options["workers"] = case.workers
     if case.function.endswith("_backward"):
         return (data.grad_output, data.x), options
     if case.function == "softmax_cross_entropy":
         return (data.x, data.labels), options
-    if case.function == "segment_softmax":
+    if case.function.startswith("segment"):
         return (data.x, data.indptr), options
     return (data.given,), options

@@ -156,6 +156,8 @@ def _family_and_workers(document: Document) -> Iterator[Check]:
     yield Check("family, geometric mean", geometric_mean(list(known.values())), 2)
     worst = min(known, key=known.__getitem__, default=None)
     yield Check(f"family, worst cell ({worst})", known[worst] if worst else None, 1.2)
+    for cell in tagged(document, "entropy-parts"):
+        yield _at_most(f"{cell['name']}, of its parts' time", [cell], "its parts", 0.8)
 
 
 def _package(document: Document) -> Iterator[Check]:

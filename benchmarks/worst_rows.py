@@ -65,11 +65,14 @@ def _confirmed(kind: Kind, row: Batch, results: tuple[Array, ...], backend: str)
     name, operands, settings = terms(kind.computation, row)
     if settings.where is not None:
         settings.where = settings.where[0]
+    if settings.b is not None:
+        settings.b = np.asarray(settings.b)[0]
     right = precise.precisely(
         name, tuple(part[0] for part in operands), settings, found.part, element
     )
     if right is not None:
-        record.ulps = precise.error(found.got[0].flat[element], *right, found.bound)
+        besides = float(found.besides[0].flat[element])
+        record.ulps = precise.error(found.got[0].flat[element], *right, found.bound, besides)
         record.by = "mpmath"
     return record
 
@@ -110,6 +113,8 @@ def as_entry(kind: Kind, record: Record) -> dict[str, Any]:
     if row.second is not None:
         is_index = computation.second == "indices"
         entry[computation.second] = int(row.second[0]) if is_index else _text(row.second[0])
+    if row.where is not None:
+        entry["where"] = _text(row.where[0])
     return entry
 
 
@@ -124,8 +129,9 @@ def from_entry(entry: dict[str, Any]) -> tuple[Kind, Batch]:
         dtype = bool if computation.second == "where" else entry["dtype"]
         second = _numbers(entry[computation.second], dtype)
     parameter = entry[computation.parameter] if computation.parameter else None
+    where = _numbers(entry["where"], bool) if computation.masked else None
     kind = Kind(computation, entry["dtype"], entry["part"])
-    return kind, Batch(x, second, parameter, entry["family"])
+    return kind, Batch(x, second, parameter, entry["family"], where)
 
 
 def known(path: Path = FILE) -> list[dict[str, Any]]:
@@ -169,14 +175,22 @@ def _case(kind: Kind, row: Batch) -> tuple[Case, Data]:
         "found", row.x.shape, "a row that the search found", computation.function, kind.dtype,
         labels="probabilities" if is_soft else "indices", options=tuple(options),
     )  # fmt: skip
+    mask = row.second if computation.second == "where" else row.where
+    is_backward = computation.function.endswith("_backward")
+    x = row.x
+    if mask is not None and not is_backward:
+        x = np.where(mask, x, -np.inf).astype(kind.dtype)
     if computation.second == "where":
+        return case, Data(x)
+    if computation.second == "b":
         assert row.second is not None
-        return case, Data(np.where(row.second, row.x, -np.inf).astype(kind.dtype))
+        signed = (*case.options, ("return_sign", True))
+        return replace(case, arrays=("b",), options=signed), Data(x, arrays={"b": row.second})
     name = "labels" if computation.second in ("indices", "probabilities") else computation.second
     extra: dict[str, Any] = {name: row.second} if name else {}
-    if computation.function == "segment_softmax":
-        return replace(case, shape=(row.x.size,)), Data(row.x[0], indptr=np.array([0, row.x.size]))
-    return case, Data(row.x, **extra)
+    if computation.function.startswith("segment"):
+        return replace(case, shape=(x.size,)), Data(x[0], indptr=np.array([0, x.size]))
+    return case, Data(x, where=mask if is_backward else None, **extra)
 
 
 def of_peers(rivals: list[Peer], kind: Kind, row: Batch) -> dict[str, float]:
@@ -196,8 +210,8 @@ def of_peers(rivals: list[Peer], kind: Kind, row: Batch) -> dict[str, float]:
         if any(part.dtype != kind.dtype for part in parts):
             continue
         shapes: list[tuple[int, ...]] = [row.x.shape]
-        if kind.computation.function == "logsumexp":
-            shapes = [(1,)]
+        if "logsumexp" in kind.computation.function:
+            shapes, parts = [(1,)], parts[:1]
         elif kind.computation.function == "softmax_cross_entropy":
             shapes = [(1,), row.x.shape]
             parts = [*parts, np.zeros_like(row.x)][:2]  # a gradient that is not looked at
