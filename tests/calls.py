@@ -1,7 +1,8 @@
 """Any valid call of any public function, for hypothesis to draw.
 
 All arrays of a call are windows into one memory, so that any two of them may overlap in any way:
-the operands, the mask and `out` alike.
+operands, options that are arrays, and what results go into. But a cross-entropy's results may not
+overlap each other or the labels.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from typing import Any
 
 import numpy as np
 from functions import (
+    ENTROPIES,
     ENTROPY_OF_LABELS,
     ENTROPY_OF_TARGETS,
     FUNCTIONS,
     GRADIENTS,
-    SEGMENT_SOFTMAX,
+    SEGMENT_LOGSUMEXP,
+    SEGMENTS,
     SOFTMAX_BACKWARD,
     Function,
 )
 from hypothesis import strategies as st
+from numpy.exceptions import TooHardError
 
 from benchmarks.exact import info
 from benchmarks.promised import Settings, reduced
@@ -50,8 +54,22 @@ SPELLINGS = {
     "label_smoothing": [*[OMITTED] * 3, 0, 0.0, 1, 1.0, 0.1, np.float32(0.25), np.float64(0.5)],
     "keepdims": [OMITTED, False, True, np.False_, np.True_],
     "return_grad": [OMITTED, False, True, np.False_, np.True_],
+    "return_sign": [OMITTED, False, True, np.False_, np.True_],
     "dtype": [*[OMITTED] * 6, None, np.float32, np.dtype(np.float64), "float64", float, "f2", "g"],
     "workers": [*[OMITTED] * 3, None, 1, 2, np.int64(2), -1],
+    "b": [
+        *[OMITTED] * 8,
+        *(None, 1, 1.0, 2, -0.5, 0, -(10**9), 1e300, np.float32(3), np.float64(-1e-300)),
+        *(np.array(2.0), True, np.int8(-1)),
+    ],
+    "sample_weight": [
+        *[OMITTED] * 4,
+        *(None, 0, 1, 1.0, -2, 0.3, -1e-3, np.float32(0.1), np.float64(1e30), np.array(2.5), True),
+    ],
+    "ignore_index": [
+        *[OMITTED] * 2,
+        *(None, 0, 1, 2, -100, np.int64(-1), np.uint8(3), -(2**63), 2**63 - 1),
+    ],
 }
 """The values that an option may have, in every way to write them."""
 MEANINGS = {
@@ -59,7 +77,21 @@ MEANINGS = {
     "label_smoothing": float,
     "keepdims": bool,
     "return_grad": bool,
+    "return_sign": bool,
+    "b": lambda given: given,  # whose type says of which dtype the result is
+    "sample_weight": lambda given: None if given is None else float(given),
+    "ignore_index": lambda given: None if given is None else int(given),
 }
+
+
+def spellings_of(function):
+    """Return the values that each option of a function may have, but for arrays and `out`."""
+    values = {name: SPELLINGS[name] for name in function.options if name in SPELLINGS}
+    if function.name == "softmax_cross_entropy" and function.from_rows is not (
+        ENTROPY_OF_LABELS.from_rows
+    ):
+        values["ignore_index"] = [OMITTED, None]
+    return values
 
 
 def result_dtype(dtype):
@@ -69,12 +101,16 @@ def result_dtype(dtype):
 
 # Made once, since making a strategy takes longer than a draw from it.
 SELDOM = st.sampled_from([False] * 4 + [True])
-SPELLED = {name: st.sampled_from(values) for name, values in SPELLINGS.items()}
+SPELLED = {
+    function: {name: st.sampled_from(values) for name, values in spellings_of(function).items()}
+    for function in FUNCTIONS
+}
+SOMETIMES = st.sampled_from([False, True])
 ANY_DTYPE = st.sampled_from(DTYPES)
 ANY_FUNCTION = st.sampled_from(FUNCTIONS)
 SOME_EXTENTS = {
     axes: st.lists(st.sampled_from(EXTENTS), min_size=least, max_size=most)
-    for axes, least, most in (("none", 1, 1), ("one", 1, 4), ("several", 0, 4))
+    for axes, least, most in (("none", 1, 3), ("one", 1, 4), ("several", 0, 4))
 }
 
 
@@ -256,19 +292,82 @@ def row_pointers(rng, length):
     return np.array([0, *sorted(inner), length] if length else [0, 0])
 
 
-def is_sound(function, arrays, mask, axes):
-    """Whether labels, pointers and booleans are what they must be, after all has been written."""
-    for array in (*arrays, *([] if mask is None else [mask])):
+def rates(rng, shape, dtype):
+    """Return temperatures: finite and above 0."""
+    if dtype.kind in "biu":
+        return rng.integers(1, 2 if dtype.kind == "b" else 10, shape).astype(dtype)
+    some = [
+        1,
+        1,
+        0.5,
+        0.7,
+        2,
+        3.3,
+        250,
+        1e-3,
+        1e4,
+        *([1e300, 1e-300] if rng.random() < 0.1 else []),
+    ]
+    with np.errstate(over="ignore"):
+        values = rng.choice(some, shape).astype(dtype)
+    return np.where((values > 0) & np.isfinite(values), values, np.ones((), dtype))
+
+
+def factors(rng, shape, dtype):
+    """Return finite numbers of either sign: many of them 0 or 1, all of them 1, or huge and tiny."""
+    if dtype.kind == "b":
+        return rng.random(shape) < 0.7
+    if dtype.kind in "iu":
+        return rng.integers(-3 if dtype.kind == "i" else 0, 4, shape).astype(dtype)
+    some = [0, 1, 1, -1, 0.5, -2.25, 1 / 3, 7, 1e-3]
+    values = rng.choice(some, shape) * rng.choice([1, rng.normal()], shape)
+    if rng.random() < 0.2:
+        values = values * 10.0 ** rng.integers(-300, 300, shape)
+    if rng.random() < 0.2:
+        values = np.ones(shape)
+    with np.errstate(over="ignore"):
+        values = values.astype(dtype)
+    return np.where(np.isfinite(values), values, np.ones((), dtype))
+
+
+def is_sound(function, arrays, named, results, settings):
+    """Whether all arrays are what they must be, after everything has been written."""
+    for array in (*arrays, *named.values()):
         if array.dtype.kind == "b" and np.any(array.view(np.uint8) > 1):
+            return False
+    with np.errstate(invalid="ignore"):
+        if any(not np.all(np.isfinite(named[name])) for name in named.keys() - {"where"}):
+            return False
+        if "temperature" in named and not np.all(named["temperature"].astype(float) > 0):
             return False
     if function is ENTROPY_OF_LABELS:
         logits, labels = arrays
-        return bool(np.all((labels >= 0) & (labels < logits.shape[axes[0]])))
-    if function is SEGMENT_SOFTMAX:
+        in_range = (labels >= 0) & (labels < logits.shape[settings.axes[0]])
+        if not np.all(in_range | is_ignored(labels, settings.ignore_index)):
+            return False
+    if function in ENTROPIES:
+        apart = [array for array in (arrays[1], *results) if array is not None]
+        pairs = ((a, b) for i, a in enumerate(apart) for b in apart[i + 1 :])
+        return not any(may_share_elements(a, b) for a, b in pairs)
+    if function in SEGMENTS:
         data, indptr = arrays
         rises = np.all(indptr[1:] >= indptr[:-1])
         return bool(rises and indptr[0] == 0 and indptr[-1] == len(data))
     return True
+
+
+def is_ignored(labels, ignored):
+    limits = np.iinfo(labels.dtype)
+    if ignored is None or not limits.min <= ignored <= limits.max:
+        return np.zeros(labels.shape, bool)
+    return labels == ignored
+
+
+def may_share_elements(a, b):
+    try:
+        return np.shares_memory(a, b, max_work=10_000)
+    except TooHardError:
+        return True
 
 
 # ---- a call ----
@@ -281,8 +380,12 @@ class Call:
     function: Function
     memory: np.ndarray
     operands: list[Window]
-    mask: Window | None
-    out: Window | None
+    named: dict[str, Window]
+    """The other arguments that are arrays to be read."""
+    results: list[Window | None]
+    """For each result, what it goes into: `out`, unless all are None."""
+    is_tuple: bool
+    """Whether `out` is a tuple."""
     passed: dict[str, Any]
     """The other arguments, as they are written."""
     positional: int
@@ -297,12 +400,16 @@ class Call:
         options = dict(self.passed)
         if "axis" in options:
             named["axis"] = options.pop("axis")
-        if self.mask is not None:
-            options["where"] = self.mask.of(self.memory)
-        if self.out is not None:
-            options["out"] = self.out.of(self.memory)
+        for name, window in self.named.items():
+            options[name] = window.of(self.memory)
+        if self.is_tuple or any(self.results):
+            options["out"] = self.into() if self.is_tuple else self.into()[0]
         by_position = [named.pop(name) for name in list(named)[: self.positional]]
         return by_position, {**named, **options}
+
+    def into(self):
+        """Return what each result goes into."""
+        return tuple(window and window.of(self.memory) for window in self.results)
 
     def run(self, fs):
         """Return the results as a tuple."""
@@ -314,27 +421,56 @@ class Call:
         """How many there are along the one axis."""
         return self.operands[0].shape[self.settings.axes[0]]
 
+    @property
+    def out(self):
+        """What the first result goes into."""
+        return self.results[0]
+
     def plain(self):
         """Return copies of the operands, contiguous and cast, and the settings as options."""
         operands = [np.array(window.of(self.memory), order="C") for window in self.operands]
-        dtype = computed_dtype(self.function, [a.dtype for a in operands], self.passed.get("dtype"))
+        dtype = self.dtype
         native = [a.dtype.newbyteorder("=") for a in operands]
         native[0] = dtype
         if self.function in GRADIENTS:
             native[1] = dtype
         operands = [cast(a, wanted) for a, wanted in zip(operands, native, strict=True)]
-        if self.mask is not None:
-            mask = self.mask.of(self.memory)
-            self.settings.where = np.array(np.broadcast_to(mask, operands[0].shape), order="C")
+        for name, window in self.named.items():
+            setattr(self.settings, name, self._plain_array(name, window.of(self.memory)))
         options = {}
         if self.function.axes == "several":
             options["axis"] = self.settings.axes
         elif self.function.axes == "one":
             (options["axis"],) = self.settings.axes
-        for name in ("where", "temperature", "label_smoothing", "keepdims", "return_grad"):
-            if name in self.function.options:
-                options[name] = getattr(self.settings, name)
+        for name in {"where", *MEANINGS} & {*self.function.options}:
+            options[name] = getattr(self.settings, name)
+        if self.settings.b is not None:
+            options["dtype"] = dtype
         return operands, options
+
+    def _plain_array(self, name, array):
+        """Return an array of full shape; temperatures and weights of the losses are numbers."""
+        x = self.operands[0]
+        shape = x.shape
+        if name == "temperature":
+            shape = tuple(1 if d in self.settings.axes else n for d, n in enumerate(shape))
+        elif name == "sample_weight":
+            shape = reduced(shape, self.settings)
+        if name in ("temperature", "sample_weight") and (
+            array.dtype.char != "g" or name == "temperature"
+        ):
+            array = array.astype(float)
+        if array.ndim == 0 and name != "where":
+            return array[()] if name == "b" else float(array)
+        native = array.astype(array.dtype.newbyteorder("="))
+        return np.array(np.broadcast_to(native, shape), order="C")
+
+    @property
+    def dtype(self):
+        """The dtype of the results."""
+        b = self.named["b"].dtype if "b" in self.named else self.passed.get("b")
+        dtypes = [window.dtype for window in self.operands]
+        return computed_dtype(self.function, dtypes, self.passed.get("dtype"), b)
 
     def __repr__(self):
         return written(self.function.name, *self.arguments())
@@ -362,13 +498,28 @@ def cast(array, dtype):
         return array.astype(dtype)
 
 
-def computed_dtype(function, dtypes, asked):
-    """Return the dtype of the result."""
+def computed_dtype(function, dtypes, asked, b=None):
+    """Return the dtype of the result; `b` is a number, or the dtype of an array."""
     if asked is not None:
         return np.dtype(asked)
     if function in GRADIENTS:
         return np.result_type(*map(result_dtype, dtypes))
-    return result_dtype(dtypes[0])
+    return result_dtype(np.result_type(dtypes[0], *dtype_of_weights(b)))
+
+
+def dtype_of_weights(b):
+    """Return in a tuple the dtype that weights add to the result's, if they have one."""
+    if b is None or type(b) in (int, float):
+        return ()
+    return (b if isinstance(b, np.dtype) else np.asarray(b).dtype,)
+
+
+def have_a_common_dtype(*dtypes):
+    try:
+        np.result_type(*dtypes)
+    except TypeError:
+        return False
+    return True
 
 
 @st.composite
@@ -423,21 +574,26 @@ def windows(draw, dtype, shape, *, is_plain, any_order=True, may_repeat=True):
 
 
 @st.composite
-def mask_shapes(draw, shape):
+def narrower_shapes(draw, shape):
     """Draw a shape that broadcasts to another."""
     narrowed = [1 if draw(SELDOM) else n for n in shape]
     return tuple(narrowed[draw(st.sampled_from([0, 0, 0, 1, len(shape)])) :])
 
 
 @st.composite
-def second_operands(draw, function, shape, axes, first, rng):
+def second_operands(draw, function, shape, settings, first, rng):
     """Draw gradients' outputs, labels of either kind or row pointers."""
     if function is ENTROPY_OF_LABELS:
-        least = shape[axes[0]] - 1
+        (axis,) = settings.axes
+        least = shape[axis] - 1
         dtype = draw(st.sampled_from([d for d in INTEGERS if np.iinfo(d).max >= least]))
-        rows = tuple(n for d, n in enumerate(shape) if d != axes[0])
-        return rng.integers(0, least + 1, rows).astype(dtype)
-    if function is SEGMENT_SOFTMAX:
+        rows = tuple(n for d, n in enumerate(shape) if d != axis)
+        labels = rng.integers(0, least + 1, rows).astype(dtype)
+        ignored = settings.ignore_index
+        if ignored is not None and np.iinfo(dtype).min <= ignored <= np.iinfo(dtype).max:
+            labels = np.where(rng.random(rows) < 0.3, dtype.type(ignored), labels)
+        return labels
+    if function in SEGMENTS:
         fitting = [d for d in INTEGERS if np.iinfo(d).max >= shape[0]]
         return row_pointers(rng, shape[0]).astype(draw(st.sampled_from(fitting)))
     own = draw(ANY_DTYPE) if draw(SELDOM) else first
@@ -461,6 +617,48 @@ def settings_of(axes, passed):
     return settings
 
 
+ARRAY_OPTIONS = ("where", "temperature", "sample_weight", "b")
+
+
+@st.composite
+def array_options(draw, function, shape, settings, dtype, rng, *, is_plain):
+    """Draw options that are arrays: what they hold, by name."""
+    arrays = {}
+    options = {*function.options} - ({"temperature"} if function in SEGMENTS else set())
+    for name in ARRAY_OPTIONS:
+        if name not in options or not draw(SELDOM if is_plain else SOMETIMES):
+            continue
+        if name == "where":
+            kept = draw(st.sampled_from([0, 0.3, 0.7, 1]))
+            arrays[name] = rng.random(draw(narrower_shapes(shape))) < kept
+            continue
+        of = shape
+        if name == "temperature":
+            of = tuple(1 if d in settings.axes else n for d, n in enumerate(shape))
+        elif name == "sample_weight":
+            of = reduced(shape, settings)
+        own = draw(ANY_DTYPE)
+        if name == "b" and (draw(st.booleans()) or not have_a_common_dtype(own, dtype)):
+            own = dtype
+        fill = rates if name == "temperature" else factors
+        arrays[name] = fill(rng, draw(narrower_shapes(of)), own)
+    return arrays
+
+
+@st.composite
+def result_windows(draw, function, shapes, dtype, *, is_plain):
+    """Draw what the results go into, of these shapes, and whether it is a tuple."""
+    if draw(SELDOM):
+        return [None] * len(shapes), False
+
+    def window_of(shape):
+        return draw(windows(dtype, shape, is_plain=is_plain, any_order=False, may_repeat=False))
+
+    if function not in ENTROPIES or draw(st.booleans()):
+        return [window_of(shapes[0]), *[None] * (len(shapes) - 1)], False
+    return [None if shape is None or draw(SELDOM) else window_of(shape) for shape in shapes], True
+
+
 @st.composite
 def calls(draw):
     """Draw a valid call of any function: a plain one, as most are, or one of any kind."""
@@ -475,42 +673,66 @@ def calls(draw):
     )
     if function is ENTROPY_OF_LABELS and shape[axes[0]] == 0:  # no class can be named
         shape = tuple(n or 1 for n in shape)
-    spelled = [name for name in function.options if name in SPELLINGS]
-    passed = {name: draw(SPELLED[name]) for name in spelled if not is_plain or draw(SELDOM)}
+    passed = {
+        name: draw(values)
+        for name, values in SPELLED[function].items()
+        if not is_plain or draw(SELDOM)
+    }
     settings = settings_of(axes, passed)
     passed["axis"] = axis
 
     dtype = draw(st.sampled_from([SINGLE, DOUBLE]) if is_plain else ANY_DTYPE)
     contents = [content(rng, draw(ANY_VALUES), shape, dtype)]
     if len(function.operands) > 1:
-        contents.append(draw(second_operands(function, shape, axes, dtype, rng)))
-    may_repeat = function is not SEGMENT_SOFTMAX
+        contents.append(draw(second_operands(function, shape, settings, dtype, rng)))
+    if not is_plain and "where" in function.options:
+        passed["where"] = draw(st.sampled_from([OMITTED, None, True, np.True_]))
+    arrays = draw(array_options(function, shape, settings, dtype, rng, is_plain=is_plain))
+    passed = {
+        name: value for name, value in passed.items() if value is not OMITTED and name not in arrays
+    }
+    if "b" not in passed or not have_a_common_dtype(dtype, *dtype_of_weights(passed["b"])):
+        passed.pop("b", None)
+        settings.b = None
+    may_repeat = [name != "indptr" for name in function.operands]
     operands = [
-        draw(windows(a.dtype, a.shape, is_plain=is_plain, may_repeat=may_repeat)) for a in contents
+        draw(windows(a.dtype, a.shape, is_plain=is_plain, may_repeat=may))
+        for a, may in zip(contents, may_repeat, strict=True)
     ]
-    mask = out = None
-    if "where" in function.options and not is_plain:
-        passed["where"] = draw(st.sampled_from([OMITTED, None, True, np.True_, ..., ..., ..., ...]))
-        if passed["where"] is ...:
-            del passed["where"]
-            mask = draw(windows(np.dtype(bool), draw(mask_shapes(shape)), is_plain=False))
-            contents.append(rng.random(mask.shape) < draw(st.sampled_from([0, 0.3, 0.7, 1])))
-    passed = {name: value for name, value in passed.items() if value is not OMITTED}
-    if "out" in function.options and not draw(SELDOM):
-        result = computed_dtype(function, [w.dtype for w in operands], passed.get("dtype"))
-        of = shape if function.keeps_shape else reduced(shape, settings)
-        out = draw(windows(result, of, is_plain=is_plain, any_order=False, may_repeat=False))
+    named = {name: draw(windows(a.dtype, a.shape, is_plain=is_plain)) for name, a in arrays.items()}
+    results: list[Window | None] = [None]
+    call = Call(function, None, operands, named, results, False, passed, 0, settings)
+    if "out" in function.options:
+        of = [shape if function.keeps_shape else reduced(shape, settings)]
+        if function is SEGMENT_LOGSUMEXP:
+            of = [(len(contents[1]) - 1, *shape[1:])]
+        if settings.return_grad:
+            of.append(shape)
+        if function in ENTROPIES and len(of) == 1:
+            of.append(None)
+        call.results, call.is_tuple = draw(
+            result_windows(function, of, call.dtype, is_plain=is_plain)
+        )
+    call.positional = draw(st.integers(0, len(function.operands) + ("axis" in passed)))
+    _lay_out(call, [*contents, *arrays.values()], rng, is_plain=is_plain)
+    return call
 
-    filled = [*operands, *([mask] if mask else [])]
-    listed = [*filled, *([out] if out else [])]
-    how = [any_place(rng, is_plain=is_plain) for _ in listed]
-    for attempt in (how, [APART] * len(listed)):
-        memory = arrange(listed, attempt)
-        memory[...] = rng.integers(0, 256, memory.size, np.uint8)
+
+def _lay_out(call, contents, rng, *, is_plain):
+    """Give a call's arrays their places in one memory, which they are written to."""
+    filled = [*call.operands, *call.named.values()]
+    given = [window for window in call.results if window is not None]
+    how = [any_place(rng, is_plain=is_plain) for _ in (*filled, *given)]
+    if call.settings.return_grad and call.results[-1] is not None and rng.random() < 0.5:
+        how[-1] = Place("same", 0, 0, is_odd=False, part=0)  # the gradient where the logits are
+    for attempt in (how, [APART] * len(how)):
+        call.memory = arrange([*filled, *given], attempt)
+        call.memory[...] = rng.integers(0, 256, call.memory.size, np.uint8)
         for window, values in zip(filled, contents, strict=True):
-            window.of(memory)[...] = values
-        arrays = [window.of(memory) for window in operands]
-        if is_sound(function, arrays, mask.of(memory) if mask else None, axes):
-            break
-    positional = draw(st.integers(0, len(function.operands) + ("axis" in passed)))
-    return Call(function, memory, operands, mask, out, passed, positional, settings)
+            window.of(call.memory)[...] = values
+        arrays = [window.of(call.memory) for window in call.operands]
+        named = {name: window.of(call.memory) for name, window in call.named.items()}
+        results = [window and window.of(call.memory) for window in call.results]
+        if is_sound(call.function, arrays, named, results, call.settings):
+            return
+    raise AssertionError(f"{call!r} is no valid call")

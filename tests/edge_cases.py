@@ -28,6 +28,38 @@ EDGE_CASES = [
     ("one element, masked", [7], [False], [0], [-INF], -INF),
 ]  # fmt: skip
 
+# name, x, b, where, logarithm of the sum's absolute value, its sign
+WEIGHTED_CASES = [
+    ("weights", [0, np.log(2), 0], [1, 2, 3], None, np.log(8), 1),
+    ("a negative sum", [0, np.log(2)], [1, -2], None, np.log(3), -1),
+    ("signs that cancel in part", [0, np.log(2)], [-1, 1], None, 0, 1),
+    ("one element", [7], [-1], None, 7, -1),
+    ("terms that cancel each other", [1, 1], [1, -1], None, -INF, 0),
+    ("a term and its opposite among zeros", [1, 5, 1], [2, 0, -2], None, -INF, 0),
+    ("nothing but zeros", [1, 2], [0, 0], None, -INF, 0),
+    ("negative zeros too", [1, NAN], [-0.0, -0.0], None, -INF, 0),
+    ("a 0 takes out a NaN", [0, NAN, 0], [1, 0, 1], None, np.log(2), 1),
+    ("a 0 takes out an inf", [INF, 0, 0], [0, 1, 1], None, np.log(2), 1),
+    ("a 0 takes out a -inf", [-INF, 0, 0], [0, 1, -2], None, 0, -1),
+    ("a 0 takes out what is largest", [1e4, 0], [0, 3], None, np.log(3), 1),
+    ("all -inf", [-INF, -INF], [1, -2], None, -INF, 0),
+    ("-inf among finite", [-INF, 0], [-5, 1], None, 0, 1),
+    ("a NaN", [NAN, 0], [1, 1], None, NAN, NAN),
+    ("a NaN of negative weight", [0, NAN, -INF], [1, -1, 1], None, NAN, NAN),
+    ("inf", [INF, 0, 5], [0.5, -1, -1], None, INF, 1),
+    ("inf of negative weight", [INF, 0], [-1, 1], None, INF, -1),
+    ("inf twice, of one sign", [INF, INF, -INF], [-1, -3, 1], None, INF, -1),
+    ("inf of both signs", [INF, INF], [1, -1], None, NAN, NAN),
+    ("inf and NaN", [INF, NAN], [1, 1], None, NAN, NAN),
+    ("nothing kept", [1, 2], [1, -1], [False, False], -INF, 0),
+    ("kept by one, not by the other", [1, NAN, INF], [0, 1, -1], [True, False, False], -INF, 0),
+    ("kept by both", [NAN, 3, 5], [0, -1, 1], [True, True, False], 3, -1),
+    ("an inf masked", [INF, 2], [1, 1], [False, True], 2, 1),
+    ("very large", [1000, 1000], [1, 2], None, 1000 + np.log(3), 1),
+    ("very small", [-1000, -1000], [-1, -2], None, -1000 + np.log(3), -1),
+    ("all weights 1, near 0", [-40, np.log1p(-np.exp(-40))], [1, 1], None, 0, 1),
+]  # fmt: skip
+
 ACCEPTED_DTYPES = [
     *((np.dtype(name), np.dtype(name)) for name in ("float16", "float32", "float64", "longdouble")),
     *((np.dtype(code), np.dtype(np.float64)) for code in "?bBhHiIlLqQ"),

@@ -12,10 +12,12 @@ import numpy as np
 FUNCTIONS = ("softmax", "log_softmax", "logsumexp", "softmax_backward", "log_softmax_backward")
 """In the order of enum fsm_function."""
 ENTROPY = ("cross_entropy_of_labels", "cross_entropy_of_targets")
+WEIGHTED = "logsumexp_with_weights"
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 """In the order of enum fsm_dtype."""
 UNSIGNED = {"float32": "u4", "float64": "u8", "float16": "u2", "bfloat16": "u2"}
 TEMPERATURES = (1.0, 0.7, 3e-3, 250.0)
+OF_LOSSES = tuple({"temperature": 0.7, "weight": -0.75, "smoothing": s} for s in (0.0, 0.1))
 
 
 @dataclass
@@ -27,9 +29,11 @@ class Record:
     x: np.ndarray
     """Rows in the dtype; bfloat16 as its bits."""
     second: np.ndarray | None
-    """The operand of a gradient, labels or targets."""
-    parameter: float
-    """The temperature, or the label smoothing."""
+    """The operand of a gradient, labels, targets, or weights of a logsumexp."""
+    temperature: float = 1.0
+    smoothing: float = 0.0
+    weight: float = 1.0
+    """The factor of losses and their gradients."""
     family: str = ""
     """Of rows whose hash is by itself."""
 
@@ -40,14 +44,16 @@ class Record:
     @property
     def header(self):
         """What tests/c/bits.c reads before the operands."""
-        function = (*FUNCTIONS, *ENTROPY).index(self.function)
+        function = (*FUNCTIONS, *ENTROPY, WEIGHTED).index(self.function)
         numbers = np.array([function, DTYPES.index(self.dtype), *self.x.shape], np.int64)
-        return numbers.tobytes() + np.float64(self.parameter).tobytes()
+        return (
+            numbers.tobytes() + np.array([self.temperature, self.smoothing, self.weight]).tobytes()
+        )
 
     @property
     def result_size(self):
         rows, n = self.x.shape
-        elements = {"logsumexp": rows}.get(self.function, rows * n)
+        elements = {"logsumexp": rows, WEIGHTED: 2 * rows}.get(self.function, rows * n)
         return self.x.itemsize * (elements + rows * (self.function in ENTROPY))
 
 
@@ -182,16 +188,23 @@ def _second(source, function, dtype, x):
         return _in(dtype, -abs(source.uniform(x.shape, 4)))
     if function == "cross_entropy_of_labels":
         return (source.integers(len(x)) % np.uint64(x.shape[1])).astype(np.int64)
+    if function == WEIGHTED:
+        span = 8 if dtype == "float16" else 32
+        exponents = (source.integers(x.shape) % np.uint64(2 * span)).astype(int) - span
+        kept = np.where(source.chance(x.shape, 6), source.uniform(x.shape, 0), 0)
+        return _in(dtype, np.ldexp(kept, exponents))
     if function == "cross_entropy_of_targets":
         kept = np.where(source.chance(x.shape, 5), source.uniform(x.shape, 0), 0)
         return _in(dtype, abs(kept))
     return None
 
 
-def _parameters(function):
+def _options(function):
+    """Return the options that a function's rows are computed with, one after the other."""
     if function in ENTROPY:
-        return (0.0, 0.1)
-    return TEMPERATURES if function in ("softmax", "log_softmax") else (1.0,)
+        return {}, {"smoothing": 0.1}
+    tempered = TEMPERATURES if function in ("softmax", "log_softmax") else (1.0,)
+    return tuple({"temperature": temperature} for temperature in tempered)
 
 
 def records():
@@ -217,7 +230,23 @@ def records():
             found += _records_of(function, dtype, source, inputs, "borders")
             inputs = [borders(source, dtype, (1 << 18) + 1)]
             found += itertools.islice(_records_of(function, dtype, source, inputs, "borders"), 1)
-    return found
+    return [*found, *_weighted_records()]
+
+
+def _weighted_records():
+    """Yield records with weights: of a logsumexp, and of losses at a temperature."""
+    for function, dtype in (
+        *((WEIGHTED, dtype) for dtype in DTYPES),
+        *((function, dtype) for function in ENTROPY for dtype in DTYPES[:2]),
+    ):
+        source = Source(0xB)
+        inputs = [
+            _in(dtype, source.uniform((3, n), 3))
+            for n in (*range(1, 20), 31, 46, 63, 64, 65, 127, 300, 513, 1000, 1025, 4099)
+        ]
+        inputs += [_in(dtype, x) for x in _adversarial(source, 4, 33, dtype == "float64")]
+        options = ({},) if function == WEIGHTED else OF_LOSSES
+        yield from _records_of(function, dtype, source, inputs, "weighted", options)
 
 
 def _functions_and_dtypes():
@@ -226,8 +255,8 @@ def _functions_and_dtypes():
             yield function, dtype
 
 
-def _records_of(function, dtype, source, inputs, family=""):
-    for parameter in _parameters(function):
+def _records_of(function, dtype, source, inputs, family="", options=None):
+    for given in options or _options(function):
         for x in inputs:
             second = _second(source, function, dtype, x)
-            yield Record(function, dtype, x, second, parameter, family)
+            yield Record(function, dtype, x, second, **given, family=family)

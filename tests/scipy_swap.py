@@ -14,9 +14,6 @@ OURS = ("softmax", "log_softmax", "logsumexp")
 
 LEFT_OUT = {
     "complex input": ("complex", "gh21610", "gh21709", "gh22601"),
-    "signed weights, b= and return_sign=": (
-        "logsumexp_b", "_sign", "dtypes_ab", "logsumexp_shape", "no_writeback", "gh22903", "gh23548",
-    ),
     "a helper of SciPy's, not one of the functions": ("wrap_radians",),
     "arrays of other libraries, and the messages about them": ("test_device", "xp_invalid_input"),
 }  # fmt: skip

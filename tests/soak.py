@@ -77,7 +77,7 @@ class Computation:
     def __init__(self, function, x, y, axis):
         self.function = function
         self.operands = function.from_rows(x, y, axis)
-        self.options = function.given(y)
+        self.options = function.given(y, axis)
         if function.axes != "none":
             self.options["axis"] = axis
         if "return_grad" in function.options:

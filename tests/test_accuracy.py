@@ -490,13 +490,13 @@ NUMPY_WITNESSES = {
 }
 
 
-def largest_error(fs, title, x, second=None, parameter=None):
+def largest_error(fs, title, x, second=None, parameter=None, where=None):
     """Return the largest error of a computation, in ULP; of a gradient, x are logits."""
     computation = BY_TITLE[title]
     if computation.second == "grad_output":
         forward = exact_log_softmax if title.startswith("log") else exact_softmax
-        x = forward(x).astype(x.dtype)
-    batch = Batch(x, second, parameter)
+        x = forward(x, where).astype(x.dtype)
+    batch = Batch(x, second, parameter, where=where)
     found = errors(computation, batch, call(fs, computation, batch), fs.name)
     return max(of_kind.ulps.max() for of_kind in found.values())
 
@@ -536,10 +536,20 @@ def test_the_numpy_backend_keeps_its_bounds_in_every_function(numpy_fs, dtype, n
     labels = rng.integers(0, n, rows)
     second = {"indices": labels, "probabilities": p, "grad_output": g, "where": p > 0.5 / n}
     second["where"][:, 0] = True
+    second["b"] = np.where(p < 0.3 / n, 0, g)
+    second["b"][:, 0] = 1
+    masks = {"indices": second["where"] | (labels[:, np.newaxis] == np.arange(n))}
+    masks |= {"probabilities": p > 0, "grad_output": second["where"]}
     parameters = {"temperature": (0.7, 250.0), "label_smoothing": (0.1, 0.9, 1.0), "": (None,)}
+    parameters["sample_weight"] = (-2.3,)
     worst = {
         (title, parameter): largest_error(
-            numpy_fs, title, x, second.get(computation.second), parameter
+            numpy_fs,
+            title,
+            x,
+            second.get(computation.second),
+            parameter,
+            masks[computation.second] if computation.masked else None,
         )
         for title, computation in BY_TITLE.items()
         for parameter in parameters[computation.parameter]

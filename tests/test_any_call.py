@@ -9,11 +9,12 @@ instruction set, in ten minutes on one CPU, and as many again that helpers share
 
 import os
 import warnings
+from itertools import zip_longest
 
 import numpy as np
 import pytest
-from calls import DOUBLE, OMITTED, SINGLE, SPELLINGS, bfloat16, calls
-from functions import CALLS, FUNCTIONS, SEGMENT_SOFTMAX
+from calls import DOUBLE, OMITTED, SINGLE, bfloat16, calls, spellings_of
+from functions import CALLS, FUNCTIONS
 from hypothesis import HealthCheck, given, settings
 from invalid_calls import invalid_calls
 from toolchain import run_python
@@ -76,15 +77,19 @@ def test_any_call_gives_what_its_plainest_form_gives_to_a_few_ulp(fs, backend_na
         if backend_name != "numpy":
             assert have_the_same_bits(got, plain)
 
-    if call.out is None:
-        for got in results:
+    for got, window in zip_longest(results, call.results[: len(results)]):
+        if window is None:
             assert type(got) is np.ndarray or (isinstance(got, np.generic) and got.shape == ())
             assert not np.may_share_memory(got, call.memory)
-    else:
-        assert len(results) == 1
-        call.out.of(before)[...] = results[0]
-    # Nothing has been written but `out`.
+        else:
+            assert address_of(got) == address_of(window.of(call.memory))
+            window.of(before)[...] = got
+    # Nothing has been written but what was given for the results.
     assert (call.memory == before).all()
+
+
+def address_of(array):
+    return array.__array_interface__["data"][0], array.strides
 
 
 SHARED = """
@@ -147,9 +152,9 @@ def outcome(call, fs):
     """Return the results of a call and what else is in memory, which is left as it was."""
     before = call.memory.copy()
     results = run(call, fs)
-    if call.out is not None:
-        out = call.out.of(call.memory)
-        results = [out.copy()]
+    given = [window.of(call.memory) for window in call.results if window is not None]
+    results = [r.copy() if np.may_share_memory(r, call.memory) else r for r in results]
+    for out in given:
         out[...] = np.zeros((), out.dtype)
     after = call.memory.copy()
     call.memory[...] = before
@@ -187,14 +192,22 @@ def is_plain_argument(name, value):
         return value is None or value > 0
     if name == "where":
         return value is not np.True_
+    if name == "b":
+        return type(value) in (int, float, type(None))
+    if name == "ignore_index":
+        return type(value) in (int, np.int64, type(None))
+    if name == "sample_weight":
+        return type(value) is not bool
     return not isinstance(value, np.ndarray)
 
 
 def may_be_taken_directly(call):
     """Whether arrays lie as kernels can take them, and each option is plain."""
-    operands = [window.of(call.memory) for window in call.operands]
-    x = operands[0]
-    if x.size == 0 or any(array.dtype.char == "g" for array in operands):
+    inputs = [window.of(call.memory) for window in (*call.operands, *call.named.values())]
+    x = inputs[0]
+    if x.size == 0 or any(array.dtype.char == "g" for array in inputs):
+        return False
+    if any(window.of(call.memory).ndim == 0 for window in call.named.values()):
         return False
     if x.ndim == 0 and "axis" in call.passed:
         return False
@@ -202,11 +215,12 @@ def may_be_taken_directly(call):
         return False
     if call.passed.get("dtype") == "f2" and x.dtype != np.float16:
         return False
-    if call.out is None:
-        return True
-    out = call.out.of(call.memory)
-    inputs = [*operands, *([call.mask.of(call.memory)] if call.mask else [])]
-    return out.flags.aligned and not any(np.may_share_memory(out, array) for array in inputs)
+    given = [window.of(call.memory) for window in call.results if window is not None]
+    return all(
+        out.flags.aligned
+        and not any(np.may_share_memory(out, array) for array in (*inputs, *given[:i]))
+        for i, out in enumerate(given)
+    )
 
 
 @given(calls())
@@ -223,8 +237,10 @@ def test_a_call_that_needs_no_rule_does_not_go_through_them(direct_fs, native_fs
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE], ids=str)
 def test_every_way_to_write_an_option_is_taken_without_a_detour(direct_fs, function, dtype):
     operands = function.make((4, 5), dtype, np.random.default_rng(0))
-    values = {**SPELLINGS, "where": [None, True, np.ones((4, 5), bool), np.ones(5, bool)]}
-    for option in values.keys() & {*function.options}:
+    values = spellings_of(function)
+    if "where" in function.options:
+        values["where"] = [None, True, np.ones((4, 5), bool), np.ones(5, bool)]
+    for option in values:
         for value in values[option]:
             plain = value is OMITTED or is_plain_argument(option, value)
             if plain and not (option == "dtype" and value == "f2"):
@@ -239,7 +255,7 @@ def test_results_go_into_an_operand_without_a_detour(direct_fs, function, dtype)
     operands, options = function.from_rows(x, y, -1), function.given(y)
     if function.keeps_shape and "out" in function.options:
         for i, operand in enumerate(operands):
-            if function is not SEGMENT_SOFTMAX or i == 0:
+            if function.axes != "none" or i == 0:
                 taken = list(operands)
                 taken[i] = operand.copy()
                 (got,) = function.call(direct_fs, taken, out=taken[i], **options)
@@ -253,7 +269,6 @@ def test_lists_are_taken_without_a_detour(direct_fs, native_fs, function):
     operands, options = function.from_rows(x, y, -1), function.given(y)
     expected = function.call(native_fs, operands, **options)
     lists = [operand.tolist() for operand in operands]
-    if "where" in options:
-        options["where"] = options["where"].tolist()
+    options = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in options.items()}
     for got, other in zip(function.call(direct_fs, lists, **options), expected, strict=True):
         assert got.tobytes() == other.tobytes()

@@ -14,7 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from functions import CALLS, GRADIENTS, LOG_SOFTMAX, SOFTMAX
-from golden_rows import DTYPES, ENTROPY, FUNCTIONS, UNSIGNED, Source, records, thresholds
+from golden_rows import (
+    DTYPES,
+    ENTROPY,
+    FUNCTIONS,
+    UNSIGNED,
+    WEIGHTED,
+    Source,
+    records,
+    thresholds,
+)
 from toolchain import KERNELS, ON_X86, compile_program, need, run
 
 from fastsoftmax import _api, _backend
@@ -42,19 +51,20 @@ def golden():
 
 def result_bytes(fs, record):
     """Return the bytes that a record's result has by the public functions."""
-    x, second, options = record.x, record.second, {}
+    x, second = record.x, record.second
     if record.dtype == "bfloat16":
         x = x.view(ml_dtypes.bfloat16)
         second = None if second is None else second.view(ml_dtypes.bfloat16)
+    options = {} if record.temperature == 1 else {"temperature": record.temperature}
     if record.function in ENTROPY:
-        loss, grad = fs.softmax_cross_entropy(
-            x, second, label_smoothing=record.parameter, return_grad=True
-        )
-        return loss.tobytes() + grad.tobytes()
-    if record.parameter != 1:
-        options["temperature"] = record.parameter
-    operands = [x] if second is None else [x, second]
-    return getattr(fs, record.function)(*operands, **options).tobytes()
+        options |= {"label_smoothing": record.smoothing, "sample_weight": record.weight}
+        results = fs.softmax_cross_entropy(x, second, return_grad=True, **options)
+    elif record.function == WEIGHTED:
+        results = fs.logsumexp(x, b=second, return_sign=True)
+    else:
+        operands = [x] if second is None else [x, second]
+        results = [getattr(fs, record.function)(*operands, **options)]
+    return b"".join(result.tobytes() for result in results)
 
 
 def hashes_of(fs, rows):
@@ -84,7 +94,9 @@ def test_the_golden_hashes_cover_every_function_and_dtype(rows, golden):
     expected |= {f"{f} {d}" for f in ENTROPY for d in DTYPES[:2]}
     families = {f"{key} {family}" for key in expected for family in ("thresholds", "cuts")}
     wide = (f"{f} {d}" for f in (*FUNCTIONS, *ENTROPY) for d in DTYPES[:2])
-    assert expected | families | {f"{key} borders" for key in wide} == set(golden)
+    families |= {f"{key} borders" for key in wide} | {f"{WEIGHTED} {d} weighted" for d in DTYPES}
+    families |= {f"{f} {d} weighted" for f in ENTROPY for d in DTYPES[:2]}
+    assert expected | families == set(golden)
 
 
 def test_every_nan_is_the_canonical_one(native_fs, rows):
@@ -297,19 +309,20 @@ def test_the_same_bits_in_any_layout_and_along_any_axis(native_fs, call, dtype, 
 )
 def test_the_same_bits_over_several_axes_as_over_one(native_fs, dtype, function):
     x, y = sample(dtype, 120)
-    operands, options = function.from_rows(x, y, -1), function.given(y)
-    (expected,) = function.call(native_fs, operands, **options)
+    operands = function.from_rows(x, y, -1)
+    expected = function.call(native_fs, operands, **function.given(y))
     axes_apart = {
         (1, 2): lambda a: a.reshape(ROWS, 3, 40),
         (0, 2): lambda a: np.ascontiguousarray(np.moveaxis(a.reshape(ROWS, 3, 40), 1, 0)),
         (2, 0): lambda a: np.ascontiguousarray(np.moveaxis(a.reshape(ROWS, 3, 40), 1, 0)),
     }
     for axes, lay_out in axes_apart.items():
-        changed = {name: lay_out(v) if np.ndim(v) else v for name, v in options.items()}
-        (got,) = function.call(native_fs, map(lay_out, operands), axis=axes, **changed)
-        if function.keeps_shape and axes != (1, 2):
-            got = np.moveaxis(got, 0, 1)
-        assert_same(got.reshape(expected.shape), expected)
+        changed = function.given(lay_out(y), axes)
+        results = function.call(native_fs, map(lay_out, operands), axis=axes, **changed)
+        for got, same in zip(results, expected, strict=True):
+            if function.keeps_shape and axes != (1, 2):
+                got = np.moveaxis(got, 0, 1)
+            assert_same(got.reshape(same.shape), same)
 
 
 @pytest.mark.parametrize(
@@ -320,18 +333,24 @@ def test_the_same_bits_in_place_and_into_any_out(native_fs, function, dtype, n):
     x, y = sample(dtype, n)
     operands, options = function.from_rows(x, y, -1), function.given(y)
 
+    if "return_grad" in function.options:
+        options["return_grad"] = True
+
     def call(*operands, out=None):
         return function.call(native_fs, operands, out=out, **options)
 
     expected = alone(native_fs, function.of_rows, x, y)
-    (fresh,) = call(*operands)
-    assert_same(fresh.reshape(expected.shape), expected)
+    results = call(*operands)
+    assert_same(function.joined(results, x), expected)
+    if "return_grad" in function.options:
+        gradients_in_place(function, native_fs, operands, options, results)
+    fresh = results[0]
     for lay_out in (np.copy, lambda a: at_offset(a, 20), *list(LAYOUTS.values())[:-1]):
         out = lay_out(np.zeros_like(fresh))
-        assert call(*operands, out=out) == (out,)
+        assert call(*operands, out=out)[0] is out
         assert_same(np.ascontiguousarray(out), fresh)
         for i, operand in enumerate(operands):
-            if operand.shape == fresh.shape:
+            if operand.shape == fresh.shape and operand.dtype == fresh.dtype:
                 same = list(operands)
                 same[i] = lay_out(operand.copy())
                 call(*same, out=same[i])
@@ -346,6 +365,24 @@ def test_the_same_bits_in_place_and_into_any_out(native_fs, function, dtype, n):
                 out = memory[1 + shift : len(memory) - 1 + shift]
                 call(*same, out=out)
                 assert_same(out, fresh)
+
+
+def gradients_in_place(function, fs, operands, options, expected):
+    """Demand the same bits of losses and gradients that go into what they are given, or one of them."""
+    logits, labels = operands
+    for lay_out in (np.copy, lambda a: at_offset(a, 20), *list(LAYOUTS.values())[:-1]):
+        loss, grad = (lay_out(np.zeros_like(result)) for result in expected)
+        same = lay_out(logits.copy())
+        for x, out in (
+            (logits, (loss, grad)),
+            (logits, (None, grad)),
+            (logits, (loss, None)),
+            (same, (loss, same)),
+        ):
+            got = function.call(fs, (x, labels), out=out, **options)
+            assert all(given is None or one is given for one, given in zip(got, out, strict=True))
+            for one, other in zip(got, expected, strict=True):
+                assert_same(np.ascontiguousarray(one), other)
 
 
 def test_the_same_bits_by_any_number_of_workers(native_fs, call, dtype):

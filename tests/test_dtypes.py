@@ -194,3 +194,17 @@ def test_longdouble_keeps_its_digits(fs):
         assert all(
             abs(g - e) < 4 * mpmath.mpf(2) ** -digits for g, e in zip(got, exact, strict=True)
         )
+
+
+def test_what_is_cast_is_cast_before_it_is_computed_in_float64(fs):
+    """As a cross-entropy of float64 labels, and a logsumexp with weights, are."""
+    rng = np.random.default_rng(0)
+    for x in (rng.normal(0, 30, (5, 40)), rng.integers(-(2**60), 2**60, (5, 40)) // 2**54):
+        single = x.astype(np.float32)
+        labels, weights = rng.random((5, 40)), rng.normal(size=(5, 40))
+        options = {"dtype": np.float32, "sample_weight": 2.5}
+        got = fs.softmax_cross_entropy(x, labels, **options)
+        np.testing.assert_array_equal(got, fs.softmax_cross_entropy(single, labels, **options))
+        got = fs.logsumexp(x, b=weights, dtype=np.float32, return_sign=True)
+        expected = fs.logsumexp(single, b=weights, dtype=np.float32, return_sign=True)
+        np.testing.assert_array_equal(got, expected)

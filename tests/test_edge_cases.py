@@ -6,8 +6,10 @@ import warnings
 import numpy as np
 import pytest
 from calls import MOST_DIMENSIONS
-from edge_cases import EDGE_CASES, NOT_A_NUMBER
+from edge_cases import EDGE_CASES, NOT_A_NUMBER, WEIGHTED_CASES
 from functions import CALLS, FUNCTIONS, SOFTMAX_BACKWARD
+
+from benchmarks.promised import Settings, promised, within
 
 try:
     import ml_dtypes
@@ -56,6 +58,132 @@ def test_edge_case(fs, dtype, x, where, softmax, log_softmax, logsumexp):
                 check(got, expected, dtype)
         for got in fs.logsumexp(array, axis, where=aligned):
             check(got[None], [logsumexp], dtype)
+
+
+# ---- weights of exponentials ----
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    ("x", "b", "where", "logarithm", "sign"),
+    [pytest.param(*case[1:], id=case[0]) for case in WEIGHTED_CASES],
+)
+def test_edge_case_of_weights(fs, dtype, x, b, where, logarithm, sign):
+    row, weights = np.array(x, dtype), np.array(b, dtype)
+    mask = None if where is None else np.array(where)
+    eps = max(np.finfo(name).eps for name in (dtype, "float64"))  # the table has float64's digits
+    size = eps * max(1, *abs(row[np.isfinite(row)].astype(float)), 1)
+    for array, axis in layouts(row):
+        for given in (weights, np.broadcast_to(weights, (2, len(b))), weights.astype(">f2")):
+            turned = given if axis != 0 or given.ndim == 2 else given[:, np.newaxis]
+            turned = turned.T if axis == 0 and given.ndim == 2 else turned
+            options = {"b": turned, "dtype": dtype}
+            options["where"] = mask if mask is None or axis != 0 else mask[:, np.newaxis]
+            logarithms, signs = fs.logsumexp(array, axis, return_sign=True, **options)
+            assert logarithms.dtype == signs.dtype == dtype
+            np.testing.assert_allclose(logarithms, [logarithm] * 2, rtol=0, atol=3 * size)
+            np.testing.assert_array_equal(signs, [sign] * 2)
+            alone = fs.logsumexp(array, axis, **options)
+            np.testing.assert_array_equal(alone, np.where(signs < 0, np.nan, logarithms))
+            for got in (logarithms, signs, alone):
+                check_nans(got)
+
+
+def check_nans(got):
+    if got.dtype.name in NOT_A_NUMBER:
+        bits = np.ascontiguousarray(got[np.isnan(got)]).view(f"u{got.itemsize}")
+        assert set(bits.tolist()) <= {NOT_A_NUMBER[got.dtype.name]}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_sign_of_a_sum_without_weights_is_1(fs, dtype):
+    x = np.array([[0, 1], [-np.inf, -np.inf], [np.nan, 1], [np.inf, 0]], dtype)
+    expected = fs.logsumexp(x)
+    for options in ({}, {"b": 1}, {"b": np.ones(2, dtype)}):
+        logarithms, signs = fs.logsumexp(x, return_sign=True, **options)
+        np.testing.assert_array_equal(logarithms, expected)
+        np.testing.assert_array_equal(signs, [1, 0, np.nan, 1])
+        assert signs.dtype == dtype
+    logarithm, sign = fs.logsumexp(x[0], return_sign=True)
+    assert isinstance(logarithm, np.generic)
+    assert isinstance(sign, np.generic)
+    out = np.full((4, 1), 7, dtype)
+    got, signs = fs.logsumexp(x, return_sign=True, keepdims=True, out=out)
+    assert got is out
+    assert signs.shape == (4, 1)
+    np.testing.assert_array_equal(out[:, 0], expected)
+    logarithms, signs = fs.logsumexp(x[:, :0], return_sign=True)
+    np.testing.assert_array_equal(logarithms, -np.inf)
+    np.testing.assert_array_equal(signs, 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_weights_of_any_magnitude(fs, dtype):
+    """No product overflows, and no term that counts is lost."""
+    for x, b, logarithm, sign in (
+        ([0, 0], [1e300, 1e300], 691.469, 1),
+        ([0, 0], [1e-300, 1e-300], -690.082, 1),
+        ([600, -600], [1e-300, -1e300], 90.776, -1),
+        ([80, -80, 0], [1e-300, 1e300, -1e-300], 610.776, 1),
+        ([1e4, 0], [1e-300, 1e300], 9309.224, 1),
+        ([-1e4, 0], [1e300, 1e-300], -690.776, 1),
+        ([0, 0, 0], [1e308, 1e308, 1e308], 710.295, 1),
+        ([700, 690], [1e-304, -1e-300], -0.591, 1),
+        ([4e37, 8e-15], [-1e283, -2e-56], 4e37, -1),
+        ([-1e37, -3e37, -2e37], [1, 1e300, -1e-300], -1e37, 1),
+    ):
+        row, weights = np.array([x], dtype), np.array([b])
+        settings = Settings((1,), b=weights, return_sign=True)
+        (exact, allowed), (signs, _) = promised("logsumexp", (row,), settings, fs.name)
+        np.testing.assert_allclose(float(exact[0]), logarithm, rtol=1e-7, atol=1e-3)
+        assert signs == sign
+        got = fs.logsumexp(row, b=weights, return_sign=True, dtype=dtype)
+        assert within(got[0], exact, allowed).all()
+        assert got[1] == sign
+
+
+def test_the_dtype_of_a_weighted_sum_is_that_of_both(fs):
+    for x, b, result in (
+        ("f4", "f4", "f4"), ("f4", "f8", "f8"), ("f8", "f4", "f8"), ("f2", "f4", "f4"), ("f4", "f2", "f4"),
+        ("f4", "i1", "f4"), ("f4", "i8", "f8"), ("i1", "f4", "f4"), ("i8", "i1", "f8"), ("f2", "?", "f2"),
+        ("f4", ">f8", "f8"), (">f4", ">f4", "f4"), ("f4", "g", "g"), ("g", "f4", "g"),
+    ):  # fmt: skip
+        given = np.zeros(3, x), np.ones(3, b)
+        got = fs.logsumexp(given[0], b=given[1])
+        assert got.dtype == np.dtype(result)
+        assert got.dtype.isnative
+        np.testing.assert_allclose(got, np.log(3), rtol=1e-3)
+        assert fs.logsumexp(given[0], b=given[1], dtype="f4").dtype == np.float32
+    for number in (2, 2.0, -3):  # has no dtype of its own
+        for dtype in ("f2", "f4", "f8", "i4"):
+            got = fs.logsumexp(np.zeros(3, dtype), b=number, return_sign=True)
+            assert got[0].dtype == (np.float64 if dtype == "i4" else dtype)
+            np.testing.assert_allclose(got[0], np.log(3 * abs(number)), rtol=1e-3)
+            assert got[1] == np.sign(number)
+    assert fs.logsumexp(np.zeros(3, "f4"), b=np.float64(2)).dtype == np.float64
+
+
+def test_16_bits_of_two_kinds_have_no_common_dtype(fs):
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    message = "^x and b must have a common dtype, got float16 and bfloat16; cast one of them$"
+    with pytest.raises(TypeError, match=message):
+        fs.logsumexp(np.zeros(3, np.float16), b=np.ones(3, bfloat16))
+    got = fs.logsumexp(np.zeros(3, np.float16), b=np.ones(3, bfloat16), dtype=np.float32)
+    np.testing.assert_allclose(got, np.log(3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("b", [(33,), (7, 1), (1, 33), (5, 1, 1), (5, 7, 33), (1,), ()], ids=str)
+def test_weights_are_broadcast(fs, b):
+    rng = np.random.default_rng(0)
+    x, weights = rng.normal(0, 3, (5, 7, 33)), rng.normal(0, 1, b)
+    full = np.broadcast_to(weights, x.shape)
+    for axis in (-1, 0, 1, None, (0, 2), ()):
+        total = (full * np.exp(x)).sum(axis=axis)
+        logarithms, signs = fs.logsumexp(x, axis, b=weights, return_sign=True)
+        np.testing.assert_array_equal(signs, np.sign(total))
+        cancelled = (abs(full) * np.exp(x)).sum(axis=axis) / abs(total)
+        error = abs(logarithms - np.log(abs(total)))
+        assert np.all(error <= 4e-15 * np.maximum(cancelled, 8))
 
 
 @pytest.mark.parametrize("n", [2, 15, 16, 17, 46, 64, 65, 130, 1000])
@@ -199,7 +327,7 @@ def test_every_nan_is_the_canonical_one(fs, call, dtype):
     for n, axis in itertools.product((1, 2, 3, 10, 16, 17, 64, 300), (-1, 0)):
         shape = (len(nans), n) if axis else (n, len(nans))
         plain = np.random.default_rng(n).uniform(0.5, 1, (2, *shape)).astype(dtype)
-        options = call.given(plain[1])
+        options = call.given(plain[1], axis)
         options |= {} if call.axes == "none" else {"axis": axis}
         options |= {"return_grad": True} if "return_grad" in call.options else {}
         for at, cast in itertools.product((0, 1) if takes_both else (0,), casts):
@@ -256,3 +384,13 @@ def test_as_many_dimensions_as_there_are(fs, function, dtype):
             out = np.full(np.shape(got[0]), 7, dtype)
             assert function.call(fs, operands, **options, out=out)[0] is out
             np.testing.assert_array_equal(out, got[0])
+
+
+def test_weights_that_enlarge_the_elements(fs):
+    x, b = np.arange(3.0)[:, np.newaxis], np.array([1, -2, 0.5, 0])
+    both = np.broadcast_to(x, (3, 4)).copy(), np.broadcast_to(b, (3, 4)).copy()
+    for options in ({"axis": 0}, {"axis": None}, {}, {"where": b > 0}):
+        got = fs.logsumexp(x, b=b, return_sign=True, **options)
+        expected = fs.logsumexp(both[0], b=both[1], return_sign=True, **options)
+        for one, other in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(one, other)

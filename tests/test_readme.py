@@ -16,9 +16,12 @@ from benchmarks import exact, worst_rows
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^##+ (.*?)\n(.*?)(?=^##+ |\Z)", README, re.MULTILINE | re.DOTALL))
 EXAMPLES = re.findall(r"```python\n(import .*?)```(?:\n+```text\n(.*?)```)?", README, re.DOTALL)
-SIGNATURES = re.findall(r"^(\w+)(\(.*\))$", SECTIONS["What there is"], re.MULTILINE)
+SIGNATURES = re.findall(r"^(\w+)(\([^)]*\))$", SECTIONS["What there is"], re.MULTILINE)
 TRANSLATIONS = re.findall(
-    r"^\| `.*?` \| (.*) \|$", SECTIONS["Coming from another library"], re.MULTILINE
+    r"^\| `.*?`.*? \| (.*) \|$", SECTIONS["Coming from another library"], re.MULTILINE
+)
+LEFT_OUT = dict(
+    re.findall(r"^\| (?!what )(.*?) \| (.*) \|$", SECTIONS["Left out on purpose"], re.MULTILINE)
 )
 
 
@@ -68,35 +71,181 @@ def test_every_function_is_listed():
     assert functions - listed <= {"get_workers", "set_workers", "show_config"}
 
 
-@pytest.mark.parametrize("translation", TRANSLATIONS)
-def test_translations_from_other_libraries_run(translation):
+def arguments():
+    """What the README's lines have names for."""
     rng = np.random.default_rng(0)
     names = {name: getattr(fastsoftmax, name) for name, _ in SIGNATURES}
-    names["x"] = rng.normal(size=(4, 5))
-    names["labels"] = rng.integers(0, 5, size=4)
-    names["targets"] = names["x"] ** 2 / np.sum(names["x"] ** 2, axis=1, keepdims=True)
+    x = rng.normal(size=(4, 5))
+    names |= {"np": np, "rng": rng, "x": x, "labels": rng.integers(0, 5, size=4), "n": 4}
+    names["targets"] = x**2 / np.sum(x**2, axis=1, keepdims=True)
     names["mask"] = rng.random((4, 5)) < 0.7
-    for code in re.findall(r"`(.*?)`", translation):
-        exec(code, names)
+    names |= {"b": rng.normal(size=5), "z": x + 1j, "s": rng.random(4), "w": rng.random(5)}
+    names |= {"temperatures": rng.random(4) + 0.5, "teacher": rng.normal(size=(4, 5)), "T": 2.0}
+    names["padded"] = np.where([True, False, True, True], names["labels"], -100)
+    names |= {"scores": rng.normal(size=(6, 2)), "indptr": np.array([0, 2, 2, 3, 6])}
+    names |= {"ids": np.array([3, 0, 2, 3, 0, 3]), "data": rng.normal(size=6), "counts": [2, 0, 4]}
+    return names
+
+
+def values(text, names):
+    """Run the lines in a text and return the values of those that have one."""
+    found = []
+    for code in re.findall(r"`(.*?)`", text):
+        if re.match(r"\w+=\S", code):  # an argument of the line before
+            found.append(eval(f"dict({code})", names))
+            continue
+        try:
+            found.append(eval(compile(code, "README.md", "eval"), names))
+        except SyntaxError:
+            exec(code, names)
+    return found
+
+
+@pytest.mark.parametrize("translation", TRANSLATIONS)
+def test_translations_from_other_libraries_run(translation):
+    values(translation, arguments())
+
+
+def test_translations_have_the_values_of_the_formulas():
+    names = arguments()
+    x, labels, teacher, padded = (names[key] for key in ("x", "labels", "teacher", "padded"))
+
+    def of(start):
+        (text,) = [text for text in TRANSLATIONS if text.startswith(f"`{start}")]
+        return values(text, names)[0]
+
+    def weights(logits):
+        return np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+
+    tempered = weights(x / names["temperatures"][:, np.newaxis])
+    np.testing.assert_allclose(of("softmax(x, axis=1, temperature=t"), tempered)
+    distilled = -4 * (weights(teacher / 2) * np.log(weights(x / 2))).sum(axis=-1)
+    np.testing.assert_allclose(of("softmax_cross_entropy(x, softmax("), distilled)
+    losses = -np.log(weights(x))[np.arange(4), labels]
+    np.testing.assert_allclose(
+        of("softmax_cross_entropy(x, padded"), losses[padded >= 0].sum(), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        of("softmax_cross_entropy(x, labels, sample_weight"), names["s"] * losses
+    )
+    data = names["data"]
+    np.testing.assert_allclose(of("segment_softmax(data"), [*weights(data[:2]), *weights(data[2:])])
+
+
+def test_the_recipe_of_segments_gives_the_gradients_of_each_segment():
+    names, _ = run(EXAMPLES[2][0])
+    scores, grad, of_nodes = (names[key] for key in ("scores", "grad", "grad_of_nodes"))
+    for node, edges in enumerate(map(slice, names["indptr"][:-1], names["indptr"][1:])):
+        if edges.start == edges.stop:
+            continue
+        y = fastsoftmax.softmax(scores[edges], axis=0)
+        logs = fastsoftmax.log_softmax(scores[edges], axis=0)
+        for name, expected in (
+            ("through_softmax", fastsoftmax.softmax_backward(grad[edges], y, axis=0)),
+            ("through_log_softmax", fastsoftmax.log_softmax_backward(grad[edges], logs, axis=0)),
+            ("through_logsumexp", y * of_nodes[node]),
+        ):
+            np.testing.assert_allclose(names[name][edges], expected, rtol=1e-12, atol=1e-15)
+
+
+def left_out(what, **changed):
+    names = {**arguments(), **changed}
+    return values(LEFT_OUT[what], names), names
+
+
+def test_what_is_left_out_has_a_line_each():
+    assert set(LEFT_OUT) == {
+        "complex input", '`reduction="mean"`', "weights of classes", "temperature 0", "sampling",
+        "sigmoid", "one-hot for +inf, which gives NaN", "segments by unsorted ids",
+    }  # fmt: skip
+
+
+def test_scipy_takes_complex_input_and_has_the_sigmoid():
+    special = pytest.importorskip("scipy.special")
+    scipy = __import__("scipy")
+    (found,), names = left_out("complex input", scipy=scipy)
+    np.testing.assert_allclose(found, special.logsumexp(names["x"], axis=-1) + 1j)
+    (one, other), names = left_out("sigmoid", scipy=scipy)
+    expected = 1 / (1 + np.exp(-names["x"]))
+    np.testing.assert_allclose(one, expected)
+    np.testing.assert_allclose(other, expected)
+
+
+def test_the_mean_loss_and_weights_of_classes():
+    (mean, total), names = left_out('`reduction="mean"`')
+    losses, grad = fastsoftmax.softmax_cross_entropy(names["x"], names["labels"], return_grad=True)
+    np.testing.assert_allclose([mean, total], losses.mean())
+    np.testing.assert_allclose(names["grad"], grad / 4)
+    (weighed, argument), names = left_out("weights of classes")
+    factor = names["w"][names["labels"]]
+    np.testing.assert_allclose(weighed, factor * losses)
+    of_torch = fastsoftmax.softmax_cross_entropy(names["x"], names["labels"], **argument).sum()
+    np.testing.assert_allclose(of_torch, np.average(losses, weights=factor))
+
+
+def test_temperature_0_and_inf_as_one_hot():
+    (at, one_hot), names = left_out("temperature 0")
+    np.testing.assert_array_equal(one_hot.argmax(axis=-1), at)
+    cold = fastsoftmax.softmax(names["x"], temperature=1e-5)
+    np.testing.assert_array_equal(one_hot, cold)
+    x = np.array([[np.inf, 1, np.inf], [0, 0, -np.inf], [5, np.inf, 0]])
+    (found,), _ = left_out("one-hot for +inf, which gives NaN", x=x)
+    np.testing.assert_array_equal(found, [[0.5, 0, 0.5], [0.5, 0.5, 0], [0, 1, 0]])
+
+
+def test_segments_by_unsorted_ids():
+    _, names = left_out("segments by unsorted ids")
+    for node in range(4):
+        edges = names["ids"] == node
+        expected = fastsoftmax.softmax(names["scores"][edges], axis=0)
+        np.testing.assert_array_equal(names["p"][edges], expected)
+
+
+def refused(draw, probabilities):
+    """Return how many rows cannot be drawn from."""
+    count = 0
+    for row in probabilities:
+        try:
+            draw(row)
+        except ValueError:
+            count += 1
+    return count
+
+
+def test_probabilities_in_float64_can_be_drawn_from():
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 8, (300, 256)).astype(np.float32)
+    narrow = fastsoftmax.softmax(x)
+    for multinomial in (rng.multinomial, np.random.RandomState(0).multinomial):
+        assert 70 <= refused(lambda p, draw=multinomial: draw(1, p), narrow) <= 140
+    for row in x:
+        (one, all_of_them), _ = left_out("sampling", x=row[np.newaxis])
+        assert 0 <= one < 256
+        assert all_of_them.shape == (1,)
+    (_, drawn), _ = left_out("sampling", x=np.where(np.eye(256) == 1, 100, x[:256]))
+    assert np.mean(drawn == np.arange(256)) == 1
 
 
 GRADIENT = exact.BOUND_GRADIENT
 BOUNDS = {
     "`softmax`": (exact.BOUND["softmax"], r"(segment_)?softmax(, masked)?"),
-    "`softmax` with a temperature": (exact.BOUND_TEMPERED, "softmax, tempered"),
+    "`softmax` with a temperature": (
+        exact.BOUND_TEMPERED,
+        r"(segment_)?softmax, tempered( by row)?",
+    ),
     "`softmax`, results just above the smallest normal number": (
         exact.BOUND_NEAR_SUBNORMAL,
         r".*: near the subnormal",
     ),
     "`softmax`, results below that": (exact.BOUND_SUBNORMAL, r".*: subnormal"),
-    "`log_softmax`, near 0 too": (exact.BOUND["log_softmax"], r"log_softmax(, .*)?"),
+    "`log_softmax`, near 0 too": (exact.BOUND["log_softmax"], r"(segment_)?log_softmax(, .*)?"),
     "`logsumexp`, of the larger of `abs(max)` and the result": (
         exact.BOUND["logsumexp"],
-        r"logsumexp(, .*)?",
+        r"(segment_)?logsumexp(, .*)?",
     ),
     "`softmax_cross_entropy`, with any labels and smoothing": (exact.BOUND_LOSS, r".*: loss"),
     "its gradient": (GRADIENT["softmax_cross_entropy"], r".*: gradient"),
-    "`log_softmax_backward`": (GRADIENT["log_softmax_backward"], "log_softmax_backward"),
+    "`log_softmax_backward`": (GRADIENT["log_softmax_backward"], "log_softmax_backward(, masked)?"),
     "`softmax_backward`": (GRADIENT["softmax_backward"], "softmax_backward"),
 }
 """What the table of bounds has a line for: its bound, and the titles of the rows that were found."""

@@ -72,7 +72,7 @@ def made(function, layout, many=MANY):
     if (several and function.axes != "several") or (axis != -1 and function.axes == "none"):
         return None
     operands = (x, y)[: len(function.operands)] if several else function.from_rows(x, y, axis)
-    options = function.given(y)
+    options = function.given(y, axis)
     if function.axes != "none":
         options["axis"] = axis
     return lambda fs, **more: function.call(fs, operands, **options, **more)

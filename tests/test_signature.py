@@ -152,6 +152,15 @@ check((fs.logsumexp(x) == np.log(np.float32(2))).all(), "logsumexp")
 loss, grad = fs.softmax_cross_entropy(x, [0, 1], return_grad=True)
 check((abs(grad) == 0.5).all() and (loss == fs.logsumexp(x)).all(), "cross-entropy")
 check(fs.segment_softmax(x[0], [0, 1, 2]).tolist() == [1, 1], "segments")
+check(fs.segment_log_softmax(x, [0, 1, 2]).tolist() == [[0, 0], [0, 0]], "segments")
+check(fs.segment_logsumexp(x[0], [0, 1, 2]).tolist() == [0, 0], "segments")
+check((fs.softmax(x, temperature=[[1], [2]]) == 0.5).all(), "temperatures")
+log, sign = fs.logsumexp(x, b=np.array([1, -1], "f4"), return_sign=True)
+check((log == -np.inf).all() and (sign == 0).all(), "weights of exponentials")
+loss, grad = fs.softmax_cross_entropy(
+    x.copy(), [0, 9], ignore_index=9, sample_weight=[2, 2], return_grad=True, out=(loss, grad)
+)
+check(loss[1] == 0 and (grad == [[-1, 1], [0, 0]]).all(), "weights of losses")
 check((fs.log_softmax_backward(x, fs.log_softmax(x)) == 0).all(), "gradient")
 for options in ({"dim": 1}, {"axis": 2}, {"workers": True}, {"temperature": 0}, {"where": 1}):
     try:

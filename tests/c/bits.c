@@ -15,11 +15,11 @@
 #include "kernels.h"
 
 /* A record's function is one of fsm_rows, or one of these. */
-enum { ENTROPY_OF_LABELS = FSM_ROW_FUNCTIONS, ENTROPY_OF_TARGETS };
+enum { ENTROPY_OF_LABELS = FSM_ROW_FUNCTIONS, ENTROPY_OF_TARGETS, LOGSUMEXP_WITH_WEIGHTS };
 
 typedef struct {
     int64_t function, dtype, rows, n;
-    double parameter; /* the temperature; the smoothing of a cross-entropy */
+    double temperature, smoothing, weight; /* the last two of a cross-entropy */
 } header;
 
 static const size_t sizes[FSM_DTYPES] = {4, 8, 2, 2};
@@ -77,19 +77,22 @@ static void set_operand(fsm_plan *plan, enum fsm_operand operand, void *memory,
 
 static void run_record(const header *h) {
     const int labelled = h->function == ENTROPY_OF_LABELS;
-    const int is_entropy = h->function >= FSM_ROW_FUNCTIONS;
-    const enum fsm_function function =
-        is_entropy ? FSM_CROSS_ENTROPY : (enum fsm_function)h->function;
+    const int is_entropy = labelled || h->function == ENTROPY_OF_TARGETS;
+    const int weighted = h->function == LOGSUMEXP_WITH_WEIGHTS;
+    const enum fsm_function function = is_entropy ? FSM_CROSS_ENTROPY
+                                       : weighted ? FSM_LOGSUMEXP
+                                                  : (enum fsm_function)h->function;
     const enum fsm_dtype dtype = (enum fsm_dtype)h->dtype;
+    const enum fsm_dtype computing = weighted || dtype == FSM_F64 ? FSM_F64 : FSM_F32;
     const size_t rows = (size_t)h->rows, n = (size_t)h->n, size = sizes[dtype], row = n * size;
     const int single = is_entropy || function == FSM_LOGSUMEXP;
     fsm_plan plan = {
         .kernels = kernels,
         .function = function,
-        .computing = dtype == FSM_F64 ? FSM_F64 : FSM_F32,
-        .temperature = fsm_make_temperature(is_entropy ? 1.0 : h->parameter,
-                                            dtype == FSM_F64 ? FSM_F64 : FSM_F32),
-        .smoothing = is_entropy ? h->parameter : 0.0,
+        .computing = computing,
+        .temperature = fsm_make_temperature(h->temperature, computing),
+        .smoothing = h->smoothing,
+        .weight = h->weight,
         .outer = 1,
         .inner = 1,
     };
@@ -98,13 +101,13 @@ static void run_record(const header *h) {
     set_operand(&plan, FSM_X, read_bytes(rows * row), dtype, row, size);
     if (labelled) {
         set_operand(&plan, FSM_Y, read_bytes(rows * sizeof(int64_t)), FSM_I64, sizeof(int64_t), 0);
-    } else if (is_entropy || function >= FSM_SOFTMAX_BACKWARD) {
+    } else if (is_entropy || weighted || function >= FSM_SOFTMAX_BACKWARD) {
         set_operand(&plan, FSM_Y, read_bytes(rows * row), dtype, row, size);
     }
-    const size_t width = single ? size : row;
+    const size_t width = single ? size : row, second = weighted ? size : is_entropy ? row : 0;
     set_operand(&plan, FSM_OUT, allocate(rows * width), dtype, width, single ? 0 : size);
-    if (is_entropy) {
-        set_operand(&plan, FSM_GRAD, allocate(rows * row), dtype, row, size);
+    if (second) {
+        set_operand(&plan, FSM_GRAD, allocate(rows * second), dtype, second, weighted ? 0 : size);
     }
     enum fsm_status status = fsm_prepare(&plan, NULL);
     void *scratch = allocate(plan.scratch + 64);
@@ -113,8 +116,8 @@ static void run_record(const header *h) {
         fail("the plan failed");
     }
     write_bytes(plan.base[FSM_OUT], rows * width);
-    if (is_entropy) {
-        write_bytes(plan.base[FSM_GRAD], rows * row);
+    if (second) {
+        write_bytes(plan.base[FSM_GRAD], rows * second);
     }
     free(scratch);
     for (int operand = 0; operand < FSM_OPERANDS; operand++) {
