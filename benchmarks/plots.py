@@ -136,6 +136,10 @@ def _within(value: float, limits: tuple[float, float]) -> bool:
     return limits[0] <= value <= limits[1]
 
 
+MOST_ULP = 1e20
+"""Larger errors are drawn as this one: what is wrong in every digit would flatten the others."""
+
+
 def accuracy(document: Document) -> Figure:
     """Draw the max ULP by family for each function and dtype."""
     panels = groups(document)
@@ -148,7 +152,7 @@ def accuracy(document: Document) -> Figure:
         for name in libraries(entries):
             found = {e["family"]: e["max_ulp"] for e in entries if e["library"] == name}
             x = [i for i, family in enumerate(families) if family in found]
-            y = [max(found[families[i]], 0.1) for i in x]
+            y = [min(max(found[families[i]], 0.1), MOST_ULP) for i in x]
             ours = name.startswith("fastsoftmax")
             colour = OURS if ours else COLOURS.get(name)
             axes.scatter(x, y, color=colour, s=60 if ours else 24, label=name, zorder=4 + ours)
