@@ -500,8 +500,14 @@ def _first(array: Array, chosen: Array) -> str:
 def _enlarged(x: Array, b: Array) -> Array:
     """Return x with the shape that it and its weights broadcast to together."""
     try:
-        return np.broadcast_to(x, np.broadcast_shapes(x.shape, b.shape))
+        np.broadcast_to(b, x.shape)
     except ValueError:
+        pass
+    else:
+        return x
+    try:
+        return np.broadcast_to(x, np.broadcast_shapes(x.shape, b.shape))
+    except (ValueError, RuntimeError):  # the latter for more than 32 dimensions
         raise ValueError(
             f"b must have a shape that broadcasts with the shape {x.shape} of x, got {b.shape}"
         ) from None

@@ -113,7 +113,7 @@ def an_output(draw, call, named):
     if not given:
         return None
     i = draw(st.sampled_from(given))
-    out = named["out"][i] if call.is_tuple else named["out"]
+    out = call.into()[i]
     locked = out[...]
     locked.flags.writeable = False
     wrong = [
@@ -205,7 +205,8 @@ def an_array_of_numbers(draw, call, named):
     if name != "b":
         shapes = [((2, *shape), "be broadcastable to"), ((*shape, 7), "be broadcastable to")]
     else:  # may enlarge x
-        shapes = [((shape[-1] + 1,), "have a shape that broadcasts with")] * (shape[-1:] > (1,))
+        text = "have a shape that broadcasts with"
+        shapes = [((shape[-1] + 1,), text)] if shape and shape[-1] > 1 else []
     wrong = [
         *((np.ones(other), ValueError, f"{name} must {text}") for other, text in shapes),
         (draw(st.sampled_from(list(other_types(shape)))), TypeError, f"{name} must be {kind}"),

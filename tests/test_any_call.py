@@ -147,6 +147,9 @@ def test_any_invalid_call_is_refused_in_the_same_words_and_writes_nothing(fs, nu
 
 # ---- the two ways to a plan: a C function's own, and the rules ----
 
+# They are the same for every instruction set.
+BEST = pytest.mark.parametrize("native_name", _backend.INSTRUCTION_SETS[:1], indirect=True)
+
 
 def outcome(call, fs):
     """Return the results of a call and what else is in memory, which is left as it was."""
@@ -161,6 +164,7 @@ def outcome(call, fs):
     return results, after
 
 
+@BEST
 @given(calls())
 @tried(1000)
 def test_any_call_gives_the_same_directly_and_by_the_rules(native_fs, rules_fs, call):
@@ -176,6 +180,7 @@ def test_any_call_gives_the_same_directly_and_by_the_rules(native_fs, rules_fs, 
         assert have_the_same_bits(got, expected)
 
 
+@BEST
 @given(invalid_calls())
 @tried(900)
 def test_any_invalid_call_is_refused_in_the_same_words_by_the_rules(native_fs, rules_fs, call):
@@ -222,6 +227,10 @@ def may_be_taken_directly(call):
         return False
     if not all(is_plain_argument(*item) for item in call.passed.items()):
         return False
+    if "b" in call.named and call.passed.get("dtype") is None:
+        weights = call.named["b"].of(call.memory)
+        if x.dtype.kind in "biu" or weights.dtype.kind in "biu":
+            return False  # NumPy says of which dtype both are together
     is_weighted = "b" in call.passed or "b" in call.named
     if is_cast_early(call.passed.get("dtype"), inputs, is_wide=is_weighted):
         return False
@@ -233,6 +242,7 @@ def may_be_taken_directly(call):
     )
 
 
+@BEST
 @given(calls())
 @tried(2000)
 def test_a_call_that_needs_no_rule_does_not_go_through_them(direct_fs, native_fs, call):
@@ -243,6 +253,7 @@ def test_a_call_that_needs_no_rule_does_not_go_through_them(direct_fs, native_fs
         run(call, direct_fs)
 
 
+@BEST
 @pytest.mark.parametrize("function", FUNCTIONS, ids=str)
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE], ids=str)
 def test_every_way_to_write_an_option_is_taken_without_a_detour(direct_fs, function, dtype):
@@ -257,6 +268,7 @@ def test_every_way_to_write_an_option_is_taken_without_a_detour(direct_fs, funct
                 function.call(direct_fs, operands, **{} if value is OMITTED else {option: value})
 
 
+@BEST
 @pytest.mark.parametrize("function", CALLS, ids=str)
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE], ids=str)
 def test_results_go_into_an_operand_without_a_detour(direct_fs, function, dtype):
@@ -272,6 +284,7 @@ def test_results_go_into_an_operand_without_a_detour(direct_fs, function, dtype)
                 assert got is taken[i]
 
 
+@BEST
 @pytest.mark.parametrize("function", CALLS, ids=str)
 def test_lists_are_taken_without_a_detour(direct_fs, native_fs, function):
     rng = np.random.default_rng(0)
