@@ -259,7 +259,7 @@ def logsumexp(
         The axis to sum over; None is all axes together, a tuple those axes together.
     b : array_like, optional
         Weights of the exponentials: finite, of either sign. A 0 takes its element out, whatever
-        that is. `x` and `b` are broadcast to one shape, which is then that of `x`.
+        that is. `x` is broadcast with it, and has the shape of both then.
     where : array_like of bool, optional
         Which elements take part (True), broadcast to the shape of `x`. The others are not read.
     keepdims : bool, default False

@@ -137,6 +137,7 @@ def drawn(strategy, count):
         found.append(call)
 
     draw()
+    gc.callbacks.clear()  # what a signal handler raises in one, as hypothesis has, is lost
     return found
 
 

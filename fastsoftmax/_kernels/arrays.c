@@ -720,7 +720,7 @@ static void read_temperatures(const fsm_plan *p, rows_at at, size_t first, size_
     }
 }
 
-/* Rows of results from an operand on. */
+/* Where a row of an operand begins; NULL where it is absent. */
 static char *row_of(rows_at at, size_t row) {
     return at.base ? at.base + (ptrdiff_t)row * at.step : NULL;
 }
@@ -756,8 +756,8 @@ static int compute_entropies(const part *part, const rows_at *at, size_t rows) {
         }
         for (size_t r = 0, end; r < count; r = end) {
             const size_t row = first + r;
-            char *const loss = at[FSM_OUT].base + row * size, *const grad =
-                                                                  row_of(at[FSM_GRAD], row);
+            char *const loss = at[FSM_OUT].base + row * size;
+            char *const grad = row_of(at[FSM_GRAD], row);
             if (leaves_out(p) && given.left_out[r]) {
                 end = r + 1;
                 memset(loss, 0, size);
