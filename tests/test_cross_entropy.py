@@ -731,3 +731,15 @@ def test_smoothed_targets_that_add_up_to_more_than_1(fs):
     exact = promised("softmax_cross_entropy", operands, Settings((1,), **options), fs.name)
     for got, (values, allowed) in zip(results, exact, strict=True):
         assert within(got, values, allowed).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "longdouble"])
+def test_a_temperature_brings_a_sum_beyond_the_format_back(fs, dtype):
+    """Found by the search: that of ten times as much probability as there is, not yet divided."""
+    largest = np.finfo(dtype).max
+    x = np.full((1, 700), -largest)
+    x[0, 5] = 0
+    shares = np.full((1, 700), 0.0125, dtype)
+    loss = fs.softmax_cross_entropy(x, shares, temperature=341.0)
+    expected = 699 * (shares[0, 0] / 341) * largest
+    np.testing.assert_allclose(loss, [expected], rtol=1e-6)

@@ -288,10 +288,11 @@ FSM_INLINE double F(tempered)(double a, const fsm_temperature *t) {
     return a * t->inv_hi * t->scale;
 }
 
-/* The loss where a sum has overflowed, at an impossible class or for a distance beyond the format;
- * from distances halved. */
-FSM_NOINLINE REAL F(entropy_special)(const F(entropy) *e, REAL maximum, pair logarithm) {
-    const double top = 0.5 * (double)maximum;
+/* The loss where a sum has overflowed, at an impossible class or for distances near the format's
+ * end: from distances times `scale`, a power of two. */
+FSM_NOINLINE double F(scaled_loss)(const F(entropy) *e, REAL maximum, pair logarithm,
+                                   double scale) {
+    const double top = scale * (double)maximum;
     pair sum = {0.0, 0.0};
     pair mass = {0.0, 0.0};
     FSM_PIECES(first, end, e->n, e->watch) {
@@ -301,15 +302,23 @@ FSM_NOINLINE REAL F(entropy_special)(const F(entropy) *e, REAL maximum, pair log
             const double t = given * e->keep + share;
             mass = pair_sum(mass, (pair){t, 0.0});
             if (t != 0) {
-                const double term = t * (top - 0.5 * (double)e->x[i]);
+                const double term = t * (top - scale * (double)e->x[i]);
                 if (!(term < (double)INFINITY)) {
-                    return (REAL)(term * e->weight);
+                    return term * e->weight;
                 }
                 sum = pair_sum(sum, (pair){term, 0.0});
             }
         }
     }
-    return (REAL)((2 * F(tempered)(sum.hi, e->t) + mass.hi * logarithm.hi) * e->weight);
+    return (F(tempered)(sum.hi, e->t) / scale + mass.hi * logarithm.hi) * e->weight;
+}
+
+/* Halves are enough, but where a temperature brings back what overflows even so: of these no sum
+ * does for targets below 2^449. A loss beyond the format stays what the halves make of it. */
+FSM_NOINLINE REAL F(entropy_special)(const F(entropy) *e, REAL maximum, pair logarithm) {
+    const double loss = F(scaled_loss)(e, maximum, logarithm, 0.5);
+    const double again = loss - loss == 0 ? loss : F(scaled_loss)(e, maximum, logarithm, 0x1p-512);
+    return (REAL)(again - again == 0 ? again : loss);
 }
 
 /* a = weight / T, the factor of a row's gradient. */
