@@ -115,7 +115,7 @@ def distance(got: Array, exact: Array) -> Array:
     if got.dtype != np.longdouble:
         end *= 1 + np.longdouble(limits.eps) / 2  # what rounds up to more is infinite
     values = got.astype(np.longdouble)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         off = abs(np.clip(values, -end, end) - np.clip(exact, -end, end))
     same = (values == exact) | (np.isnan(values) & np.isnan(exact))
     return np.where(same, 0, np.where(np.isfinite(exact) & ~np.isnan(values), off, np.inf))
