@@ -73,6 +73,25 @@ def test_what_further_axes_hold_are_rows_of_their_own(fs, dtype, name, shape):
         check_the_same(fs, data, expected)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(), (3,), (8,), (33,)])
+def test_many_short_segments(native_fs, dtype, name, shape):
+    """Those of one length are computed together, wherever they lie; some have rows that are not."""
+    rng = np.random.default_rng(len(shape) and shape[0])
+    lengths = rng.geometric(0.2, 2500 if shape == () else 300) - 1
+    lengths[rng.random(len(lengths)) < 0.02] *= 30
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    data = rng.normal(0, 3, (indptr[-1], *shape)).astype(dtype)
+    places = rng.random(data.shape) < 0.003
+    data[places] = rng.choice([np.nan, np.inf, -np.inf, 5000, -1e30], data.shape)[places]
+    function = getattr(native_fs, name)
+    expected = each_alone(native_fs, name, data, indptr)
+    check_the_same(native_fs, function(data, indptr), expected)
+    if name != "segment_logsumexp":
+        check_the_same(native_fs, function(data, indptr, out=data), expected)
+
+
 @pytest.mark.parametrize("name", NAMES[:2])
 @pytest.mark.parametrize("temperature", [0.3, 2, np.float32(0.7), np.array(5.0)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

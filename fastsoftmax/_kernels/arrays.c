@@ -31,9 +31,6 @@
 #define LINE 64
 /* Operands of more bytes than this leave the caches that are a core's own. */
 #define FAR_FROM ((size_t)6 * 1024 * 1024)
-/* More memory than this comes fresh from the operating system (glibc's largest threshold; elsewhere
- * it is lower): its pages are zeroed, in the cache, when they are first written to. */
-#define FRESH_ABOVE ((size_t)32 * 1024 * 1024)
 /* A strip's rows take about half of a small L2. */
 #define STRIP_BYTES (256 * 1024)
 #define STRIP_ROWS 64
@@ -43,8 +40,22 @@
 #define BESIDE_PART 512
 /* Of that many indices threads take parts of about the same size. */
 #define ENOUGH_PARTS 16
-/* Segments that are run one after the other have together this many elements at most. */
+/* More memory than this comes fresh from the operating system (glibc's largest threshold; elsewhere
+ * it is lower): its pages are zeroed, in the cache, when they are first written to. */
+#define FRESH_ABOVE ((size_t)32 * 1024 * 1024)
+/* Segments of this many elements at most are taken together: where they are staged; of each row
+ * where they lie side by side (whose lines are half of a small L1); where the kernels take them as
+ * they lie. Of as many segments the pointers are read at a time. */
 #define GROUP_ELEMENTS 2048
+#define GROUP_ELEMENTS_BESIDE 512
+#define GROUP_ELEMENTS_DIRECT 16384
+#define GROUP_SEGMENTS 1024
+/* From so many segments on they are sorted by their lengths, up to this one; from so many alike on
+ * these are a batch, copied to a block of so many bytes. */
+#define SORTED_SEGMENTS 128
+#define SORTED_LENGTH 64
+#define ALIKE 4
+#define SORTED_BYTES 8192
 /* Class indices copied and checked at a time. */
 #define LABELS 256
 /* Temperatures the same. */
@@ -352,6 +363,10 @@ static void read_native(enum fsm_dtype dtype, const char *from, ptrdiff_t step, 
 static void read_indices(const fsm_plan *p, const char *from, ptrdiff_t step, size_t n,
                          int64_t *to) {
     const enum fsm_dtype dtype = p->dtype[FSM_Y];
+    if (dtype == FSM_I64 && step == sizeof *to && !p->foreign[FSM_Y]) {
+        memcpy(to, from, n * sizeof *to);
+        return;
+    }
     if (!(p->foreign[FSM_Y] & FSM_SWAPPED)) {
         read_native(dtype, from, step, n, to);
         return;
@@ -1191,30 +1206,58 @@ static int for_each_prefix(const part *all, int (*run)(const part *at, size_t ro
 
 /* ---- segments ---- */
 
-/* Calls `run` for groups of the segments from `first` up to `last`, each group of at most
- * GROUP_ELEMENTS elements or of one segment of at most `longest`, whose pointers, as they are read
- * now, are in order and within the data. */
-static int for_each_group(const part *all, size_t first, size_t last, size_t longest,
+/* Reads where some segments begin and the last ends; `longest` becomes the length of the longest, if
+ * that is longer. Returns a status: whether they are in order and within the data. */
+static int read_pointers(const fsm_plan *p, size_t first, size_t segments, int64_t *pointer,
+                         size_t *longest) {
+    const ptrdiff_t step = p->segments.step[FSM_Y];
+    uint64_t widest = *longest, highest;
+    read_indices(p, p->base[FSM_Y] + (ptrdiff_t)first * step, step, segments + 1, pointer);
+    highest = (uint64_t)pointer[0];
+    for (size_t s = 0; s < segments; s++) {
+        const uint64_t end = (uint64_t)pointer[s + 1], n = end - (uint64_t)pointer[s];
+        widest = n > widest ? n : widest; /* where they decrease, n is large */
+        highest = end > highest ? end : highest;
+    }
+    *longest = (size_t)widest;
+    return widest > p->dimension[p->outer].extent || highest > p->dimension[p->outer].extent
+               ? FSM_BAD_INDEX
+               : 0;
+}
+
+/* The length of the longest segment. */
+static int measure_segments(const part *all, size_t *longest) {
+    const size_t last = all->plan->segments.extent;
+    int64_t pointer[GROUP_SEGMENTS + 1];
+    int status = 0;
+    for (size_t first = 0, count; first < last && !status; first += count) {
+        count = last - first < GROUP_SEGMENTS ? last - first : GROUP_SEGMENTS;
+        status = read_pointers(all->plan, first, count, pointer, longest);
+        status = status ? status : fsm_stops_after(all->watch, count);
+    }
+    return status;
+}
+
+/* Calls `run` for groups of the segments from `first` up to `last`, each group of at most `most`
+ * elements or of one segment. Another thread may have changed the pointers since they were
+ * measured: as they are read now, none is longer than the longest was. */
+static int for_each_group(const part *all, size_t first, size_t last, size_t most,
                           int (*run)(const part *group, size_t start, void *context),
                           void *context) {
     const fsm_plan *p = all->plan;
-    const fsm_dimension *data = &p->dimension[p->outer];
-    const ptrdiff_t step = p->segments.step[FSM_Y];
-    int64_t pointer[LABELS + 1];
+    int64_t pointer[GROUP_SEGMENTS + 1];
     int status = 0;
-    for (; first < last && !status; first += LABELS) {
-        const size_t count = last - first < LABELS ? last - first : LABELS;
-        read_indices(p, p->base[FSM_Y] + (ptrdiff_t)first * step, step, count + 1, pointer);
-        for (size_t i = 0; i < count; i++) {
-            if (pointer[i] < 0 || pointer[i] > pointer[i + 1] ||
-                (size_t)pointer[i + 1] > data->extent ||
-                (size_t)(pointer[i + 1] - pointer[i]) > longest) {
-                return FSM_BAD_INDEX;
-            }
+    for (; first < last && !status; first += GROUP_SEGMENTS) {
+        const size_t count = last - first < GROUP_SEGMENTS ? last - first : GROUP_SEGMENTS;
+        size_t longest = p->longest;
+        status = read_pointers(p, first, count, pointer, &longest);
+        if (status || longest > p->longest) {
+            return FSM_BAD_INDEX;
         }
         for (size_t i = 0, end; i < count && !status; i = end) {
             part group = *all;
-            for (end = i + 1; end < count && pointer[end + 1] - pointer[i] <= GROUP_ELEMENTS;) {
+            end = (size_t)(pointer[count] - pointer[i]) <= most ? count : i + 1;
+            while (end < count && (size_t)(pointer[end + 1] - pointer[i]) <= most) {
                 end++;
             }
             group.pointer = pointer + i;
@@ -1227,25 +1270,168 @@ static int for_each_group(const part *all, size_t first, size_t last, size_t lon
     return status;
 }
 
-/* A group as rows of the kernels, `row` being the same for all of them but for this: data of one
- * axis, as they lie. */
+/* Segments of a group where they lie: those of data of one axis. */
+typedef struct {
+    const part *group;
+    fsm_rows_function *compute;
+    const char *x;
+    char *out;
+    ptrdiff_t x_step, out_step; /* from an element to the next, or a result of one a segment */
+    size_t size;
+    int single;
+} lying_segments;
+
+static char *result_of(const lying_segments *at, size_t segment) {
+    const ptrdiff_t start = (ptrdiff_t)at->group->pointer[segment];
+    return at->out + (at->single ? (ptrdiff_t)segment : start) * at->out_step;
+}
+
+static void run_segment(const lying_segments *at, fsm_rows *row, size_t segment) {
+    const int64_t *pointer = at->group->pointer + segment;
+    row->n = (size_t)(pointer[1] - pointer[0]);
+    row->x = at->x + (ptrdiff_t)pointer[0] * at->x_step;
+    row->out = result_of(at, segment);
+    if (row->n) {
+        at->compute(row);
+    } else if (at->single) {
+        set_number(row->out, at->group->plan->computing, -INFINITY);
+    }
+}
+
+/* Copies 4 bytes or more, a multiple of 4, most often 64 at most. */
+static inline void copy_few(char *to, const char *from, size_t bytes) {
+    if (bytes > 64) {
+        memcpy(to, from, bytes);
+    } else if (bytes >= 16) {
+        for (size_t i = 0; i + 16 < bytes; i += 16) {
+            memcpy(to + i, from + i, 16);
+        }
+        memcpy(to + bytes - 16, from + bytes - 16, 16);
+    } else if (bytes >= 8) {
+        memcpy(to, from, 8);
+        memcpy(to + bytes - 8, from + bytes - 8, 8);
+    } else {
+        memcpy(to, from, 4);
+    }
+}
+
+/* Between a block of rows and where they lie. */
+static inline void move_some(const lying_segments *at, const uint16_t *segment, size_t count,
+                             size_t bytes, char *block, int gathers) {
+    const int64_t *pointer = at->group->pointer;
+    for (size_t r = 0; r < count; r++, block += bytes) {
+        if (gathers) {
+            copy_few(block, at->x + (ptrdiff_t)pointer[segment[r]] * at->x_step, bytes);
+        } else {
+            copy_few(result_of(at, segment[r]), block, bytes);
+        }
+    }
+}
+
+/* The same; of few bytes a row, known to the compiler. */
+static inline void move_rows(const lying_segments *at, const uint16_t *segment, size_t count,
+                             size_t bytes, char *block, int gathers) {
+#define MOVE(size)                                                                                 \
+    case size:                                                                                     \
+        move_some(at, segment, count, size, block, gathers);                                       \
+        return
+    switch (bytes) {
+        MOVE(4);
+        MOVE(8);
+        MOVE(12);
+        MOVE(16);
+        MOVE(20);
+        MOVE(24);
+        MOVE(28);
+        MOVE(32);
+    default:
+        move_some(at, segment, count, bytes, block, gathers);
+    }
+#undef MOVE
+}
+
+/* Segments of the same length as rows of a batch, in a block that they are copied to: the bits of a
+ * row are the same there. */
+static void run_alike(const lying_segments *at, const fsm_rows *row, const uint16_t *segment,
+                      size_t count, size_t n) {
+    uint64_t memory[SORTED_BYTES / sizeof(uint64_t) + LINE / sizeof(uint64_t)];
+    char *const block = (char *)memory + (LINE - (uintptr_t)memory % LINE) % LINE;
+    const size_t bytes = n * at->size, result = at->single ? at->size : bytes;
+    const size_t most = SORTED_BYTES / bytes / TILE * TILE;
+    fsm_rows batch = *row;
+    batch.n = n;
+    batch.x = batch.out = block;
+    batch.x_stride = (ptrdiff_t)bytes;
+    batch.out_stride = (ptrdiff_t)result;
+    for (size_t first = 0; first < count; first += batch.rows) {
+        batch.rows = count - first < most ? count - first : most;
+        move_rows(at, segment + first, batch.rows, bytes, block, 1);
+        at->compute(&batch);
+        move_rows(at, segment + first, batch.rows, result, block, 0);
+    }
+}
+
+/* Segments in the order of their lengths: of length n up to end[n], longer ones than SORTED_LENGTH
+ * last. */
+typedef struct {
+    uint16_t order[GROUP_SEGMENTS], end[SORTED_LENGTH + 2];
+} sorted_segments;
+
+/* A counting sort. */
+static void sort_segments(const part *group, sorted_segments *sorted) {
+    const int64_t *pointer = group->pointer;
+    unsigned char bin[GROUP_SEGMENTS];
+    memset(sorted->end, 0, sizeof sorted->end);
+    for (size_t s = 0; s < group->segments; s++) {
+        const uint64_t n = (uint64_t)(pointer[s + 1] - pointer[s]);
+        bin[s] = (unsigned char)(n <= SORTED_LENGTH ? n : SORTED_LENGTH + 1);
+        sorted->end[bin[s]]++;
+    }
+    for (size_t b = 0, sum = 0; b < SORTED_LENGTH + 2; b++) {
+        const size_t count = sorted->end[b];
+        sorted->end[b] = (uint16_t)sum; /* a bin's beginning, and once it is filled its end */
+        sum += count;
+    }
+    for (size_t s = 0; s < group->segments; s++) {
+        sorted->order[sorted->end[bin[s]]++] = (uint16_t)s;
+    }
+}
+
+static void run_sorted(const lying_segments *at, fsm_rows *row) {
+    sorted_segments sorted;
+    sort_segments(at->group, &sorted);
+    for (size_t n = 0, first = 0; n < SORTED_LENGTH + 2; first = sorted.end[n++]) {
+        const size_t count = sorted.end[n] - first;
+        if (n && n <= SORTED_LENGTH && count >= ALIKE) {
+            run_alike(at, row, sorted.order + first, count, n);
+            continue;
+        }
+        for (size_t i = first; i < sorted.end[n]; i++) {
+            run_segment(at, row, sorted.order[i]);
+        }
+    }
+}
+
+/* A group as rows of the kernels, `row` being the same for all of them but for this. */
 static int run_segments(const part *group, size_t first, void *row) {
     const fsm_plan *p = group->plan;
-    const ptrdiff_t x_step = p->dimension[p->outer].step[FSM_X];
-    const ptrdiff_t out_step = p->dimension[p->outer].step[FSM_OUT];
+    const fsm_dimension *data = &p->dimension[p->outer];
     const int single = is_single(p, FSM_OUT);
-    fsm_rows_function *const compute_row = p->kernels->rows[row_function(p)][p->computing];
-    fsm_rows *batch = row;
-    for (size_t s = 0; s < group->segments; s++) {
-        const ptrdiff_t start = (ptrdiff_t)group->pointer[s];
-        batch->n = (size_t)(group->pointer[s + 1] - group->pointer[s]);
-        batch->x = p->base[FSM_X] + start * x_step;
-        batch->out = single ? p->base[FSM_OUT] + (ptrdiff_t)(first + s) * p->segments.step[FSM_OUT]
-                            : p->base[FSM_OUT] + start * out_step;
-        if (batch->n) {
-            compute_row(batch);
-        } else if (single) {
-            set_number(batch->out, p->computing, -INFINITY);
+    const lying_segments at = {
+        .group = group,
+        .compute = p->kernels->rows[row_function(p)][p->computing],
+        .x = p->base[FSM_X],
+        .out = p->base[FSM_OUT] + (single ? (ptrdiff_t)first * p->segments.step[FSM_OUT] : 0),
+        .x_step = data->step[FSM_X],
+        .out_step = single ? p->segments.step[FSM_OUT] : data->step[FSM_OUT],
+        .size = size_of(p->computing),
+        .single = single,
+    };
+    if (group->segments >= SORTED_SEGMENTS && group->n <= SORTED_LENGTH * group->segments) {
+        run_sorted(&at, row);
+    } else {
+        for (size_t s = 0; s < group->segments; s++) {
+            run_segment(&at, row, s);
         }
     }
     return 0;
@@ -1265,15 +1451,93 @@ static int stage_segments(const part *group, size_t first, void *unused) {
     return for_each_prefix(&at, run_strips);
 }
 
-static int measure_segments(const part *group, size_t first, void *longest) {
-    (void)first;
-    for (size_t s = 0; s < group->segments; s++) {
-        const size_t n = (size_t)(group->pointer[s + 1] - group->pointer[s]);
-        if (n > *(size_t *)longest) {
-            *(size_t *)longest = n;
+/* Whether rows of several segments, which lie side by side, are worth a block. */
+static int segments_lie_beside(const fsm_plan *p) {
+    const ptrdiff_t size = (ptrdiff_t)size_of(p->computing);
+    return p->outer == 1 && p->dimension[0].extent * (size_t)size <= LINE / 2 &&
+           is_computable(p, FSM_X) && is_computable(p, FSM_OUT) && !p->temperature.tempered &&
+           p->kernels->beside[row_function(p)][p->computing] && row_step(p, FSM_X) == size &&
+           row_step(p, FSM_OUT) == size;
+}
+
+/* Where the results of a segment belong. */
+static char *result_beside(const part *group, size_t first, size_t segment) {
+    const fsm_plan *p = group->plan;
+    return group->base[FSM_OUT] +
+           (is_single(p, FSM_OUT)
+                ? (ptrdiff_t)(first + segment) * p->segments.step[FSM_OUT]
+                : (ptrdiff_t)group->pointer[segment] * p->dimension[p->outer].step[FSM_OUT]);
+}
+
+/* A segment by itself. */
+static int run_segment_beside(const part *group, size_t first, size_t segment) {
+    const fsm_dimension *data = &group->plan->dimension[group->plan->outer];
+    part one = *group;
+    one.pointer += segment;
+    one.segments = 1;
+    one.n = (size_t)(one.pointer[1] - one.pointer[0]);
+    one.base[FSM_X] += (ptrdiff_t)one.pointer[0] * data->step[FSM_X];
+    one.base[FSM_OUT] = result_beside(group, first, segment);
+    return run_strips(&one, group->plan->dimension[0].extent);
+}
+
+/* The rows of segments of one length side by side, a line of each element; of as many segments as
+ * there is room for in a line, and several such blocks, so that what is stored has arrived in the
+ * cache when the kernels load it as whole vectors. */
+static int run_alike_beside(const part *group, size_t first, const uint16_t *segment, size_t count,
+                            size_t n) {
+    const fsm_plan *p = group->plan;
+    const fsm_dimension *data = &p->dimension[p->outer];
+    const size_t rows = p->dimension[0].extent, bytes = rows * size_of(p->computing);
+    const size_t together = LINE / bytes, results = is_single(p, FSM_OUT) ? 1 : n;
+    uint64_t memory[(SORTED_BYTES + LINE) / sizeof(uint64_t)];
+    char *const block = (char *)memory + (LINE - (uintptr_t)memory % LINE) % LINE;
+    int status = 0, done = 0;
+    memset(block, 0, (count + together - 1) / together * n * LINE);
+    for (size_t s = 0; s < count; s++) {
+        char *line = block + s / together * n * LINE + s % together * bytes;
+        const char *x =
+            group->base[FSM_X] + (ptrdiff_t)group->pointer[segment[s]] * data->step[FSM_X];
+        for (size_t i = 0; i < n; i++, line += LINE, x += data->step[FSM_X]) {
+            copy_few(line, x, bytes);
         }
     }
-    return 0;
+    for (size_t s = 0; s < count && !status; s++) {
+        const size_t column = s % together, at = s / together * n * LINE;
+        char *line = block + at + column * bytes;
+        char *const out = result_beside(group, first, segment[s]);
+        if (!column) {
+            done = p->kernels->beside[row_function(p)][p->computing](block + at, n);
+        }
+        if (done) {
+            for (size_t i = 0; i < results; i++) {
+                copy_few(out + (ptrdiff_t)i * data->step[FSM_OUT], line + i * LINE, bytes);
+            }
+        } else {
+            status = run_segment_beside(group, first, segment[s]);
+        }
+    }
+    return status;
+}
+
+/* A group whose rows lie side by side. */
+static int run_segments_beside(const part *group, size_t first, void *unused) {
+    const size_t bytes = group->plan->dimension[0].extent * size_of(group->plan->computing);
+    sorted_segments sorted;
+    int status = 0;
+    (void)unused;
+    sort_segments(group, &sorted);
+    for (size_t n = 0, done = 0; n < SORTED_LENGTH + 2; n++) {
+        const int fits = n && n <= SORTED_LENGTH;
+        const size_t most = fits ? SORTED_BYTES / (n * LINE) * (LINE / bytes) : 1;
+        for (size_t count; done < sorted.end[n] && !status; done += count) {
+            const size_t left = sorted.end[n] - done;
+            count = left < most ? left : most;
+            status = fits ? run_alike_beside(group, first, sorted.order + done, count, n)
+                          : run_segment_beside(group, first, sorted.order[done]);
+        }
+    }
+    return status;
 }
 
 int fsm_run_packed(const fsm_plan *p, size_t elements, size_t n) {
@@ -1313,8 +1577,14 @@ int fsm_run(const void *plan, size_t first, size_t last, void *scratch, fsm_watc
     int status;
     if (has_segments(p)) {
         fsm_rows row = {.rows = 1, .temperature = &p->temperature, .watch = watch};
-        status = p->direct ? for_each_group(&at, first, last, p->n, run_segments, &row)
-                           : for_each_group(&at, first, last, p->n, stage_segments, NULL);
+        if (p->direct) {
+            status = for_each_group(&at, first, last, GROUP_ELEMENTS_DIRECT, run_segments, &row);
+        } else if (p->beside) {
+            status =
+                for_each_group(&at, first, last, GROUP_ELEMENTS_BESIDE, run_segments_beside, NULL);
+        } else {
+            status = for_each_group(&at, first, last, GROUP_ELEMENTS, stage_segments, NULL);
+        }
     } else {
         if (first) {
             for (int o = 0; o < FSM_OPERANDS; o++) {
@@ -1432,8 +1702,14 @@ static int prepare_segments(fsm_plan *p, fsm_watch *watch) {
     if (ends[0] != 0 || ends[1] != (int64_t)elements) {
         return FSM_BAD_INDEX;
     }
-    const int status = for_each_group(&all, 0, p->items, elements, measure_segments, &longest);
-    p->n = longest;
+    p->n = elements;
+    p->direct = !p->outer && is_direct(p, FSM_X) && is_direct(p, FSM_OUT);
+    if (p->direct && p->fresh) { /* what is wrong is found as soon when they are run */
+        p->longest = elements;
+        return 0;
+    }
+    const int status = measure_segments(&all, &longest);
+    p->n = p->longest = longest;
     p->direct = !p->outer && is_direct(p, FSM_X) && is_direct(p, FSM_OUT);
     if (status || p->direct) {
         return status;
@@ -1442,7 +1718,9 @@ static int prepare_segments(fsm_plan *p, fsm_watch *watch) {
     if (p->outer > 1) {
         order_outer(p);
     }
-    return plan_strips(p);
+    const int planned = plan_strips(p);
+    p->beside = segments_lie_beside(p);
+    return planned;
 }
 
 enum fsm_status fsm_prepare(fsm_plan *p, fsm_watch *watch) {

@@ -67,6 +67,7 @@ typedef struct {
 
     /* ---- set by fsm_prepare ---- */
     size_t n;       /* elements of a row; at least those of the longest segment */
+    size_t longest; /* those of that */
     size_t items;   /* to be run, in parts of any size: rows, or indices of the dimension `split` */
     size_t least;   /* smaller parts would be slow */
     int split;      /* the outer dimension that parts are taken of; -1: there is one item */
