@@ -131,19 +131,24 @@ native = Extension(
     "fastsoftmax._native",
     sources=[
         "fastsoftmax/_native.pyx",
+        "fastsoftmax/_memory.c",
         "fastsoftmax/_threads.c",
         *sorted(map(str, kernels.glob("*.c"))),
     ],
     depends=[
         "setup.py",
         "fastsoftmax/_c.pxd",
+        "fastsoftmax/_memory.h",
         "fastsoftmax/_threads.h",
         *sorted(map(str, kernels.glob("*.h"))),
     ],
     include_dirs=["fastsoftmax", str(kernels), np.get_include()],
     # For fma and ilogb: a Python need not have loaded libm for itself.
     libraries=["m"] if os.name == "posix" else [],
-    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_25_API_VERSION")],
+    define_macros=[
+        ("NPY_NO_DEPRECATED_API", "NPY_1_25_API_VERSION"),
+        ("NPY_TARGET_VERSION", "NPY_1_25_API_VERSION"),
+    ],
     optional=not FAILURE_IS_FATAL,  # an editable install then goes on without the file
 )
 

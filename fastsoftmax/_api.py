@@ -62,7 +62,9 @@ def softmax(
         and 0 in the result.
     out : ndarray, optional
         Where to write the result: of the shape of `x` and of the result's dtype. It may be `x`.
-        Worth having for large results, whose fresh memory may cost more than the softmax. If a
+        Without it, the memory of results of more than 32 MiB is kept for the next one when they
+        are freed (on Linux; one block of at most 1 GiB, whose pages the system takes back where
+        memory is short; FASTSOFTMAX_KEEP_MEMORY=0 in the environment switches that off). If a
         signal handler raises during the call, some rows are written.
     dtype : dtype_like, optional
         The floating-point dtype that `x` is cast to first.

@@ -40,6 +40,9 @@ else:
     COMPILER = _native.compiler()
     INSTRUCTION_SETS = _native.available()
 
+    if os.environ.get("FASTSOFTMAX_KEEP_MEMORY") != "0":
+        _native.keep_memory()
+
 VARIABLE = "FASTSOFTMAX_BACKEND"
 
 

@@ -75,6 +75,11 @@ cdef extern from "numpy/arrayobject.h":
         PyArrayObject *prototype, int order, PyArray_Descr *descr, int subok
     )
     object PyArray_Return(PyArrayObject *array)
+    ctypedef struct PyDataMem_Handler:
+        pass
+    PyObject *PyDataMem_DefaultHandler
+    object PyDataMem_GetHandler()
+    object PyDataMem_SetHandler(object handler)
 
 cdef extern from "numpy/arrayscalars.h":
     ctypedef struct PyFloatScalarObject:
@@ -157,6 +162,7 @@ cdef extern from "arrays.h" nogil:
         int64_t ignored
         bint ignores
         int fresh
+        int unmapped
         int outer
         int inner
         fsm_dimension segments
@@ -169,6 +175,11 @@ cdef extern from "arrays.h" nogil:
     size_t fsm_compiled(const fsm_kernels *const **tables)
     int fsm_supported(const fsm_kernels *kernels)
     void fsm_detect()
+
+cdef extern from "_memory.h":
+    size_t FSM_FRESH_ABOVE
+    PyDataMem_Handler *fsm_keeping_handler(const PyDataMem_Handler *of_numpy)
+    bint fsm_is_unused(const void *data)
 
 cdef extern from "_threads.h":
     void fsm_limit_helpers(size_t most)

@@ -17,6 +17,7 @@ Design
 cimport numpy as cnp
 from cpython.mem cimport PyMem_Malloc
 from cpython.object cimport PyObject
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
@@ -303,6 +304,7 @@ cdef struct call:
     bint keepdims
     bint return_grad
     bint return_sign
+    bint unmapped  # the results' memory has pages that are yet to be zeroed
     bint own_temperatures  # there is an array of them, as of sample weights
     bint own_weights
     bint plain_b  # the weights of a logsumexp are a plain number, without a dtype of its own
@@ -720,8 +722,50 @@ FLOATS[<int>FSM_F64] = PyArray_DescrFromType(cnp.NPY_DOUBLE)
 FLOATS[<int>FSM_F16] = PyArray_DescrFromType(cnp.NPY_FLOAT16)
 
 
+cdef size_t SIZES[4]
+SIZES[:] = [4, 8, 2, 2]
+
+# The memory handler of large results; None where they have that of all arrays.
+cdef object keeping = None
+
+
+def keep_memory():
+    """Keep the memory of a large result that is freed for the next one, where that can be done."""
+    global keeping
+    cdef object of_numpy = <object>PyDataMem_DefaultHandler
+    cdef PyDataMem_Handler *handler = fsm_keeping_handler(
+        <PyDataMem_Handler *>PyCapsule_GetPointer(of_numpy, "mem_handler")
+    )
+    if handler is not NULL:
+        keeping = PyCapsule_New(handler, "mem_handler", NULL)
+
+
 cdef object new_array(call *c, int ndim, npy_intp *shape):
     """A new array of the results' format, in C order; of the layout of x where `shape` is NULL."""
+    cdef size_t size = SIZES[c.result]
+    cdef int d
+    if shape is NULL:
+        size *= elements_of(c.array[FSM_X])
+    for d in range(ndim):
+        size *= shape[d]
+    return allocate(c, ndim, shape) if size <= FSM_FRESH_ABOVE else new_large(c, ndim, shape)
+
+
+cdef object new_large(call *c, int ndim, npy_intp *shape):
+    """The same, in memory that an earlier result has left, where NumPy's own handler is in use."""
+    c.unmapped = True
+    if keeping is None or PyDataMem_GetHandler() is not <object>PyDataMem_DefaultHandler:
+        return allocate(c, ndim, shape)
+    of_numpy = PyDataMem_SetHandler(keeping)
+    try:
+        result = allocate(c, ndim, shape)
+    finally:
+        PyDataMem_SetHandler(of_numpy)
+    c.unmapped = fsm_is_unused(PyArray_BYTES(<PyArrayObject *>result))
+    return result
+
+
+cdef object allocate(call *c, int ndim, npy_intp *shape):
     cdef PyArray_Descr *descr = FLOATS[c.result]
     Py_INCREF(<object>descr)  # each call below steals a reference
     if shape is NULL:
@@ -799,6 +843,7 @@ cdef object attempt(
     c.asked = -1
     c.plain_b = plain_b
     c.keepdims = c.return_grad = c.return_sign = c.own_temperatures = c.own_weights = False
+    c.unmapped = False
     if present & OPTIONS and not take_options(given, &plan, &c, &temperature):
         return None
     if not PyArray_CheckExact(given[X]):
@@ -823,6 +868,7 @@ cdef object attempt(
             second = new_result(&plan, &c, FSM_GRAD)
         else:
             second = <object>c.array[FSM_GRAD]
+    plan.unmapped = c.unmapped
     plan.temperature = UNTEMPERED
     if temperature != 1.0:
         plan.temperature = fsm_make_temperature(temperature, plan.computing)

@@ -40,9 +40,6 @@
 #define BESIDE_PART 512
 /* Of that many indices threads take parts of about the same size. */
 #define ENOUGH_PARTS 16
-/* More memory than this comes fresh from the operating system (glibc's largest threshold; elsewhere
- * it is lower): its pages are zeroed, in the cache, when they are first written to. */
-#define FRESH_ABOVE ((size_t)32 * 1024 * 1024)
 /* Segments of this many elements at most are taken together: where they are staged; of each row
  * where they lie side by side (whose lines are half of a small L1); where the kernels take them as
  * they lie. Of as many segments the pointers are read at a time. */
@@ -1749,8 +1746,7 @@ enum fsm_status fsm_prepare(fsm_plan *p, fsm_watch *watch) {
     p->split = p->outer ? split_dimension(p) : -1;
     p->items = p->outer ? p->dimension[p->split].extent : 1;
     const double bytes = (double)rows * (double)p->n * (double)size_of(p->dtype[FSM_X]);
-    const int is_new = p->fresh && bytes > (double)FRESH_ABOVE;
-    p->streamed = bytes >= (double)fsm_stream_from() && !is_new;
+    p->streamed = bytes >= (double)fsm_stream_from() && !p->unmapped;
     p->far = bytes >= (double)FAR_FROM;
     const size_t row = p->n * size_of(p->computing);
     const int in_place = p->base[FSM_GRAD] && p->base[FSM_GRAD] == p->base[FSM_X];

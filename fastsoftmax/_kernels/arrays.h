@@ -58,7 +58,8 @@ typedef struct {
     double weight;                       /* of every row; where there is no operand of them */
     int64_t ignored;                     /* rows with this label give 0, if `ignores` */
     int ignores;
-    int fresh; /* the results' memory has been allocated for this call */
+    int fresh;    /* the results' memory has been allocated for this call */
+    int unmapped; /* its pages are zeroed when they are first written to */
     /* The outer dimensions, then the reduced ones, of which there is at least one. No extent is 0.
      * The dimension that row pointers cut is a reduced one; that of the segments is apart. */
     int outer, inner;
