@@ -42,6 +42,9 @@ typedef struct helper {
 } helper;
 
 #define IDLE_MICROSECONDS 5000000
+/* After its work a helper waits awake before it sleeps, some 20 us: most callers come again soon,
+ * and to wake a thread takes longer than that. */
+#define TRIES 400
 /* Before a caller sleeps it waits awake, for some 50 us: to be woken takes as long. */
 #define PAUSES 2000
 /* A caller that waits for a helper asks its watch after each sleep of this length. */
@@ -124,10 +127,21 @@ static int retire(helper *h) {
     return retires;
 }
 
+/* Waits for its next call; returns 0 after IDLE_MICROSECONDS without one. */
+static int is_woken(helper *h) {
+    for (int i = 0; i < TRIES; i++) {
+        if (PyThread_acquire_lock(h->wake, 0)) {
+            return 1;
+        }
+        FSM_PAUSE();
+    }
+    return PyThread_acquire_lock_timed(h->wake, IDLE_MICROSECONDS, 0) == PY_LOCK_ACQUIRED;
+}
+
 static void serve(void *argument) {
     helper *h = argument;
     for (;;) {
-        if (PyThread_acquire_lock_timed(h->wake, IDLE_MICROSECONDS, 0) != PY_LOCK_ACQUIRED) {
+        if (!is_woken(h)) {
             if (retire(h)) {
                 free_helper(h);
                 return;
