@@ -48,6 +48,8 @@ class Case:
     labels: str = "indices"
     """What a cross-entropy is told of the right class: its index, or "probabilities"."""
     where: bool = False
+    mean_length: int = 50
+    """Of the segments, about."""
     arrays: tuple[str, ...] = ()
     """Further arguments that are arrays, by name: those in ``inputs.ARRAYS``."""
     options: tuple[tuple[str, Any], ...] = ()
@@ -318,9 +320,51 @@ def _rows_in_cache() -> Iterator[Case]:
         "attention", (8, 12, 128, 128), "attention scores: 8 sequences, 12 heads, 128 tokens",
         source="attention", quick=True,
     )  # fmt: skip
+    yield Case(
+        "attention-197", (4, 12, 197, 197), "attention scores of an image's 197 patches",
+        source="attention",
+    )  # fmt: skip
+    for n in (100, 128, 197, 256):
+        yield replace(
+            rows1000, name=f"rows-{n}-out", shape=(1_024_000 // n, n), out=True, quick=False,
+            reason="a length that attention has, beside rows of 300", tags=_tags("rows-100-256"),
+        )  # fmt: skip
     yield replace(
-        rows1000, name="rows-1000-f16", dtype="float16", reason="half precision, summed in float32",
-        tags=frozenset(),
+        rows1000, name="rows-1000-16MiB", shape=(4096, 1000), out=True, quick=False,
+        reason="16 MiB, where results begin to go past the caches", tags=_tags("dip"),
+    )  # fmt: skip
+
+
+def _every_input() -> Iterator[Case]:
+    """Yield rows of 1000 in what else people hold, beside the same in float32 or float64."""
+    rows = Case(
+        "input", (1024, 1000), "", out=True, tags=_tags("input-format"),
+    )  # fmt: skip
+    to_f32 = (("dtype", np.float32),)
+
+    def given(name: str, reason: str, **fields: Any) -> Case:
+        return replace(rows, name=f"input-{name}", reason=reason, **fields)
+
+    yield given("f16", "half precision, summed in float32", dtype="float16", quick=True)
+    yield given("f16-to-f32", "half precision, float32 results", dtype="float16", options=to_f32)
+    yield given("i8", "scores of a quantised network", dtype="int8", quick=True)
+    yield given("i8-to-f32", "scores of a quantised network, float32 results", dtype="int8",
+                options=to_f32, quick=True)  # fmt: skip
+    yield given("i64", "counts as scores", dtype="int64")
+    yield given("f64-to-f32", "float64 scores, float32 results", dtype="float64", options=to_f32)
+    yield given("where", "about half of each row takes part", where=True)
+    yield given("temperatures", "a temperature a row", arrays=("temperature",))
+    yield given("big-endian", "as a file of another machine has it", layout="big-endian")
+    steps = _tags("input-steps")
+    yield given("step-2", "every second column", layout="every second", tags=steps)
+    yield given("reversed", "columns from the last to the first", layout="reversed", tags=steps)
+    yield Case(
+        "input-f16-digits", (8192, 10), "logits of a small network in half precision",
+        dtype="float16", source="digits", quick=True,
+    )  # fmt: skip
+    yield Case(
+        "input-padded-vocabulary", (64, 50257), "a vocabulary padded to 50304: x[:, :50257]",
+        source="vocabulary", layout="strided",
     )  # fmt: skip
 
 
@@ -350,6 +394,36 @@ def _large_arrays() -> Iterator[Case]:
     yield from _both_dtypes(
         replace(large, name="large-out", reason="250 MiB into a warm buffer: bandwidth alone",
                 out=True, tags=_tags("large")),
+    )  # fmt: skip
+
+
+def _one_row() -> Iterator[Case]:
+    """Yield single rows beyond the caches."""
+    row = Case(
+        "one-row", (1, 20_000_000), "one row of 80 MB: two readings and a writing bound it",
+        out=True, tags=_tags("one-row"),
+    )  # fmt: skip
+    yield row
+    yield replace(row, name="one-row-logsumexp", function="logsumexp", out=False,
+                  reason="its log-partition: one reading bounds it")  # fmt: skip
+    yield replace(row, name="one-row-two-workers", workers=2, reason="the same, shared")
+
+
+def _ragged() -> Iterator[Case]:
+    """Yield segments beside rows of one length, and longer ones."""
+    for mean, what in (
+        (1, "the leaves of a tree"),
+        (3, "the corners of a mesh"),
+        (10, "the links of a page"),
+    ):
+        yield Case(
+            f"ragged-{mean}", (200_000,), f"segments of {mean} on average, as {what}",
+            function="segment_softmax", mean_length=mean, quick=mean == 3,
+            tags=_tags("family", "ragged"),
+        )  # fmt: skip
+    yield Case(
+        "segments", (500_000,), "ragged rows of 1 to 99 elements, cut by CSR row pointers",
+        function="segment_softmax", tags=_tags("family"),
     )  # fmt: skip
 
 
@@ -418,10 +492,6 @@ def _family() -> Iterator[Case]:
         function="segment_softmax", quick=True, tags=family,
     )  # fmt: skip
     yield Case(
-        "segments", (500_000,), "ragged rows of 1 to 99 elements, cut by CSR row pointers",
-        function="segment_softmax", tags=family,
-    )  # fmt: skip
-    yield Case(
         "attention-causal", (8, 12, 128, 128), "attention scores under a causal mask",
         source="attention", where=True, quick=True, tags=family,
     )  # fmt: skip
@@ -429,13 +499,21 @@ def _family() -> Iterator[Case]:
         "two-workers", (4096, 1000), "two workers on four million elements, in cache",
         out=True, workers=2, quick=True, tags=_tags("workers"),
     )  # fmt: skip
+    yield Case(
+        "two-workers-1000", (1024, 1000), "the same where waking the second one is felt",
+        out=True, workers=2, tags=_tags("workers"),
+    )  # fmt: skip
+    yield Case(
+        "two-workers-backward", (4096, 1000), "two workers on the gradient",
+        function="softmax_backward", workers=2, tags=_tags("workers"),
+    )  # fmt: skip
 
 
 CASES: tuple[Case, ...] = tuple(
     case
     for group in (
-        _latency, _calls, _short_rows, _rows_in_cache, _long_rows, _large_arrays, _other_axes,
-        _family,
+        _latency, _calls, _short_rows, _rows_in_cache, _every_input, _long_rows, _large_arrays,
+        _one_row, _other_axes, _ragged, _family,
     )
     for case in group()
 )  # fmt: skip

@@ -167,13 +167,19 @@ LAYOUTS: dict[str, Callable[[Array], Array]] = {
     "strided": _padded,
     "Fortran": np.asfortranarray,
     "list": np.ascontiguousarray,
+    "big-endian": lambda x: x.astype(x.dtype.newbyteorder(">")),
+    "every second": lambda x: np.repeat(x, 2, axis=-1)[..., ::2],
+    "reversed": lambda x: np.ascontiguousarray(x[..., ::-1])[..., ::-1],
 }
 
 
-def _row_pointers(shape: tuple[int, ...]) -> Array:
-    """Return pointers to ragged rows of 1 to 99 elements; to edges, of seven a node on average."""
-    rng, elements = np.random.default_rng(SEED), shape[0]
-    lengths = rng.integers(1, 100, elements) if len(shape) == 1 else rng.geometric(1 / 7, elements)
+def _row_pointers(case: Case) -> Array:
+    """Return pointers to ragged rows of 0 or 1 to twice their mean; to edges, of seven a node."""
+    rng, elements, mean = np.random.default_rng(SEED), case.shape[0], case.mean_length
+    if len(case.shape) == 1:
+        lengths = rng.integers(int(mean > 1), 2 * mean + (mean == 1), elements + 1)
+    else:
+        lengths = rng.geometric(1 / 7, elements)
     pointers = np.concatenate(([0], np.cumsum(lengths)))
     pointers = pointers[pointers < elements]
     return np.concatenate((pointers, [elements])).astype(np.int64)
@@ -239,7 +245,7 @@ def make(case: Case) -> Data:
         where = _mask(case, rng) if case.where else None
         return Data(_forward(case, x, where), grad_output=grad_output, where=where)
     if case.function.startswith("segment"):
-        return Data(x, indptr=_row_pointers(case.shape))
+        return Data(x, indptr=_row_pointers(case))
     return around(case, x, rng)
 
 

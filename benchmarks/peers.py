@@ -25,8 +25,10 @@ from .timing import Call
 
 Maker = Callable[[Case, Data], "Call | None"]
 
-_ANY_LAYOUT = frozenset({"strided", "Fortran"})
-"""The layouts that a peer takes which is handed NumPy's arrays as they lie."""
+_ANY_LAYOUT = frozenset({"strided", "Fortran", "every second"})
+"""The layouts that a peer takes which is handed arrays as they lie."""
+_ANY_ARRAY = _ANY_LAYOUT | {"big-endian", "reversed"}
+"""The same of one that is written for NumPy's."""
 _OF_CROSS_ENTROPY = frozenset(
     {"temperature", "sample_weight", "ignore_index", "return_grad", "probabilities"}
 )
@@ -90,8 +92,10 @@ def _numpy_softmax_of_list(x: list[float]) -> Array:
     return _numpy_softmax(np.asarray(x))
 
 
-def _numpy_softmax_out(x: Array, axis: int | None, out: Array) -> Array:
-    np.subtract(x, x.max(axis=axis, keepdims=True), out=out)
+def _numpy_softmax_out(x: Array, axis: int | None, out: Array, temperature: Any) -> Array:
+    if temperature is not None:
+        x = np.divide(x, temperature, out=out)
+    np.subtract(x, x.max(axis=axis, keepdims=True), out=out, dtype=out.dtype)
     np.exp(out, out=out)
     result: Array = np.divide(out, out.sum(axis=axis, keepdims=True), out=out)
     return result
@@ -218,16 +222,17 @@ class NumPy(Peer):
     """The textbook formula, as most code has it."""
 
     name, module, distribution = "NumPy", "numpy", "numpy"
-    can = _ANY_LAYOUT | _OF_CROSS_ENTROPY | {"dtype", "list", "keepdims", "b", "return_sign"}
+    can = _ANY_ARRAY | _OF_CROSS_ENTROPY | {"dtype", "list", "keepdims", "b", "return_sign"}
 
     def softmax(self, case: Case, data: Data) -> Call | None:
         """Softmax in three passes; in place in the caller's buffer where there is one."""
         if data.where is not None:
-            return Call(_numpy_softmax_where, (data.x, data.where))
+            return None if case.out else Call(_numpy_softmax_where, (data.x, data.where))
         if data.values is not None:
             return Call(_numpy_softmax_of_list, (data.values,))
         if case.out:
-            return Call(_numpy_softmax_out, (data.x, case.axis, np.zeros_like(data.x)))
+            buffer, temperature = result_buffer(case), _temperature(case, data)
+            return Call(_numpy_softmax_out, (data.x, case.axis, buffer, temperature))
         function = _converted(_tempered(_numpy_softmax, _temperature(case, data)), case)
         return Call(function, (data.x, case.axis))
 
@@ -287,7 +292,7 @@ class SciPy(Peer):
     """``scipy.special``, which has no ``out=``."""
 
     name, module, distribution = "SciPy", "scipy", "scipy"
-    can = _ANY_LAYOUT | {"temperature", "dtype", "list", "keepdims", "b", "return_sign"}
+    can = _ANY_ARRAY | {"temperature", "dtype", "list", "keepdims", "b", "return_sign"}
 
     def call(self, case: Case, data: Data) -> Call | None:
         """Return the call of a cell."""
@@ -308,7 +313,7 @@ class ScikitLearn(Peer):
     """``sklearn.utils.extmath.softmax``: two dimensions, the last axis."""
 
     name, module, distribution = "scikit-learn", "sklearn", "scikit-learn"
-    can = _ANY_LAYOUT
+    can = _ANY_ARRAY
 
     def softmax(self, case: Case, data: Data) -> Call | None:
         """Softmax into a copy."""
@@ -369,9 +374,10 @@ class Torch(Peer):
         if data.where is not None:
             dropped = self.torch.from_numpy(~data.where)
             tensor, torch = self.torch.from_numpy(data.x), self.torch
+            out = self.torch.from_numpy(result_buffer(case)) if case.out else None
 
             def masked(x: Any, dropped: Any) -> Any:
-                return torch.softmax(x.masked_fill(dropped, -torch.inf), -1)
+                return torch.softmax(x.masked_fill(dropped, -torch.inf), -1, out=out)
 
             return Call(masked, (tensor, dropped))
         return self._forward(self.torch.softmax, case, data)

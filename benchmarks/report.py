@@ -131,7 +131,7 @@ def calls_table(calls: list[Cell]) -> Table:
 
 
 def targets_table(document: Document) -> Table:
-    """Return the nine targets with the measured figures."""
+    """Return the targets with the measured figures."""
     table = Table(title="Targets")
     for heading in ("", "target", "measured (bound)", "verdict"):
         table.add_column(heading)

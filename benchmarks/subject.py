@@ -65,15 +65,30 @@ class Subject:
             args, options = _arguments(case, data)
             options = {**options, "workers": 1}
             calls["one worker"] = Call(getattr(self.functions, case.function), args, options)
+        if case.tags & {"input-format", "input-steps"}:
+            wide = "float64" if case.result_dtype == "float64" else "float32"
+            calls["plain"] = self._plainly(np.ascontiguousarray(data.x, wide))
+        if case.tags & {"fresh-pages", "fresh-pages-float64"}:
+            calls["out="] = self._plainly(data.x)
+        if "rows-100-256" in case.tags:
+            calls["rows of 300"] = self._plainly(np.resize(data.x, (case.elements // 300, 300)))
+        if "ragged" in case.tags:
+            rows = data.x.size // case.mean_length
+            same = data.x[: rows * case.mean_length].reshape(rows, case.mean_length)
+            calls["rows of one length"] = Call(self.functions.softmax, (same,))
         if "other-axis" in case.tags:
             x = np.ascontiguousarray(np.moveaxis(data.x, case.dimension, -1))
-            calls["last axis"] = Call(self.functions.softmax, (x,), {"out": np.empty_like(x)})
+            calls["last axis"] = self._plainly(x)
         if "entropy-parts" in case.tags:
             grad = np.zeros_like(data.x)
             calls["its parts"] = Call(
                 self._parts_of_cross_entropy, (data.x, data.labels, grad), to_numpy=_as_it_is
             )
         return calls
+
+    def _plainly(self, x: Array) -> Call:
+        """Return a softmax of rows into a kept buffer."""
+        return Call(self.functions.softmax, (x,), {"out": np.zeros_like(x)})
 
     def _parts_of_cross_entropy(self, x: Array, labels: Array, grad: Array) -> tuple[Array, Array]:
         """Return losses and gradients by calls of which each does a part."""

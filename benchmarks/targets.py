@@ -1,11 +1,21 @@
-"""The project's nine performance targets, each with the figure that a run measured for it."""
+"""The project's performance targets, each with the figure that a run measured for it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .document import Cell, Document, best_ratio, geometric_mean, ratio, share, subject, tagged
+from .document import (
+    Cell,
+    Document,
+    best_ratio,
+    geometric_mean,
+    peers,
+    ratio,
+    share,
+    subject,
+    tagged,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,17 +105,37 @@ def _calls(document: Document) -> Iterator[Check]:
     yield _at_most("list, of numpy.asarray's time", of_list, "numpy.asarray", 1.5)
 
 
+def _best(label: str, cell: Cell, bound: float) -> Check:
+    """Return a check of how many times as long as ours the fastest peer takes."""
+    rivals = peers(cell)
+    if not rivals:
+        return Check(label, None, bound)
+    spread = rivals[0]["ratio"]
+    return Check(label, spread["median"], bound, quartiles=(spread["q1"], spread["q3"]))
+
+
+def _worst(label: str, cells: list[Cell], bound: float) -> Check:
+    """Return the same of the cell where that is least."""
+    checks = [_best(f"{label} ({cell['name']})", cell, bound) for cell in cells if peers(cell)]
+    return min(checks, key=lambda check: check.value or 0, default=Check(label, None, bound))
+
+
+def _is_bound(cell: Cell) -> bool:
+    """Whether a cell runs at the speed of the copy that bounds it, almost."""
+    return float(subject(cell).get("copy_fraction", 0)) >= 0.95
+
+
 def _first_everywhere(document: Document) -> Iterator[Check]:
-    ratios = {cell["name"]: best_ratio(cell) for cell in document["cells"]}
-    known = {name: value for name, value in ratios.items() if value is not None}
-    yield Check("geometric mean over the best peers", geometric_mean(list(known.values())), 2)
-    fresh_pages = {cell["name"] for cell in tagged(document, "fresh-pages")}
-    fresh_pages |= {cell["name"] for cell in tagged(document, "fresh-pages-float64")}
-    bound = {name: value for name, value in known.items() if name not in fresh_pages}
-    worst = min(bound, key=bound.__getitem__, default=None)
-    yield Check(f"worst cell ({worst})", bound[worst] if worst else None, 1.2)
-    for name in sorted(fresh_pages & known.keys()):
-        yield Check(f"{name} (page faults bound it)", known[name], 1)
+    known = [value for cell in document["cells"] if (value := best_ratio(cell)) is not None]
+    yield Check("geometric mean over the best peers", geometric_mean(known), 2.5)
+    unbound = [cell for cell in document["cells"] if not _is_bound(cell)]
+    yield _worst("worst cell", unbound, 1.2)
+
+
+def _every_input(document: Document) -> Iterator[Check]:
+    for tag, bound in (("input-format", 1.25), ("input-steps", 1.5)):
+        for cell in tagged(document, tag):
+            yield _at_most(f"{cell['name']}, of plain rows' time", [cell], "plain", bound)
 
 
 def _in_cache(document: Document) -> Iterator[Check]:
@@ -116,14 +146,20 @@ def _in_cache(document: Document) -> Iterator[Check]:
     yield Check("torch", ratio(kept, "torch"), 2.8)
     yield Check("SciPy (fresh)", ratio(fresh, "SciPy"), 6)
     double = [*tagged(document, "rows-1000-float64"), *tagged(document, "rows-1000-out-float64")]
-    bests = [value for cell in double if (value := best_ratio(cell)) is not None]
-    yield Check("float64, best peer", min(bests, default=None), 1.4)
+    yield _worst("float64, best peer", double, 1.4)
+    for cell in tagged(document, "rows-100-256"):
+        yield _at_most(f"{cell['name']}, of the time of rows of 300", [cell], "rows of 300", 1)
+        yield Check(f"{cell['name']}, ONNX Runtime", ratio(cell, "ONNX Runtime"), 1.3)
 
 
 def _short(document: Document) -> Iterator[Check]:
     for tag, bound in (("short-3", 10), ("short-10", 4)):
         for cell in (*tagged(document, tag), *tagged(document, f"{tag}-float64")):
-            yield Check(f"{cell['name']}, best peer", best_ratio(cell), bound)
+            yield _best(f"{cell['name']}, best peer", cell, bound)
+    for cell in tagged(document, "ragged"):
+        yield _at_most(
+            f"{cell['name']}, of the time of rows of one length", [cell], "rows of one length", 3
+        )
 
 
 def _beyond_cache(document: Document) -> Iterator[Check]:
@@ -131,13 +167,16 @@ def _beyond_cache(document: Document) -> Iterator[Check]:
     two = (document.get("beyond_cache") or {}).get("2")
     yield Check("one worker, of copyto's speed", ratio(one, "copy"), 1)
     yield Check("two workers, of a streaming copy's speed", ratio(two, "streaming copy"), 0.9)
+    for tag in ("fresh-pages", "fresh-pages-float64"):
+        for cell in tagged(document, tag):
+            yield _at_most(f"{cell['name']}, of the time of out=", [cell], "out=", 1.1)
+    yield _worst("where streaming begins, best peer", tagged(document, "dip"), 1.2)
 
 
 def _axes(document: Document) -> Iterator[Check]:
     for cell in tagged(document, "other-axis"):
-        last = ratio(cell, "last axis")
-        value = 1 / last if last else None
-        yield Check(f"{cell['name']}, of the last axis' time", value, 1.25, at_least=False)
+        bound = 1.5 if cell["axis"] == 0 else 1.25
+        yield _at_most(f"{cell['name']}, of the last axis' time", [cell], "last axis", bound)
 
 
 def _avx2(document: Document) -> Iterator[Check]:
@@ -149,13 +188,14 @@ def _avx2(document: Document) -> Iterator[Check]:
 
 
 def _family_and_workers(document: Document) -> Iterator[Check]:
-    yield Check("two workers over one", ratio(_first(document, "workers"), "one worker"), 1.8)
-    family = {cell["name"]: best_ratio(cell) for cell in tagged(document, "family")}
-    family |= {cell["name"]: best_ratio(cell) for cell in tagged(document, "family-float64")}
-    known = {name: value for name, value in family.items() if value is not None}
-    yield Check("family, geometric mean", geometric_mean(list(known.values())), 2)
-    worst = min(known, key=known.__getitem__, default=None)
-    yield Check(f"family, worst cell ({worst})", known[worst] if worst else None, 1.2)
+    for cell in tagged(document, "workers"):
+        yield Check(f"{cell['name']} over one", ratio(cell, "one worker"), 1.8)
+    shared = (document.get("two_threads") or {"cells": []})["cells"]
+    yield _worst("two threads each, worst cell", shared, 1)
+    family = [*tagged(document, "family"), *tagged(document, "family-float64")]
+    known = [value for cell in family if (value := best_ratio(cell)) is not None]
+    yield Check("family, geometric mean", geometric_mean(known), 2.5)
+    yield _worst("family, worst cell", family, 1.2)
     for cell in tagged(document, "entropy-parts"):
         yield _at_most(f"{cell['name']}, of its parts' time", [cell], "its parts", 0.8)
 
@@ -164,29 +204,30 @@ def _package(document: Document) -> Iterator[Check]:
     package = document.get("package") or {}
     ms, kilobytes = package.get("import_ms"), package.get("deflated_kb")
     yield Check("import beyond NumPy's:", ms, 5, at_least=False, unit=" ms")
-    yield Check("installed files, deflated:", kilobytes, 500, at_least=False, unit=" KB")
+    yield Check("installed files, deflated:", kilobytes, 520, at_least=False, unit=" KB")
 
 
-_TARGETS: tuple[tuple[str, Callable[[Document], Iterator[Check]], str], ...] = (
-    ("Every call", _calls, ""),
-    ("First in every cell", _first_everywhere, ""),
-    ("Rows in cache", _in_cache, ""),
-    ("Short rows", _short, ""),
-    ("Past the last-level cache", _beyond_cache, ""),
-    ("Other axes", _axes, ""),
-    ("AVX2 against torch on AVX2", _avx2, ""),
-    ("Two workers, and the family", _family_and_workers, ""),
-    ("A light package", _package, "build time is not measured here"),
+_TARGETS: tuple[tuple[int, str, Callable[[Document], Iterator[Check]], str], ...] = (
+    (1, "Every call", _calls, ""),
+    (2, "First in every cell", _first_everywhere, "but where the copy that bounds it is as fast"),
+    (3, "Every input at the speed of float32", _every_input, ""),
+    (4, "Rows in cache", _in_cache, ""),
+    (5, "Short rows", _short, ""),
+    (6, "Past the last-level cache", _beyond_cache, ""),
+    (7, "Other axes", _axes, ""),
+    (8, "AVX2 against torch on AVX2", _avx2, ""),
+    (9, "Two workers, and the family", _family_and_workers, ""),
+    (13, "A light package", _package, "build time is not measured here"),
 )
 
 
 def targets(document: Document) -> list[Target]:
-    """Return the nine targets with this run's figures."""
+    """Return the targets with this run's figures."""
     found = []
-    for number, (title, checks, note) in enumerate(_TARGETS, 1):
-        if number == 5 and not document.get("beyond_cache"):
+    for number, title, checks, note in _TARGETS:
+        if number == 6 and not document.get("beyond_cache"):
             note = "full run only"
-        elif number == 5 and (text := document["beyond_cache"].get("note")):
+        elif number == 6 and (text := document["beyond_cache"].get("note")):
             note = text
         found.append(Target(number, title, tuple(checks(document)), note))
     return found
