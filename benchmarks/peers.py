@@ -805,7 +805,8 @@ def references(case: Case, data: Data) -> dict[str, Call]:
     The yardstick of calls is one for all: a fresh result, of contiguous float32.
     """
     x, target = np.array(data.x), np.zeros_like(data.x)
-    exp_of = Call(np.exp, (x,), {"out": target} if case.out else {})
+    wide = x.astype(case.result_dtype)
+    exp_of = Call(np.exp, (wide,), {"out": np.zeros_like(wide)} if case.out else {})
     if "call" in case.tags:
         exp_of = Call(np.exp, (np.ascontiguousarray(x, np.float32),))
     calls = {"numpy.exp": exp_of, "copy": Call(np.copyto, (target, x))}

@@ -138,6 +138,8 @@ def wrong(case: cases.Case, rivals: list[peers.Peer]) -> set[tuple[str, str]]:
             calls[peer.name] = call
     with np.errstate(all="ignore"):
         scores = {name: checker.score(call.result()) for name, call in calls.items()}
+        for reference_call in peers.references(case, data).values():
+            reference_call.result()
     return {(name, score.wrong) for name, score in scores.items() if score.wrong}
 
 
