@@ -319,13 +319,25 @@ static void narrow(const fsm_plan *p, enum fsm_dtype dtype, char *to, const char
     }
 }
 
+/* n elements of `size` bytes; what shifts and masks do, compilers do to whole vectors. */
 static void swap_bytes(char *elements, size_t n, size_t size) {
-    for (char *end = elements + n * size; elements < end; elements += size) {
-        for (size_t i = 0; i < size / 2; i++) {
-            const char byte = elements[i];
-            elements[i] = elements[size - 1 - i];
-            elements[size - 1 - i] = byte;
-        }
+    for (size_t i = 0; size == 2 && i < n; i++) {
+        uint16_t a;
+        memcpy(&a, elements + 2 * i, 2);
+        a = (uint16_t)(a >> 8 | a << 8);
+        memcpy(elements + 2 * i, &a, 2);
+    }
+    for (size_t i = 0; size >= 4 && i < n * (size / 4); i++) {
+        uint32_t a;
+        memcpy(&a, elements + 4 * i, 4);
+        a = a >> 24 | (a >> 8 & 0xff00) | (a << 8 & 0xff0000) | a << 24;
+        memcpy(elements + 4 * i, &a, 4);
+    }
+    for (size_t i = 0; size == 8 && i < n; i++) {
+        uint64_t a;
+        memcpy(&a, elements + 8 * i, 8);
+        a = a >> 32 | a << 32;
+        memcpy(elements + 8 * i, &a, 8);
     }
 }
 
@@ -376,27 +388,41 @@ static void read_indices(const fsm_plan *p, const char *from, ptrdiff_t step, si
     }
 }
 
-#define COPY_ELEMENTS(size)                                                                        \
+#define COPY_ELEMENTS(size, from_step, to_step)                                                    \
     for (size_t i = 0; i < n; i++) {                                                               \
-        memcpy(to + i * (size), from + (ptrdiff_t)i * step, size);                                 \
+        memcpy(to + (ptrdiff_t)i * (to_step), from + (ptrdiff_t)i * (from_step), size);            \
     }                                                                                              \
     return
 
-/* n elements of `size` bytes, one after the other. */
-static void pack(char *to, const char *from, ptrdiff_t step, size_t n, size_t size) {
-    if (step == (ptrdiff_t)size) {
+/* n elements of `size` bytes from one step to another, one of which is their size: of the steps that
+ * the compiler knows whole vectors. */
+static void copy_elements(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step,
+                          size_t n, size_t size) {
+    if (to_step == (ptrdiff_t)size && from_step == to_step) {
         memcpy(to, from, n * size);
         return;
     }
+    if (size == 4 && to_step == 4 && from_step == 8) {
+        COPY_ELEMENTS(4, 8, 4);
+    }
+    if (size == 4 && to_step == 4 && from_step == -4) {
+        COPY_ELEMENTS(4, -4, 4);
+    }
+    if (size == 8 && to_step == 8 && from_step == 16) {
+        COPY_ELEMENTS(8, 16, 8);
+    }
+    if (size == 8 && to_step == 8 && from_step == -8) {
+        COPY_ELEMENTS(8, -8, 8);
+    }
     switch (size) {
     case 8:
-        COPY_ELEMENTS(8);
+        COPY_ELEMENTS(8, from_step, to_step);
     case 4:
-        COPY_ELEMENTS(4);
+        COPY_ELEMENTS(4, from_step, to_step);
     case 2:
-        COPY_ELEMENTS(2);
+        COPY_ELEMENTS(2, from_step, to_step);
     default:
-        COPY_ELEMENTS(1);
+        COPY_ELEMENTS(1, from_step, to_step);
     }
 }
 
@@ -405,7 +431,7 @@ static void read_numbers(const fsm_plan *p, int operand, const char *from, ptrdi
                          double *to) {
     char raw[PIECE * sizeof(double)];
     const size_t size = size_of(p->dtype[operand]);
-    pack(raw, from, step, n, size);
+    copy_elements(raw, (ptrdiff_t)size, from, step, n, size);
     if (p->foreign[operand] & FSM_SWAPPED) {
         swap_bytes(raw, n, size);
     }
@@ -516,6 +542,17 @@ static void transfer_piece(const fsm_plan *p, char *base, ptrdiff_t row_step, pt
         base += done * size;
         packed += done * pitch * size;
         rows -= done;
+    }
+    const ptrdiff_t within = step < 0 ? -step : step, between = row_step < 0 ? -row_step : row_step;
+    if (within < between && within <= LINE) { /* along the rows, which are near runs */
+        for (size_t r = 0; r < rows; r++, base += row_step, packed += pitch * size) {
+            if (gather) {
+                copy_elements(packed, (ptrdiff_t)size, base, step, n, size);
+            } else {
+                copy_elements(base, step, packed, (ptrdiff_t)size, n, size);
+            }
+        }
+        return;
     }
     if (size == 8) {
         TRANSFER(8, gather)
