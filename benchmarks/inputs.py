@@ -174,7 +174,7 @@ LAYOUTS: dict[str, Callable[[Array], Array]] = {
 
 
 def _row_pointers(case: Case) -> Array:
-    """Return pointers to ragged rows of 0 or 1 to twice their mean; to edges, of seven a node."""
+    """Return pointers to ragged rows of up to twice their mean length; to edges, seven a node."""
     rng, elements, mean = np.random.default_rng(SEED), case.shape[0], case.mean_length
     if len(case.shape) == 1:
         lengths = rng.integers(int(mean > 1), 2 * mean + (mean == 1), elements + 1)

@@ -1,7 +1,7 @@
 /* Design
  * A. Above FSM_FRESH_ABOVE, malloc takes each block from the operating system and gives it back, so
- *    that the pages of every new result are zeroed once more: that takes longer than a softmax. The
- *    results of such calls have a memory handler of their own (NEP 49): they own their data, are
+ *    that the pages of every new result are zeroed once more, which is a large part of the time of
+ *    a softmax. These results have a memory handler of their own (NEP 49): they own their data, are
  *    resized, traced and freed as any array. What is freed last is kept for the next one.
  * B. What is kept is lent to the operating system (MADV_FREE): it takes pages where memory is short,
  *    without writing them anywhere. Until then they count as the process's.

@@ -735,7 +735,7 @@ def test_smoothed_targets_that_add_up_to_more_than_1(fs):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "longdouble"])
 def test_a_temperature_brings_a_sum_beyond_the_format_back(fs, dtype):
-    """Found by the search: that of ten times as much probability as there is, not yet divided."""
+    """Found by the search: shares that add up to nearly ten, before their sum is divided."""
     largest = np.finfo(dtype).max
     x = np.full((1, 700), -largest)
     x[0, 5] = 0

@@ -47,10 +47,10 @@
 #define GROUP_ELEMENTS_BESIDE 512
 #define GROUP_ELEMENTS_DIRECT 16384
 #define GROUP_SEGMENTS 1024
-/* From so many segments on they are sorted by their lengths, up to this one; from so many alike on
- * these are a batch, copied to a block of so many bytes. */
+/* The fewest segments that are sorted by their lengths, and the longest length. */
 #define SORTED_SEGMENTS 128
 #define SORTED_LENGTH 64
+/* The fewest of one length that are a batch, and the bytes of the block it is copied to. */
 #define ALIKE 4
 #define SORTED_BYTES 8192
 /* Class indices copied and checked at a time. */
@@ -394,8 +394,8 @@ static void read_indices(const fsm_plan *p, const char *from, ptrdiff_t step, si
     }                                                                                              \
     return
 
-/* n elements of `size` bytes from one step to another, one of which is their size: of the steps that
- * the compiler knows whole vectors. */
+/* Copies n elements of `size` bytes, which one of the steps is. Loops whose steps the compiler knows
+ * become whole vectors. */
 static void copy_elements(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step,
                           size_t n, size_t size) {
     if (to_step == (ptrdiff_t)size && from_step == to_step) {
@@ -1736,15 +1736,13 @@ static int prepare_segments(fsm_plan *p, fsm_watch *watch) {
     if (ends[0] != 0 || ends[1] != (int64_t)elements) {
         return FSM_BAD_INDEX;
     }
-    p->n = elements;
+    p->n = p->longest = elements;
     p->direct = !p->outer && is_direct(p, FSM_X) && is_direct(p, FSM_OUT);
-    if (p->direct && p->fresh) { /* what is wrong is found as soon when they are run */
-        p->longest = elements;
-        return 0;
+    if (p->direct && p->fresh) {
+        return 0; /* wrong pointers are found when they are run: nobody sees what was written */
     }
     const int status = measure_segments(&all, &longest);
     p->n = p->longest = longest;
-    p->direct = !p->outer && is_direct(p, FSM_X) && is_direct(p, FSM_OUT);
     if (status || p->direct) {
         return status;
     }

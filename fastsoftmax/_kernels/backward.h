@@ -313,8 +313,9 @@ FSM_NOINLINE double F(scaled_loss)(const F(entropy) *e, REAL maximum, pair logar
     return (F(tempered)(sum.hi, e->t) / scale + mass.hi * logarithm.hi) * e->weight;
 }
 
-/* Halves are enough, but where a temperature brings back what overflows even so: of these no sum
- * does for targets below 2^449. A loss beyond the format stays what the halves make of it. */
+/* Times one half is enough, unless a temperature brings back a sum that overflows even then; times
+ * 2^-512 none does for targets below 2^449. Where the loss itself is beyond the format, it is what
+ * halves make of it. */
 FSM_NOINLINE REAL F(entropy_special)(const F(entropy) *e, REAL maximum, pair logarithm) {
     const double loss = F(scaled_loss)(e, maximum, logarithm, 0.5);
     const double again = loss - loss == 0 ? loss : F(scaled_loss)(e, maximum, logarithm, 0x1p-512);
