@@ -11,6 +11,8 @@ import numpy as np
 
 FUNCTIONS = ("softmax", "log_softmax", "logsumexp", "softmax_backward", "log_softmax_backward")
 """In the order of enum fsm_function."""
+LONG = FUNCTIONS[:3]
+"""Those of which threads share a row."""
 ENTROPY = ("cross_entropy_of_labels", "cross_entropy_of_targets")
 WEIGHTED = "logsumexp_with_weights"
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -159,6 +161,14 @@ def borders(source, dtype, n):
     return _in(dtype, x)
 
 
+def long(source, dtype):
+    """Return two rows that threads can share: one whose maximum rises from piece to piece."""
+    n = (1 << 19) + 1030
+    x = source.uniform((2, n), 3)
+    x[1] += np.arange(n) >> 14
+    return _in(dtype, x)
+
+
 def _inputs(source, dtype):
     """Yield arrays of rows in the dtype (bfloat16: float32 to be rounded by its bits)."""
     for n in (*range(1, 301), 511, 512, 513, 1000, 4099, 20000):
@@ -230,6 +240,9 @@ def records():
             found += _records_of(function, dtype, source, inputs, "borders")
             inputs = [borders(source, dtype, (1 << 18) + 1)]
             found += itertools.islice(_records_of(function, dtype, source, inputs, "borders"), 1)
+        if dtype in DTYPES[:2] and function in LONG:
+            inputs = [long(source, dtype)]
+            found += itertools.islice(_records_of(function, dtype, source, inputs, "long"), 2)
     return [*found, *_weighted_records()]
 
 

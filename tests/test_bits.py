@@ -18,6 +18,7 @@ from golden_rows import (
     DTYPES,
     ENTROPY,
     FUNCTIONS,
+    LONG,
     UNSIGNED,
     WEIGHTED,
     Source,
@@ -96,6 +97,7 @@ def test_the_golden_hashes_cover_every_function_and_dtype(rows, golden):
     wide = (f"{f} {d}" for f in (*FUNCTIONS, *ENTROPY) for d in DTYPES[:2])
     families |= {f"{key} borders" for key in wide} | {f"{WEIGHTED} {d} weighted" for d in DTYPES}
     families |= {f"{f} {d} weighted" for f in ENTROPY for d in DTYPES[:2]}
+    families |= {f"{f} {d} long" for f in LONG for d in DTYPES[:2]}
     assert expected | families == set(golden)
 
 

@@ -760,8 +760,8 @@ static void read_weights(const fsm_plan *p, rows_at at, size_t first, size_t cou
 }
 
 /* The temperatures of at most TEMPERATURES rows. */
-static void read_temperatures(const fsm_plan *p, rows_at at, size_t first, size_t count,
-                              fsm_temperature *to) {
+FSM_NOINLINE void read_temperatures(const fsm_plan *p, rows_at at, size_t first, size_t count,
+                                    fsm_temperature *to) {
     double number[TEMPERATURES];
     read_numbers(p, FSM_TEMPERATURE, at.base + (ptrdiff_t)first * at.step, at.step, count, number);
     for (size_t r = 0; r < count; r++) {
@@ -911,6 +911,8 @@ static int compute(const part *part, const rows_at *at, size_t rows, void *strea
         .temperature = own ? temperature : &p->temperature,
         .temperature_step = own,
         .far = p->far,
+        .large = p->large,
+        .streamed = stream || (p->streamed && part->n > FSM_ASK_EVERY),
         .scratch = stream,
         .watch = part->watch,
     };
@@ -1636,6 +1638,80 @@ int fsm_run(const void *plan, size_t first, size_t last, void *scratch, fsm_watc
     return status;
 }
 
+/* ---- a long row in pieces ---- */
+
+void fsm_begin_row(fsm_row_at_work *row, const fsm_plan *p, size_t index, fsm_piece *pieces,
+                   fsm_watch *watch) {
+    const rows_at at[FSM_OPERANDS] = {
+        [FSM_X] = {p->base[FSM_X], row_step(p, FSM_X)},
+        [FSM_OUT] = {p->base[FSM_OUT], row_step(p, FSM_OUT)},
+        [FSM_TEMPERATURE] = {p->base[FSM_TEMPERATURE], row_step(p, FSM_TEMPERATURE)},
+    };
+    row->plan = p;
+    row->temperature = p->temperature;
+    if (p->base[FSM_TEMPERATURE]) {
+        const uint64_t saved = fsm_enter();
+        read_temperatures(p, at[FSM_TEMPERATURE], index, 1, &row->temperature);
+        fsm_leave(saved);
+    }
+    row->rows = (fsm_rows){
+        .rows = 1,
+        .n = p->n,
+        .x = row_of(at[FSM_X], index),
+        .out = row_of(at[FSM_OUT], index),
+        .temperature = &row->temperature,
+        .large = p->large,
+        .streamed = p->streamed,
+        .watch = watch,
+    };
+    row->row = fsm_long_row(&row->rows, p->function);
+    row->piece = pieces;
+    row->writes = 0;
+}
+
+int fsm_run_pieces(const void *work, size_t first, size_t last, void *scratch, fsm_watch *watch) {
+    const fsm_row_at_work *row = work;
+    const fsm_plan *p = row->plan;
+    const fsm_long_functions *of = &p->kernels->long_rows[p->computing];
+    const uint64_t saved = fsm_enter();
+    int status = 0;
+    (void)scratch;
+    for (size_t i = first; i < last && !status; i++) {
+        const size_t start = i * FSM_ASK_EVERY;
+        const size_t end = p->n - start > FSM_ASK_EVERY ? start + FSM_ASK_EVERY : p->n;
+        if (row->writes) {
+            of->write(&row->row, start, end);
+        } else {
+            row->piece[i] = of->sum(&row->row, start, end);
+        }
+        status = fsm_stops_after(watch, end - start);
+    }
+    if (row->writes && p->streamed) {
+        FSM_STREAM_FENCE();
+    }
+    fsm_leave(saved);
+    return status;
+}
+
+int fsm_end_pass(fsm_row_at_work *row) {
+    const fsm_plan *p = row->plan;
+    const fsm_long_functions *of = &p->kernels->long_rows[p->computing];
+    if (row->writes) {
+        return 0;
+    }
+    const uint64_t saved = fsm_enter();
+    for (size_t i = 0; i < p->pieces; i++) {
+        of->add(&row->row, &row->piece[i]);
+    }
+    const int again = of->finish(&row->row), single = p->function == FSM_LOGSUMEXP;
+    if (single && !again) {
+        of->write(&row->row, 0, p->n);
+    }
+    fsm_leave(saved);
+    row->writes = !again;
+    return again || !single;
+}
+
 /* ---- what a plan needs ---- */
 
 static ptrdiff_t magnitude(ptrdiff_t a) {
@@ -1730,7 +1806,7 @@ static int prepare_segments(fsm_plan *p, fsm_watch *watch) {
     p->items = p->segments.extent;
     p->least = 1;
     p->split = -1;
-    p->far = p->streamed = p->beside = p->waits = 0;
+    p->far = p->large = p->streamed = p->beside = p->waits = 0;
     int64_t ends[2];
     read_indices(p, p->base[FSM_Y], (ptrdiff_t)p->items * p->segments.step[FSM_Y], 2, ends);
     if (ends[0] != 0 || ends[1] != (int64_t)elements) {
@@ -1756,7 +1832,7 @@ static int prepare_segments(fsm_plan *p, fsm_watch *watch) {
 }
 
 enum fsm_status fsm_prepare(fsm_plan *p, fsm_watch *watch) {
-    p->scratch = 0;
+    p->scratch = p->pieces = 0;
     if (has_segments(p)) {
         return (enum fsm_status)prepare_segments(p, watch);
     }
@@ -1781,8 +1857,12 @@ enum fsm_status fsm_prepare(fsm_plan *p, fsm_watch *watch) {
     p->split = p->outer ? split_dimension(p) : -1;
     p->items = p->outer ? p->dimension[p->split].extent : 1;
     const double bytes = (double)rows * (double)p->n * (double)size_of(p->dtype[FSM_X]);
-    p->streamed = bytes >= (double)fsm_stream_from() && !p->unmapped;
+    p->large = bytes >= (double)fsm_stream_from();
+    p->streamed = p->large && !p->unmapped;
     p->far = bytes >= (double)FAR_FROM;
+    const int sharable = p->direct && p->outer <= 1 && p->function <= FSM_LOGSUMEXP &&
+                         !p->base[FSM_GRAD] && p->n >= FSM_SHARED_FROM;
+    p->pieces = sharable ? (p->n + FSM_ASK_EVERY - 1) / FSM_ASK_EVERY : 0;
     const size_t row = p->n * size_of(p->computing);
     const int in_place = p->base[FSM_GRAD] && p->base[FSM_GRAD] == p->base[FSM_X];
     const int streams =

@@ -72,10 +72,11 @@ typedef struct {
     size_t items;   /* to be run, in parts of any size: rows, or indices of the dimension `split` */
     size_t least;   /* smaller parts would be slow */
     int split;      /* the outer dimension that parts are taken of; -1: there is one item */
+    size_t pieces;  /* of a row that threads can share (fsm_begin_row); 0: of none */
     int direct;     /* the kernels take the rows as they lie */
     int beside;     /* the kernels take rows that lie side by side as they lie */
     int streamed;   /* results go past the caches, where they can */
-    int far;        /* of fsm_rows */
+    int far, large; /* of fsm_rows */
     size_t scratch; /* bytes of scratch that each thread needs, from a cache line on */
     /* Staged rows: how many at a time, elements from one to the next, and where in the scratch each
      * operand is staged. */
@@ -133,6 +134,27 @@ enum fsm_status fsm_prepare(fsm_plan *plan, fsm_watch *watch);
 /* Runs items from `first` up to `last` of a plan that is prepared: an fsm_part_function. Returns a
  * status. */
 int fsm_run(const void *plan, size_t first, size_t last, void *scratch, fsm_watch *watch);
+
+/* A long row of a plan whose pieces threads share. */
+typedef struct {
+    const fsm_plan *plan;
+    fsm_temperature temperature;
+    fsm_rows rows;
+    fsm_long row;
+    fsm_piece *piece; /* what is known of each */
+    int writes;       /* what is to be done of each: its sum, or its results */
+} fsm_row_at_work;
+
+/* Begins row `index` of a plan that has `pieces`, which there is memory for. What follows is to run
+ * its pieces, and to end that, until no pass is left. */
+void fsm_begin_row(fsm_row_at_work *row, const fsm_plan *plan, size_t index, fsm_piece *pieces,
+                   fsm_watch *watch);
+
+/* Runs pieces from `first` up to `last` of a row: an fsm_part_function. Returns a status. */
+int fsm_run_pieces(const void *row, size_t first, size_t last, void *scratch, fsm_watch *watch);
+
+/* After all of them: whether there is another pass. */
+int fsm_end_pass(fsm_row_at_work *row);
 
 /* T as the kernels want it, for arithmetic in `computing`. T > 0 and finite. */
 fsm_temperature fsm_make_temperature(double temperature, enum fsm_dtype computing);

@@ -405,7 +405,7 @@ FSM_INLINE void F(across)(const fsm_rows *b, F(columns_function) *columns, size_
 
 static void F(softmax_rows)(const fsm_rows *b) {
     if (FSM_UNLIKELY(b->n > FSM_ASK_EVERY)) {
-        F(softmax_long)(b);
+        F(rows_long)(b, FSM_SOFTMAX);
     } else if (b->n <= SOFTMAX_ACROSS && b->rows > 1) {
         const int blocks = fsm_is_tempered(b) ? 1 : BLOCKS(b->n);
         F(across)(b, F(softmax_columns), (size_t)blocks * LANES, F(softmax_along), b->n);
@@ -560,7 +560,7 @@ static size_t F(log_softmax_columns)(const fsm_rows *b, size_t first) {
 
 static void F(log_softmax_rows)(const fsm_rows *b) {
     if (FSM_UNLIKELY(b->n > FSM_ASK_EVERY)) {
-        F(log_long)(b, 0);
+        F(rows_long)(b, FSM_LOG_SOFTMAX);
     } else if (b->n <= ACROSS && b->rows > 1 && !fsm_is_tempered(b)) {
         F(across)(b, F(log_softmax_columns), LANES, F(log_softmax_along), b->n);
     } else {
@@ -579,7 +579,7 @@ static size_t F(logsumexp_columns)(const fsm_rows *b, size_t first) {
 
 static void F(logsumexp_rows)(const fsm_rows *b) {
     if (FSM_UNLIKELY(b->n > FSM_ASK_EVERY)) {
-        F(log_long)(b, 1);
+        F(rows_long)(b, FSM_LOGSUMEXP);
     } else if (b->n <= ACROSS && b->rows > 1) {
         F(across)(b, F(logsumexp_columns), LANES, F(logsumexp_along), 1);
     } else {

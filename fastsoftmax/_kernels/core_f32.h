@@ -267,15 +267,16 @@ FSM_CORE f32_total f32_mass_total(const f32_mass *mass) {
     return (f32_total){hi, rest - (hi - high)};
 }
 
-/* Masses of a row of several chunks are added up in float64. */
-typedef double f32_running;
-
-FSM_INLINE void f32_running_add(f32_running *sum, const f32_mass *mass, float start) {
+/* Masses of a row of several chunks are added up in float64; here and below `lo` is 0. */
+FSM_INLINE void f32_running_add(pair *sum, const f32_mass *mass, float start) {
     uint32_t bits;
     memcpy(&bits, &start, sizeof bits);
     const uint32_t units = f32x16_reduce_bits(mass->hi) - 16u * bits;
     const double unit = (double)start * 0x1p-23;
-    *sum += (double)(int32_t)units * unit + (double)f32x16_reduce_add(mass->lo);
+    sum->hi += (double)(int32_t)units * unit + (double)f32x16_reduce_add(mass->lo);
+}
+FSM_INLINE void f32_running_join(pair *sum, pair more) {
+    sum->hi += more.hi;
 }
 /* Where a chunk starts whose largest weight is 2^below of the row's, or so: as far above that as
  * MASS_START is above the row's. */
@@ -287,12 +288,12 @@ FSM_INLINE float f32_start_below(float below) {
     return start;
 }
 /* Without the one weight own + own_low. */
-FSM_INLINE pair f32_running_less(f32_running sum, float own, float own_low) {
-    return (pair){sum - (double)own - (double)own_low, 0.0};
+FSM_INLINE pair f32_running_less(pair sum, float own, float own_low) {
+    return (pair){sum.hi - (double)own - (double)own_low, 0.0};
 }
-FSM_INLINE f32_total f32_running_total(f32_running sum) {
-    const float hi = (float)sum;
-    return (f32_total){hi, (float)(sum - (double)hi)};
+FSM_INLINE f32_total f32_running_total(pair sum) {
+    const float hi = (float)sum.hi;
+    return (f32_total){hi, (float)(sum.hi - (double)hi)};
 }
 FSM_CORE pair f32_sum_total(const f32_sum *sum) {
     f64x8 a = f64x8_add(sum->low, sum->high);

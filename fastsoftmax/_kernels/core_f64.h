@@ -43,7 +43,8 @@
 /* Where the lanes of a mass start: the sum of a chunk, CHUNK * C * 2^(128.5) < 2^138 at most, then
  * fits 53 bits above its unit, 2^85. */
 #define F64_MASS_START 0x1p137
-/* No row is long enough for what these are for (core_f32.h). */
+/* No chunk is long enough for the first, no row but a very long one for the second (core_f32.h,
+ * long_rows.h). */
 #define F64_SETTLED FSM_CHUNK_VECTORS
 #define F64_OWN_STARTS 0
 
@@ -203,29 +204,31 @@ FSM_INLINE void f64_mass_settle(f64_mass *mass) {
 
 typedef pair f64_total;
 
-FSM_CORE f64_total f64_mass_total(const f64_mass *mass) {
-    const f64x8 units = f64x8_sub(mass->hi, f64x8_set1(F64_MASS_START));
+/* Of a mass that has begun at `start`. */
+FSM_CORE f64_total f64_mass_above(const f64_mass *mass, double start) {
+    const f64x8 units = f64x8_sub(mass->hi, f64x8_set1(start));
     return fast_two_sum(f64x8_reduce_add(units), f64x8_reduce_add(mass->lo));
 }
+FSM_INLINE f64_total f64_mass_total(const f64_mass *mass) {
+    return f64_mass_above(mass, F64_MASS_START);
+}
 
-typedef pair f64_running;
-
-FSM_INLINE void f64_running_add(f64_running *sum, const f64_mass *mass, double start) {
-    (void)start;
-    const f64_total total = f64_mass_total(mass);
-    const pair both = two_sum(sum->hi, total.hi);
-    sum->lo += both.lo + total.lo;
+FSM_INLINE void f64_running_join(pair *sum, pair more) {
+    const pair both = two_sum(sum->hi, more.hi);
+    sum->lo += both.lo + more.lo;
     sum->hi = both.hi;
 }
-FSM_INLINE double f64_start_below(double below) {
-    (void)below;
-    return F64_MASS_START;
+FSM_INLINE void f64_running_add(pair *sum, const f64_mass *mass, double start) {
+    f64_running_join(sum, f64_mass_above(mass, start));
 }
-FSM_INLINE pair f64_running_less(f64_running sum, double own, double own_low) {
+FSM_INLINE double f64_start_below(double below) {
+    return F64_MASS_START * power_of_two(below > -1074.0 ? (int)below : -1074);
+}
+FSM_INLINE pair f64_running_less(pair sum, double own, double own_low) {
     const pair less = two_sum(sum.hi, -own);
     return (pair){less.hi, less.lo + (sum.lo - own_low)};
 }
-FSM_INLINE f64_total f64_running_total(f64_running sum) {
+FSM_INLINE f64_total f64_running_total(pair sum) {
     return fast_two_sum(sum.hi, sum.lo);
 }
 FSM_CORE pair f64_sum_total(const f64_sum *sum) {

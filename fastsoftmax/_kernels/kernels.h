@@ -2,6 +2,7 @@
 #ifndef FSM_KERNELS_H
 #define FSM_KERNELS_H
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -68,7 +69,9 @@ typedef struct {
     const fsm_temperature *temperature; /* IN: of all rows, or one each */
     size_t temperature_step;            /* 0 or 1: from a row's to the next one's */
     int far; /* operands are larger than the caches near by: the next row is worth fetching ahead */
-    void *scratch; /* FSM_STREAM_SCRATCH of a row, from a line on: results are streamed; or NULL */
+    int large;        /* long rows: operands are larger than all caches */
+    int streamed;     /* results go past the caches: of rows of FSM_STREAM_UP_TO, or long ones */
+    void *scratch;    /* for that, FSM_STREAM_SCRATCH of a row, from a line on; not of long rows */
     fsm_watch *watch; /* of long rows; or NULL */
 } fsm_rows;
 
@@ -163,6 +166,41 @@ enum fsm_function {
     FSM_SEGMENT_LOGSUMEXP,
     FSM_FUNCTIONS
 };
+/* A row of so many elements at least can be computed by several threads. */
+#define FSM_SHARED_FROM (2 * FSM_ASK_EVERY)
+
+/* What one reading tells of a row, or of a piece of it. */
+typedef struct {
+    double maximum; /* NaNs are passed over */
+    double steps;   /* N: weights are in units of 2^N (core_f32.h, A) */
+    double hi, lo;  /* their sum */
+} fsm_piece;
+
+/* A long row at work: softmax, log_softmax or logsumexp. */
+typedef struct {
+    const fsm_rows *rows; /* that row */
+    enum fsm_function function;
+    int known;     /* sums are in units of the maximum, sum.maximum, not of what they find */
+    int stored;    /* weights are written to the result as they are added */
+    fsm_piece sum; /* of the pieces so far */
+    double hi, lo; /* softmax: the sum's inverse; else the sum without one of the largest weights */
+} fsm_long;
+
+static inline fsm_long fsm_long_row(const fsm_rows *row, enum fsm_function function) {
+    const double none = -(double)INFINITY;
+    return (fsm_long){.rows = row, .function = function, .sum = {none, none, 0.0, 0.0}};
+}
+
+/* For pieces of FSM_ASK_EVERY elements, in any order and by any thread: `sum` of each; then `add`
+ * of each, in order; then `finish`, which returns whether all that is to be done once more, with a
+ * known maximum; then `write` of each (of logsumexp: once). */
+typedef struct {
+    fsm_piece (*sum)(const fsm_long *row, size_t first, size_t end);
+    void (*add)(fsm_long *row, const fsm_piece *piece);
+    int (*finish)(fsm_long *row);
+    void (*write)(const fsm_long *row, size_t first, size_t end);
+} fsm_long_functions;
+
 /* Formats of elements. Kernels compute in the first two; arrays.c converts the others. */
 enum fsm_dtype {
     FSM_F32,
@@ -186,6 +224,7 @@ enum fsm_dtype {
 typedef struct {
     const char *name;
     fsm_rows_function *rows[FSM_ROW_FUNCTIONS][FSM_COMPUTE_DTYPES];
+    fsm_long_functions long_rows[FSM_COMPUTE_DTYPES];
     fsm_beside_function *beside[FSM_ROW_FUNCTIONS][FSM_COMPUTE_DTYPES]; /* NULL: of none */
     fsm_tall_function *tall[FSM_COMPUTE_DTYPES];                        /* of softmax; NULL: none */
     fsm_cross_entropy_function *cross_entropy[FSM_COMPUTE_DTYPES];

@@ -1,8 +1,21 @@
-/* Rows of more than FSM_ASK_EVERY elements, included after backward.h: in pieces, between which a
- * call can end early (kernels.h). The arithmetic, and so every bit, is that of rows.h and
- * backward.h. Their loops have no such pieces: around a call, even one that is seldom made,
- * compilers keep vectors in memory (3 to 7 % of the time of logsumexp and of the gradients). They
- * are compiled to be small, for memory bounds them.
+/* Rows of more than FSM_ASK_EVERY elements, included after backward.h: in pieces of that length,
+ * between which a call can end early, and which threads can share (kernels.h). The loops of rows.h
+ * and backward.h have no such pieces: around a call, even one that is seldom made, compilers keep
+ * vectors in memory (3 to 7 % of the time of logsumexp and of the gradients).
+ *
+ * Design
+ * A. The sum of a row is that of its pieces' sums, in order; a piece's that of its chunks' masses.
+ *    So it does not matter who adds up which piece.
+ * B. One reading gives the maximum and the sum. The weights of a chunk are computed for the largest
+ *    element of the piece so far, i.e. times a power of two (core_*.h, A); where a larger one is
+ *    found, the sum is multiplied by the power of two between the two. That is exact, and what is
+ *    kept for the largest element so far but cut off for the row's is less than 2^-100 of the sum,
+ *    so it vanishes there. Every bit is as if the maximum had been known from the start, provided
+ *    that each chunk starts its sum above its own largest weight.
+ * C. Before anything is found, the largest element is taken to be -4096, the lowest that needs no
+ *    shift. Where the row's turns out to need one, or the sum is NaN, the row is read once more.
+ * D. The results of a softmax that is larger than the caches are computed from the elements, whose
+ *    weights are computed once more: to write weights, read them and write results takes longer.
  */
 
 FSM_SMALL REAL F(long_max)(const REAL *x, size_t n, fsm_watch *watch) {
@@ -24,110 +37,266 @@ FSM_SMALL F(mass)
     }
     return mass;
 }
-FSM_NOINLINE F(mass) F(softmax_mass_of)(const REAL *x, REAL *w, size_t n, REAL start,
-                                        ptrdiff_t ahead, const F(row) *row) {
+FSM_NOINLINE F(mass) F(stored_mass_of)(const REAL *x, REAL *w, size_t n, REAL start,
+                                       ptrdiff_t ahead, const F(row) *row) {
     return F(mass_of)(x, w, n, start, ahead, row, (F(how)){0, 1, 0}, NULL);
+}
+FSM_NOINLINE F(mass)
+    F(softmax_mass_of)(const REAL *x, size_t n, REAL start, ptrdiff_t ahead, const F(row) *row) {
+    return F(mass_of)(x, NULL, n, start, ahead, row, (F(how)){0, 0, 0}, NULL);
 }
 FSM_NOINLINE F(mass)
     F(log_mass_of)(const REAL *x, size_t n, REAL start, ptrdiff_t ahead, const F(row) *row) {
     return F(mass_of)(x, NULL, n, start, ahead, row, (F(how)){0, 0, 1}, NULL);
 }
+/* Weights without their mass. */
+FSM_NOINLINE void F(weigh)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(row) *row,
+                           int rare) {
+    if (rare) {
+        (void)F(rare_mass_of)(x, w, n, FC(MASS_START), row, (F(how)){1, 1, 0});
+    } else {
+        (void)F(mass_of)(x, w, n, FC(MASS_START), ahead, row, (F(how)){0, 1, 0}, NULL);
+    }
+}
 FSM_NOINLINE REAL F(chunk_max)(const REAL *x, size_t n) {
     return F(row_max)(x, n);
 }
 
-/* The mass of the row; weights are stored to w when given. */
-FSM_SMALL F(running) F(long_masses)(const REAL *x, REAL *w, size_t n, const F(start) *s,
-                                    const fsm_temperature *t, fsm_watch *watch, F(how) how) {
-    F(running) running = {0};
-    FSM_PIECES(first, end, n, watch) {
-        const F(row) row = F(row_of)(s, t);
-        for (size_t i = first; i < end; i += CHUNK) {
-            const size_t count = n - i < CHUNK ? n - i : CHUNK;
-            REAL *const to = how.stored ? w + i : NULL;
-            const REAL start = F(has_chunks)(n) ? F(chunk_start)(F(chunk_max)(x + i, count), s, t)
-                                                : FC(MASS_START);
-            /* The next chunk, whose maximum is looked for before its weights are computed. */
-            const ptrdiff_t ahead = n - i > CHUNK ? (ptrdiff_t)(CHUNK * sizeof(REAL)) : 0;
-            const F(mass) mass = how.rare ? F(rare_mass_of)(x + i, to, count, start, &row, how)
-                                 : how.parts
-                                     ? F(log_mass_of)(x + i, count, start, ahead, &row)
-                                     : F(softmax_mass_of)(x + i, to, count, start, ahead, &row);
-            F(running_add)(&running, &mass, start);
-        }
-    }
-    return running;
+/* To the chunk after the one at element i, which is fetched meanwhile; 0 after the last. */
+FSM_INLINE ptrdiff_t F(next_chunk)(size_t i, size_t n) {
+    return n - i > CHUNK ? (ptrdiff_t)(CHUNK * sizeof(REAL)) : 0;
 }
 
-/* As F(others). */
-FSM_SMALL pair F(long_others)(const REAL *x, size_t n, const F(start) *s, const fsm_temperature *t,
-                              fsm_watch *watch) {
-    const F(row) row = F(row_of)(s, t);
-    const F(how) how = {s->shifted || t->tempered, 0, 1};
-    const F(running) running = F(long_masses)(x, NULL, n, s, t, watch, how);
-    const pair others = F(without_top)(running, s->maximum, &row, 1);
-    if (others.hi >= F(others_from)(n)) {
-        return others;
+/* Whether each chunk starts its sum above its own largest weight, so that B holds. In float64 that
+ * is what makes a row long; in shorter ones it gains nothing. */
+FSM_INLINE int F(starts_apart)(size_t n) {
+    return F(has_chunks)(n) || n >= FSM_SHARED_FROM;
+}
+
+/* A sum in units that are 2^by times as large. */
+FSM_INLINE pair F(in_units)(pair sum, double by) {
+    const double factor = power_of_two(by < 1100.0 ? -(int)by : -1100);
+    return (pair){sum.hi * factor, sum.lo * factor};
+}
+
+/* Whether n results go past the caches: not a few, whose first line is not looked for. */
+FSM_INLINE int F(streams)(const fsm_rows *b, size_t n) {
+    return STREAMED(b) && n > FOLDED;
+}
+
+FSM_INLINE REAL F(long_cut)(const fsm_long *row) {
+    return row->function == FSM_SOFTMAX ? FC(CUT) : FC(LOG_CUT);
+}
+FSM_INLINE F(start) F(long_start)(const fsm_long *row) {
+    return F(row_start)((REAL)row->sum.maximum, F(long_cut)(row), row->rows->temperature);
+}
+
+FSM_SMALL fsm_piece F(long_sum)(const fsm_long *row, size_t first, size_t end) {
+    const fsm_rows *b = row->rows;
+    const fsm_temperature *t = b->temperature;
+    const REAL *x = b->x, cut = F(long_cut)(row);
+    const int apart = F(starts_apart)(b->n), parts = row->function != FSM_SOFTMAX;
+    F(start) s = row->known ? F(long_start)(row) : F(row_start)(-FC(SHIFT_ABOVE), cut, &untempered);
+    F(row) vectors = F(row_of)(&s, t);
+    const F(how) how = {s.shifted || t->tempered, row->stored, parts};
+    REAL maximum = row->known ? (REAL)row->sum.maximum : -(REAL)INFINITY;
+    pair sum = {0.0, 0.0};
+    for (size_t i = first; i < end; i += CHUNK) {
+        const size_t count = end - i < CHUNK ? end - i : CHUNK;
+        const REAL largest = apart ? F(chunk_max)(x + i, count) : maximum;
+        if (!row->known && largest > maximum) {
+            const F(start) above = F(row_start)(largest, cut, t);
+            maximum = largest;
+            if (!above.shifted) {
+                sum = F(in_units)(sum, above.steps - s.steps);
+                s = above;
+                vectors = F(row_of)(&s, t);
+            } else if (largest > 0) {
+                sum.hi = (double)FC(NAN); /* C */
+            }
+        }
+        if (sum.hi != sum.hi) {
+            continue;
+        }
+        const REAL start = apart ? F(chunk_start)(largest, &s, t) : FC(MASS_START);
+        const ptrdiff_t ahead = F(next_chunk)(i, b->n);
+        REAL *const w = row->stored ? (REAL *)b->out + i : NULL;
+        const F(mass) mass = how.rare ? F(rare_mass_of)(x + i, w, count, start, &vectors, how)
+                             : parts  ? F(log_mass_of)(x + i, count, start, ahead, &vectors)
+                             : how.stored
+                                 ? F(stored_mass_of)(x + i, w, count, start, ahead, &vectors)
+                                 : F(softmax_mass_of)(x + i, count, start, ahead, &vectors);
+        F(running_add)(&sum, &mass, start);
     }
-    size_t skip = n;
-    FSM_PIECES(i, end, n, watch) {
-        const size_t found = F(row_find)(x + i, end - i, s->maximum);
+    return (fsm_piece){(double)maximum, s.steps, sum.hi, sum.lo};
+}
+
+FSM_SMALL void F(long_add)(fsm_long *row, const fsm_piece *piece) {
+    pair sum = {row->sum.hi, row->sum.lo}, more = {piece->hi, piece->lo};
+    if (piece->maximum > row->sum.maximum) {
+        row->sum.maximum = piece->maximum;
+    }
+    if (piece->steps > row->sum.steps) {
+        sum = F(in_units)(sum, piece->steps - row->sum.steps);
+        row->sum.steps = piece->steps;
+    } else {
+        more = F(in_units)(more, row->sum.steps - piece->steps);
+    }
+    F(running_join)(&sum, more);
+    row->sum.hi = sum.hi;
+    row->sum.lo = sum.lo;
+}
+
+/* The weights of a row without one of the largest, with a relative accuracy of their own: where
+ * they are small beside that. What is done for a shift and a temperature leaves the bits of other
+ * rows as they are. */
+FSM_SMALL pair F(long_others)(const fsm_rows *b, REAL maximum, const F(row) *row) {
+    const REAL *x = b->x;
+    size_t skip = b->n;
+    FSM_PIECES(i, end, b->n, b->watch) {
+        const size_t found = F(row_find)(x + i, end - i, maximum);
         if (found < end - i) {
             skip = i + found;
             break;
         }
     }
-    /* What is done for a shift and a temperature leaves the bits of other rows as they are. */
     F(sum) sum = F(sum_zero)();
-    FSM_PIECES(i, end, n, watch) {
-        F(add_others)(&sum, x + i, NULL, end - i, skip - i, &row, 1);
+    FSM_PIECES(i, end, b->n, b->watch) {
+        F(add_others)(&sum, x + i, NULL, end - i, skip - i, row, 1);
     }
     return F(sum_total)(&sum);
 }
 
-FSM_SMALL void F(softmax_long)(const fsm_rows *b) {
-    for (size_t row = 0; row < b->rows; row++) {
-        const REAL *x = CONST_ROW(b->x, b->x_stride, row);
-        REAL *out = ROW(b->out, b->out_stride, row), hi, lo;
-        const REAL maximum = F(long_max)(x, b->n, b->watch);
-        const fsm_temperature *t = fsm_temperature_of(b, row);
-        const F(start) s = F(row_start)(maximum, FC(CUT), t);
-        const F(running) running =
-            F(long_masses)(x, out, b->n, &s, t, b->watch, (F(how)){s.shifted || t->tempered, 1, 0});
-        const F(total) total = F(running_total)(running);
-        F(inverse)(total, &hi, &lo);
-        FSM_PIECES(i, end, b->n, b->watch) {
-            if (total.hi != total.hi) {
-                F(fill_nan)(out + i, end - i);
-            } else if (!FSM_UNDERFLOWED()) {
-                F(scale_pieces)(out + i, end - i, hi, lo);
-            } else if (!F(scale_low)(out + i, end - i, V(set1)(hi), V(set1)(lo))) {
-                FSM_FORGET_UNDERFLOW();
-            }
-        }
+FSM_SMALL int F(long_finish)(fsm_long *row) {
+    const fsm_rows *b = row->rows;
+    const F(start) s = F(long_start)(row);
+    const pair sum = {row->sum.hi, row->sum.lo};
+    if (!row->known && (s.shifted || sum.hi != sum.hi)) {
+        row->known = 1;
+        row->sum = (fsm_piece){row->sum.maximum, -INFINITY, 0.0, 0.0};
+        return 1;
+    }
+    if (row->function == FSM_SOFTMAX) {
+        REAL hi, lo;
+        F(inverse)(F(running_total)(sum), &hi, &lo);
+        row->hi = (double)hi;
+        row->lo = (double)lo;
+        return 0;
+    }
+    const F(row) vectors = F(row_of)(&s, b->temperature);
+    pair others = F(without_top)(sum, s.maximum, &vectors, 1);
+    if (!(others.hi >= F(others_from)(b->n))) {
+        others = F(long_others)(b, s.maximum, &vectors);
+    }
+    row->hi = others.hi;
+    row->lo = others.lo;
+    return 0;
+}
+
+/* The results of a softmax from its weights. */
+FSM_SMALL void F(scale_long)(REAL *out, size_t n, REAL hi, REAL lo) {
+    if (!FSM_UNDERFLOWED()) {
+        F(scale_pieces)(out, n, hi, lo);
+    } else if (!F(scale_low)(out, n, V(set1)(hi), V(set1)(lo))) {
+        FSM_FORGET_UNDERFLOW();
     }
 }
 
-FSM_SMALL void F(log_long)(const fsm_rows *b, int single) {
-    for (size_t row = 0; row < b->rows; row++) {
-        const fsm_temperature *t = fsm_temperature_of(b, row);
-        const REAL *x = CONST_ROW(b->x, b->x_stride, row);
-        REAL *out = ROW(b->out, b->out_stride, row);
-        const F(start) s = F(row_start)(F(long_max)(x, b->n, b->watch), FC(LOG_CUT), t);
-        const pair others = F(long_others)(x, b->n, &s, t, b->watch);
-        const pair logarithm = log_one_plus(F(ratio)(others, F(log_top)(&s)), FC(LOG_IN_TWO));
-        if (!single) {
-            FSM_PIECES(i, end, b->n, b->watch) {
-                F(log_softmax_row)(x + i, out + i, end - i, &s, t, logarithm, NULL);
-            }
-        } else if (!F(no_answer)(s.maximum, logarithm)) {
-            F(logsumexp_row)(x, out, b->n, &s, logarithm);
-        } else { /* the maximum, or a NaN that it has passed over */
-            REAL answer = s.maximum;
-            FSM_PIECES(i, end, b->n, b->watch) {
-                answer = F(logsumexp_special)(x + i, end - i, answer);
-            }
-            *out = answer;
+/* The same from its elements: a chunk's weights wait in the result, or where that is streamed, in a
+ * block as far from the start of a line. */
+FSM_SMALL void F(softmax_again)(const fsm_long *row, size_t first, size_t end) {
+    const fsm_rows *b = row->rows;
+    const REAL *x = b->x, hi = (REAL)row->hi, lo = (REAL)row->lo;
+    REAL *out = b->out;
+    FSM_ALIGNED(64) REAL block[CHUNK + LANES];
+    REAL *const apart = block + (uintptr_t)out % 64 / sizeof(REAL);
+    const F(start) s = F(long_start)(row);
+    const F(row) vectors = F(row_of)(&s, b->temperature);
+    F(edge) edge = {0};
+    for (size_t i = first; i < end; i += CHUNK) {
+        const size_t count = end - i < CHUNK ? end - i : CHUNK;
+        const int streams = F(streams)(b, count);
+        F(waiting) waiting = {
+            .w = streams ? apart : out + i, .out = out + i, .n = count, .hi = hi, .lo = lo};
+        F(weigh)(x + i, waiting.w, count, F(next_chunk)(i, b->n), &vectors,
+                 s.shifted || b->temperature->tempered);
+        if (!streams) {
+            F(scale_long)(out + i, count, hi, lo);
+        } else if (FSM_UNDERFLOWED()) {
+            F(stream_low)(&waiting);
+        } else {
+            F(begin_waiting)(&waiting, &edge);
+            F(finish_waiting)(&waiting, &edge);
+        }
+    }
+    F(edge_flush)(&edge);
+}
+
+FSM_SMALL void F(long_write)(const fsm_long *row, size_t first, size_t end) {
+    const fsm_rows *b = row->rows;
+    const REAL *x = b->x;
+    REAL *out = b->out;
+    if (row->function == FSM_SOFTMAX) {
+        if (row->hi != row->hi) {
+            F(fill_nan)(out + first, end - first);
+        } else if (row->stored) {
+            F(scale_long)(out + first, end - first, (REAL)row->hi, (REAL)row->lo);
+        } else {
+            F(softmax_again)(row, first, end);
+        }
+        return;
+    }
+    const F(start) s = F(long_start)(row);
+    const pair others = {row->hi, row->lo};
+    const pair logarithm = log_one_plus(F(ratio)(others, F(log_top)(&s)), FC(LOG_IN_TWO));
+    if (row->function == FSM_LOG_SOFTMAX) {
+        F(edge) shared, *const edge = F(streams)(b, end - first) ? &shared : NULL;
+        shared.held = 0;
+        F(log_softmax_row)(x + first, out + first, end - first, &s, b->temperature, logarithm,
+                           edge);
+        F(edge_flush)(edge);
+    } else if (!F(no_answer)(s.maximum, logarithm)) {
+        F(logsumexp_row)(x, out, b->n, &s, logarithm);
+    } else { /* the maximum, or a NaN that it has passed over */
+        REAL answer = s.maximum;
+        FSM_PIECES(i, part, b->n, b->watch) {
+            answer = F(logsumexp_special)(x + i, part - i, answer);
+        }
+        *out = answer;
+    }
+}
+
+/* The row's maximum and sum; whether results or a cross-entropy need its maximum first. */
+FSM_SMALL void F(long_total)(fsm_long *row) {
+    const fsm_rows *b = row->rows;
+    if (!F(starts_apart)(b->n) || row->stored) {
+        row->known = 1;
+        row->sum.maximum = (double)F(long_max)(b->x, b->n, b->watch);
+    }
+    do {
+        FSM_PIECES(first, end, b->n, b->watch) {
+            const fsm_piece piece = F(long_sum)(row, first, end);
+            F(long_add)(row, &piece);
+        }
+    } while (F(long_finish)(row));
+}
+
+FSM_SMALL void F(rows_long)(const fsm_rows *b, enum fsm_function function) {
+    for (size_t r = 0; r < b->rows; r++) {
+        fsm_rows one = *b;
+        one.rows = 1;
+        one.x = CONST_ROW(b->x, b->x_stride, r);
+        one.out = ROW(b->out, b->out_stride, r);
+        one.temperature = fsm_temperature_of(b, r);
+        fsm_long row = fsm_long_row(&one, function);
+        row.stored = function == FSM_SOFTMAX && !b->large;
+        F(long_total)(&row);
+        if (function == FSM_LOGSUMEXP) {
+            F(long_write)(&row, 0, b->n);
+            continue;
+        }
+        FSM_PIECES(first, end, b->n, b->watch) {
+            F(long_write)(&row, first, end);
         }
     }
 }
@@ -224,9 +393,13 @@ FSM_SMALL void F(long_grad)(const F(entropy) *e, const F(slopes) *s, const F(row
 FSM_SMALL void F(cross_entropy_long)(const fsm_cross_entropy *b) {
     for (size_t r = 0; r < b->rows; r++) {
         const F(entropy) e = F(entropy_of)(b, r);
-        const REAL maximum = F(long_max)(e.x, e.n, e.watch);
-        F(entropy_sums) sums = {.start = F(row_start)(maximum, FC(LOG_CUT), e.t)};
-        sums.others = F(long_others)(e.x, e.n, &sums.start, e.t, e.watch);
+        const fsm_rows one = {.rows = 1, .n = e.n, .x = e.x, .temperature = e.t, .watch = e.watch};
+        fsm_long logarithm = fsm_long_row(&one, FSM_LOG_SOFTMAX);
+        F(long_total)(&logarithm);
+        F(entropy_sums) sums = {
+            .start = F(long_start)(&logarithm),
+            .others = {logarithm.hi, logarithm.lo},
+        };
         F(entropy_finish)(&sums);
         const F(row) row = F(row_of)(&sums.start, e.t);
         ((REAL *)b->loss)[r] = F(entropy_row)(&e, &sums, F(long_moments), F(long_grad), &row, NULL);

@@ -33,9 +33,9 @@
 #define GROUP_BYTES (8 * 1024)
 /* Whether the results of long rows go past the caches, where the vocabulary can do that. */
 #if defined(FSM_STREAMS)
-#define STREAMED(b) ((b)->scratch != NULL)
+#define STREAMED(b) ((b)->streamed)
 #else
-#define STREAMED(b) 0
+#define STREAMED(b) ((void)(b), 0)
 #endif
 /* So far ahead, in bytes, is fetched what is streamed. */
 #define FETCH_AHEAD 2048
@@ -343,8 +343,10 @@ FSM_CORE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, REAL start, ptrdif
         FSM_PREFETCH((const char *)(x + i + LANES) + ahead);
         const VEC a = F(weight)(V(load)(x + i), row, 0);
         const VEC b = F(weight)(V(load)(x + i + LANES), row, 0);
-        V(store)(w + i, a);
-        V(store)(w + i + LANES, b);
+        if (how.stored) {
+            V(store)(w + i, a);
+            V(store)(w + i + LANES, b);
+        }
         F(mass_add)(&mass, a);
         F(mass_add)(&mass, b);
         if (waiting && waiting->done + pair_of <= waiting->n) {
@@ -374,7 +376,7 @@ FSM_INLINE F(total)
     F(weights_as)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
                   const fsm_temperature *t, int rare, F(waiting) *waiting) {
     const F(row) row = F(row_of)(s, t);
-    F(running) running = {0};
+    pair running = {0};
     for (size_t i = 0; i < n; i += CHUNK) {
         const size_t count = n - i < CHUNK ? n - i : CHUNK;
         const REAL start =
@@ -473,7 +475,7 @@ FSM_NOINLINE pair F(others_summed)(const REAL *x, REAL *w, size_t n, const F(sta
 }
 
 /* Without one maximal weight. */
-FSM_CORE pair F(without_top)(F(running) running, REAL maximum, const F(row) *row, int rare) {
+FSM_CORE pair F(without_top)(pair running, REAL maximum, const F(row) *row, int rare) {
     VEC low;
     const VEC own = F(weight_split)(V(set1)(maximum), row, rare, &low);
     return F(running_less)(running, V(reduce_max)(own), V(reduce_max)(low));
@@ -483,7 +485,7 @@ FSM_CORE pair F(without_top)(F(running) running, REAL maximum, const F(row) *row
 FSM_CORE pair F(others_massed)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
                                const fsm_temperature *t, const int rare) {
     const F(row) row = F(row_of)(s, t);
-    F(running) running = {0};
+    pair running = {0};
     for (size_t i = 0; i < n; i += CHUNK) {
         const size_t count = n - i < CHUNK ? n - i : CHUNK;
         const REAL start =

@@ -138,6 +138,11 @@ const fsm_kernels FSM_PASTE(fsm_, FSM_UNIT) = {
             [FSM_LOG_SOFTMAX_BACKWARD] = {f32_log_softmax_backward_rows,
                                           f64_log_softmax_backward_rows},
         },
+    .long_rows =
+        {
+            {f32_long_sum, f32_long_add, f32_long_finish, f32_long_write},
+            {f64_long_sum, f64_long_add, f64_long_finish, f64_long_write},
+        },
 #ifndef FSM_CORE_CALLED
     .beside =
         {
