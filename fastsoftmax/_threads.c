@@ -247,46 +247,98 @@ FSM_NOINLINE int run_on_stack(const fsm_plan *plan, fsm_watch *watch) {
     return fsm_run(plan, 0, plan->items, aligned(memory), watch);
 }
 
+/* A caller and the helpers that it has engaged. */
+typedef struct {
+    fsm_shared shared;
+    helper *helpers;
+    size_t engaged, forks; /* `forks` when they were engaged */
+    fsm_watch *watch;
+} crew;
+
+static void engage_crew(crew *c, size_t threads, fsm_watch *watch) {
+    helper *next;
+    c->helpers = NULL;
+    c->engaged = 0;
+    c->forks = pool.forks;
+    c->watch = watch;
+    while (c->engaged + 1 < threads && (next = engage())) {
+        next->next = c->helpers;
+        c->helpers = next;
+        c->engaged++;
+    }
+}
+
+/* Shares items of the work that is set. */
+static int run_shared(crew *c, size_t items, size_t least, size_t elements) {
+    fsm_shared *shared = &c->shared;
+    fsm_share(shared, items, least, elements, c->engaged + 1);
+    if (c->watch) {
+        c->watch->status = &shared->status;
+    }
+    size_t thread = c->engaged;
+    for (helper *h = c->helpers; h; h = h->next) {
+        assign(h, shared, thread--);
+    }
+    fsm_work(shared, 0, c->watch);
+    for (helper *h = c->helpers; h && pool.forks == c->forks; h = h->next) {
+        dismiss(h, c->watch, c->forks);
+    }
+    return c->engaged && pool.forks != c->forks && !shared->status ? FSM_FORKED
+                                                                   : (int)shared->status;
+}
+
+static void release_crew(crew *c) {
+    if (!c->engaged || pool.forks == c->forks) {
+        release(c->helpers);
+    }
+}
+
 FSM_NOINLINE int run_in_threads(const fsm_plan *plan, size_t elements, size_t threads,
                                 fsm_watch *watch) {
-    const size_t forks = pool.forks;
-    fsm_shared shared;
-    helper *helpers = NULL, *next;
-    size_t engaged = 0;
-    while (engaged + 1 < threads && (next = engage())) {
-        next->next = helpers;
-        helpers = next;
-        engaged++;
-    }
-    const size_t each = plan->scratch + LINE;
-    char *memory = each > PTRDIFF_MAX / (engaged + 2) ? NULL : malloc((engaged + 1) * each + LINE);
+    crew c;
+    engage_crew(&c, threads, watch);
+    const size_t each = plan->scratch + LINE, all = c.engaged + 1;
+    char *memory = each > PTRDIFF_MAX / (all + 1) ? NULL : malloc(all * each + LINE);
     int status = FSM_NO_MEMORY;
-    if (memory && !engaged) {
+    if (memory && !c.engaged) {
         status = fsm_run(plan, 0, plan->items, aligned(memory), watch);
     } else if (memory) {
-        fsm_share(&shared, plan->items, plan->least, elements, engaged + 1);
-        shared.run = fsm_run;
-        shared.work = plan;
-        shared.scratch = aligned(memory);
-        shared.scratch_size = each / LINE * LINE;
-        if (watch) {
-            watch->status = &shared.status;
-        }
-        size_t thread = engaged;
-        for (helper *h = helpers; h; h = h->next) {
-            assign(h, &shared, thread--);
-        }
-        fsm_work(&shared, 0, watch);
-        for (helper *h = helpers; h && pool.forks == forks; h = h->next) {
-            dismiss(h, watch, forks);
-        }
-        status = (int)shared.status;
+        c.shared.run = fsm_run;
+        c.shared.work = plan;
+        c.shared.scratch = aligned(memory);
+        c.shared.scratch_size = each / LINE * LINE;
+        status = run_shared(&c, plan->items, plan->least, elements);
     }
     free(memory);
-    if (engaged && pool.forks != forks) {
-        return status ? status : FSM_FORKED;
+    release_crew(&c);
+    return status;
+}
+
+/* Long rows, one after the other, of each of which the threads take pieces. */
+FSM_NOINLINE int run_rows_in_threads(const fsm_plan *plan, size_t threads, fsm_watch *watch) {
+    fsm_piece *pieces = malloc(plan->pieces * sizeof *pieces);
+    if (!pieces) {
+        return FSM_NO_MEMORY;
     }
-    release(helpers);
+    crew c;
+    engage_crew(&c, threads, watch);
+    fsm_row_at_work row;
+    c.shared.run = fsm_run_pieces;
+    c.shared.work = &row;
+    c.shared.scratch = NULL;
+    c.shared.scratch_size = 0;
+    int status = 0;
+    for (size_t r = 0; r < plan->items && !status; r++) {
+        fsm_begin_row(&row, plan, r, pieces, watch);
+        int more = 1;
+        while (more && !status) {
+            status = run_shared(&c, plan->pieces, 1, plan->n);
+            more = !status && fsm_end_pass(&row);
+            status = status ? status : (int)c.shared.status; /* it may have been set meanwhile */
+        }
+    }
+    free(pieces);
+    release_crew(&c);
     return status;
 }
 
@@ -294,6 +346,10 @@ static int execute(fsm_plan *plan, size_t elements, size_t threads, fsm_watch *w
     const int status = fsm_prepare(plan, watch);
     if (status) {
         return status;
+    }
+    /* Of few long rows pieces are shared, where rows would leave a thread without work. */
+    if (threads > 1 && plan->pieces && plan->items < 4 * threads && plan->items % threads) {
+        return run_rows_in_threads(plan, threads, watch);
     }
     threads = threads < plan->items ? threads : plan->items;
     if (threads <= 1 && !plan->scratch) {

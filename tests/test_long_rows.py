@@ -1,0 +1,119 @@
+"""Rows of more than 2**18 elements: in pieces, which threads share, read as seldom as may be."""
+
+import numpy as np
+import pytest
+
+from fastsoftmax import _api, _backend
+
+PIECE = 1 << 18
+FUNCTIONS = ("softmax", "log_softmax", "logsumexp")
+LENGTHS = (PIECE + 1, 2 * PIECE - 1, 2 * PIECE, 3 * PIECE + 5, 2 * PIECE + 1130)
+"""Of more than one piece and, from the third on, more than one thread; ends of every kind."""
+LARGE = 33 << 20
+"""Bytes of an array that is larger than the caches by what the kernels take for that."""
+
+
+def rows_of(dtype, n):
+    """Return rows by what is found in them, and when."""
+    x = np.random.default_rng(n).normal(0, 3, n)
+    ramp = np.linspace(-4000, 4000, n)
+    rows = {
+        "any": x,
+        "ever larger": np.sort(x),
+        "ever smaller": np.sort(x)[::-1],
+        "from far below to far above": ramp,
+        "beyond 4096 at last": 1.1 * ramp,
+        "beyond 4096 at first": -1.1 * ramp,
+        "all below -4096": x - 5000,
+        "all below -4096 but the last": np.append(x[1:] - 5000, -4000),
+        "at -4096": np.minimum(x, 0) - 4096,
+        "at 4096": np.append(np.minimum(x[1:], 0), 4096),
+        "masked at first": np.where(np.arange(n) < n // 2, -np.inf, x),
+        "only masked": np.full(n, -np.inf),
+        "one of all": np.append(np.full(n - 1, -90.0), 0),
+        "subnormal results": np.append(np.full(n - 1, -98.0 if dtype == np.float32 else -740.0), 0),
+        "NaN at first": np.append(np.nan, x[1:]),
+        "NaN at last": np.append(x[1:], np.nan),
+        "NaN amid masks": np.where(np.arange(n) == 7, np.nan, -np.inf),
+        "inf at last": np.append(x[1:], np.inf),
+        "inf and NaN": np.append(np.inf, np.append(x[2:], np.nan)),
+    }
+    return {name: row.astype(dtype) for name, row in rows.items()}
+
+
+@pytest.fixture(params=_backend.INSTRUCTION_SETS[:1])
+def best_fs(request):
+    """Return the functions over the best kernels: the others' bits are compared in test_bits.py."""
+    return _api.over(_backend.load(request.param))
+
+
+def calls_of(fs, function, x, options):
+    """Yield what else computes the same rows, by name, with its result."""
+    call = getattr(fs, function)
+    for workers in (2, 3):
+        yield f"{workers} workers", call(x, workers=workers, **options)
+    if function != "logsumexp":
+        yield "out", call(x, out=np.empty_like(x), **options)
+        for workers in (1, 2):
+            place = x.copy()
+            yield f"in place, {workers} workers", call(place, out=place, workers=workers, **options)
+    yield "a stride", call(np.stack([x, x], axis=-1)[..., 0], **options)
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_row_has_the_same_bits_however_it_is_computed(best_fs, function, dtype, n):
+    for name, x in rows_of(dtype, n).items():
+        for options in ({},) if function == "logsumexp" else ({}, {"temperature": 0.3}):
+            expected = getattr(best_fs, function)(x, **options)
+            for how, result in calls_of(best_fs, function, x, options):
+                np.testing.assert_array_equal(result, expected, f"{name}, {how}, {options}")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_row_beyond_the_caches_has_the_bits_that_a_segment_has(best_fs, function, dtype):
+    """A segment's weights wait in its result, whatever its length."""
+    n = LARGE // 4 + 1130
+    x = rows_of(dtype, n)["any"]
+    expected = getattr(best_fs, f"segment_{function}")(x, [0, n])
+    results = dict(calls_of(best_fs, function, x, {}), fresh=getattr(best_fs, function)(x))
+    for how, result in results.items():
+        np.testing.assert_array_equal(np.atleast_1d(result), expected, how)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_rows_of_an_array_beyond_the_caches_have_the_bits_that_they_have_alone(
+    best_fs, function, dtype
+):
+    call = getattr(best_fs, function)
+    x = np.stack(list(rows_of(dtype, 2 * PIECE + 1130).values()))
+    assert x.nbytes > LARGE
+    expected = np.stack([call(row) for row in x])
+    for workers in (1, 2):
+        np.testing.assert_array_equal(call(x, workers=workers), expected)
+    if function != "logsumexp":
+        np.testing.assert_array_equal(call(x, out=np.empty_like(x)), expected)
+        np.testing.assert_array_equal(call(x, out=x), expected)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+@pytest.mark.parametrize("function", FUNCTIONS[:2])
+def test_few_long_rows_may_have_a_temperature_each(best_fs, function, workers):
+    call, temperatures = getattr(best_fs, function), (0.5, 1, 7)
+    x = np.stack([rows_of(np.float32, 3 * PIECE + 5)["ever larger"]] * 3)
+    result = call(x, temperature=np.array(temperatures)[:, np.newaxis], workers=workers)
+    for row, temperature, values in zip(result, temperatures, x, strict=True):
+        np.testing.assert_array_equal(row, call(values, temperature=temperature))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_results_are_those_of_numpy(native_fs, numpy_fs, function, dtype):
+    rtol = 1e-6 if dtype == np.float32 else 4e-15
+    for name, x in rows_of(dtype, 2 * PIECE + 1130).items():
+        got, expected = (getattr(fs, function)(x) for fs in (native_fs, numpy_fs))
+        atol = 2 * float(np.finfo(dtype).smallest_subnormal)
+        np.testing.assert_allclose(got, expected, rtol, atol, err_msg=name)
