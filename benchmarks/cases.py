@@ -15,6 +15,13 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+try:
+    import ml_dtypes  # noqa: F401 - from here on, NumPy has a dtype of the name "bfloat16"
+except ImportError:
+    HAS_BFLOAT16 = False
+else:
+    HAS_BFLOAT16 = True
+
 HOT_LOOP_CALLS = 100_000
 
 IGNORED = -100
@@ -61,6 +68,11 @@ class Case:
     tags: frozenset[str] = frozenset()
 
     @property
+    def lacks(self) -> str | None:
+        """The package without which NumPy has no such array, if it is not installed."""
+        return "ml_dtypes" if self.dtype == "bfloat16" and not HAS_BFLOAT16 else None
+
+    @property
     def elements(self) -> int:
         """Number of elements of the input."""
         return prod(self.shape)
@@ -79,7 +91,7 @@ class Case:
     def result_dtype(self) -> str:
         """The dtype of a right answer."""
         dtype = np.dtype(self.option("dtype", self.dtype))
-        return "float64" if dtype.kind == "i" else dtype.name
+        return "float64" if dtype.kind in "biu" else dtype.name
 
     @property
     def result_shape(self) -> tuple[int, ...]:
@@ -347,6 +359,8 @@ def _every_input() -> Iterator[Case]:
 
     yield given("f16", "half precision, summed in float32", dtype="float16", quick=True)
     yield given("f16-to-f32", "half precision, float32 results", dtype="float16", options=to_f32)
+    yield given("bf16", "bfloat16, as large networks have it", dtype="bfloat16", quick=True)
+    yield given("bf16-to-f32", "bfloat16, float32 results", dtype="bfloat16", options=to_f32)
     yield given("i8", "scores of a quantised network", dtype="int8", quick=True)
     yield given("i8-to-f32", "scores of a quantised network, float32 results", dtype="int8",
                 options=to_f32, quick=True)  # fmt: skip

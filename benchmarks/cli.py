@@ -103,11 +103,13 @@ def _run_cells(options: argparse.Namespace) -> Document:
     with threadpool_limits(options.threads):
         under_test = subject.Subject(options.instruction_set)
         run = runner.Run(under_test, peers.choose(options.peers, options.threads), effort)
-        cells = _measure(run, _chosen_cases(options), "cells")
+        chosen = _chosen_cases(options)
+        cells = _measure(run, [case for case in chosen if not case.lacks], "cells")
         command = shlex.join(["python", "-m", "benchmarks", *options.words])
         document = runner.document(
             run, cells, kind="speed", quick=options.quick, threads=options.threads, command=command
         )
+        document["left_out"] = {case.name: case.lacks for case in chosen if case.lacks}
         if options.plot:
             sweeps = cases.latency_sweep(quick=options.quick)
             sweeps += cases.throughput_sweep(quick=options.quick)

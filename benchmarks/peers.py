@@ -225,7 +225,12 @@ class NumPy(Peer):
     can = _ANY_ARRAY | _OF_CROSS_ENTROPY | {"dtype", "list", "keepdims", "b", "return_sign"}
 
     def softmax(self, case: Case, data: Data) -> Call | None:
-        """Softmax in three passes; in place in the caller's buffer where there is one."""
+        """Softmax in three passes; in place in the caller's buffer where there is one.
+
+        Not of bfloat16, which NumPy adds one by one: a sum of 1000 is off by a third.
+        """
+        if case.result_dtype == "bfloat16":
+            return None
         if data.where is not None:
             return None if case.out else Call(_numpy_softmax_where, (data.x, data.where))
         if data.values is not None:
@@ -349,11 +354,23 @@ class Torch(Peer):
         self.torch.set_num_threads(case.workers)
         return super().call(case, data)
 
+    def _tensor(self, array: Array) -> Any:
+        """Return a tensor over an array's memory; NumPy's bfloat16 is unknown to torch."""
+        if array.dtype.name != "bfloat16":
+            return self.torch.from_numpy(array)
+        return self.torch.from_numpy(array.view(np.int16)).view(self.torch.bfloat16)
+
+    def _array(self, tensor: Any) -> Array:
+        """Return an array over a tensor's memory."""
+        if tensor.dtype != self.torch.bfloat16:
+            return np.asarray(tensor)
+        return np.asarray(tensor.view(self.torch.int16)).view("bfloat16")
+
     def _forward(self, function: Any, case: Case, data: Data) -> Call:
         torch = self.torch
         options: dict[str, Any] = {}
         if case.out:
-            options["out"] = torch.from_numpy(result_buffer(case))
+            options["out"] = self._tensor(result_buffer(case))
         if case.result_dtype != case.dtype:
             options["dtype"] = getattr(torch, case.result_dtype)
         if case.option("keepdims"):
@@ -364,10 +381,11 @@ class Torch(Peer):
                 return function(torch.tensor(x, dtype=torch.float64), axis, **options)
 
             return Call(of_list, (data.values, case.dimension), options)
-        x, temperature = torch.from_numpy(data.x), _temperature(case, data)
+        x, temperature = self._tensor(data.x), _temperature(case, data)
         if isinstance(temperature, np.ndarray):
             temperature = torch.from_numpy(temperature)
-        return Call(_tempered(function, temperature), (x, case.dimension), options)
+        function = _tempered(function, temperature)
+        return Call(function, (x, case.dimension), options, to_numpy=self._array)
 
     def softmax(self, case: Case, data: Data) -> Call | None:
         """``torch.softmax``; a mask is filled with -inf first, as attention code does."""
@@ -540,7 +558,7 @@ class OnnxRuntime(Peer):
             ),
         }
         operator = operators.get(case.function)
-        if operator is None or data.x.dtype == np.float16:  # float16 has no CPU kernel
+        if operator is None or data.x.dtype.itemsize == 2:  # formats that have no CPU kernel
             return None
         kind, attributes = operator
         nodes = [helper.make_node(kind, ["x"], ["y"], **attributes)]
@@ -671,7 +689,7 @@ class Numba(Peer):
         """Softmax of rows, on one thread."""
         if data.where is not None or case.dimension != -1 or case.workers > 1:
             return None
-        if data.x.dtype == np.float16:
+        if data.x.dtype.itemsize == 2:  # floats that it does not know
             return None
         x = data.x.reshape(-1, case.row_length)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .exact import ulp_size
+from .exact import info, ulp_size
 from .promised import Settings, exactly
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def tolerance(dtype: Any) -> float:
     The square root of the dtype's epsilon: no rounding error of a sound method comes near it, and
     an answer that is merely imprecise (any peer's log_softmax near 0) stays in the table.
     """
-    return float(np.sqrt(np.finfo(dtype).eps))
+    return float(np.sqrt(float(info(dtype).eps)))
 
 
 def _as_rows(array: Array, case: Case) -> Array:
@@ -80,7 +80,7 @@ class Reference:
 
     def _operands(self, data: Data, x: Array) -> tuple[Array, ...]:
         case = self.case
-        if x.dtype.kind == "i":
+        if x.dtype.kind in "biu":
             x = x.astype(np.float64)
         if data.grad_output is not None:
             return _as_rows(data.grad_output, case)[self.rows], x

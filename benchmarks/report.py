@@ -30,7 +30,7 @@ from .document import (
 from .targets import targets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 WIDTH_WITHOUT_TERMINAL = 150
 """A log or a file takes any width; rich would assume 80 columns."""
@@ -184,6 +184,12 @@ def heading(document: Document) -> str:
     )
 
 
+def notes(document: Document) -> Iterator[str]:
+    """Yield what a reader of the tables should know beside them, a line each."""
+    for name, package in document.get("left_out", {}).items():
+        yield f"{name} is left out: {package} is not installed."
+
+
 def print_report(console: Console, document: Document) -> None:
     """Print the whole report of a run."""
     if not document["native"]:
@@ -201,6 +207,8 @@ def print_report(console: Console, document: Document) -> None:
         if isinstance(cell, dict):
             console.print(beyond_cache_row(cell), highlight=False)
     console.print(targets_table(document))
+    for line in notes(document):
+        console.print(line, highlight=False)
     wrong = document["wrong_above"]["float32"]
     console.print(
         "Ratios are medians over paired rounds. Cycles come from "

@@ -12,7 +12,7 @@ from .subject import Subject
 
 pytest.importorskip("pytest_benchmark")
 
-QUICK = [case for case in cases.CASES if case.quick]
+QUICK = [case for case in cases.CASES if case.quick and not case.lacks]
 
 
 @pytest.fixture(scope="session")
