@@ -364,7 +364,9 @@ def _every_input() -> Iterator[Case]:
     yield given("i8", "scores of a quantised network", dtype="int8", quick=True)
     yield given("i8-to-f32", "scores of a quantised network, float32 results", dtype="int8",
                 options=to_f32, quick=True)  # fmt: skip
-    yield given("i64", "counts as scores", dtype="int64")
+    for name, dtype in (("u8", "uint8"), ("i16", "int16"), ("i32", "int32"), ("i64", "int64")):
+        yield given(name, "counts as scores", dtype=dtype, source="counts")
+    yield given("bool", "what was counted at all", dtype="bool", source="counts")
     yield given("f64-to-f32", "float64 scores, float32 results", dtype="float64", options=to_f32)
     yield given("where", "about half of each row takes part", where=True)
     yield given("temperatures", "a temperature a row", arrays=("temperature",))
@@ -375,6 +377,11 @@ def _every_input() -> Iterator[Case]:
     yield Case(
         "input-f16-digits", (8192, 10), "logits of a small network in half precision",
         dtype="float16", source="digits", quick=True,
+    )  # fmt: skip
+    yield Case(
+        "input-i8-digits", (8192, 10), "the same network quantised: fixed point, in eighths",
+        dtype="int8", source="eighths", quick=True,
+        options=(("temperature", 8.0), ("dtype", np.float32)),
     )  # fmt: skip
     yield Case(
         "input-padded-vocabulary", (64, 50257), "a vocabulary padded to 50304: x[:, :50257]",
@@ -418,9 +425,11 @@ def _one_row() -> Iterator[Case]:
         out=True, tags=_tags("one-row"),
     )  # fmt: skip
     yield row
-    yield replace(row, name="one-row-logsumexp", function="logsumexp", out=False,
+    log = replace(row, name="one-row-logsumexp", function="logsumexp", out=False,
                   reason="its log-partition: one reading bounds it")  # fmt: skip
-    yield replace(row, name="one-row-two-workers", workers=2, reason="the same, shared")
+    yield log
+    for case in (row, log):
+        yield replace(case, name=f"{case.name}-two-workers", workers=2, reason="the same, shared")
 
 
 def _ragged() -> Iterator[Case]:

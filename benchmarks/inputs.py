@@ -109,6 +109,16 @@ def digits(shape: tuple[int, ...]) -> Array:
     return _repeated(_fitted_digits(), shape)
 
 
+def eighths(shape: tuple[int, ...]) -> Array:
+    """Return the same as a quantised network has them: whole numbers of eighths, within int8."""
+    return np.rint(8 * digits(shape))
+
+
+def counts(shape: tuple[int, ...]) -> Array:
+    """Return small whole numbers, of which a quarter are 0."""
+    return np.floor(abs(normal(shape)))
+
+
 def wine(shape: tuple[int, ...]) -> Array:
     """Return logits of a logistic regression fitted on scikit-learn's wines."""
     return _repeated(_fitted_wine(), shape)
@@ -150,7 +160,17 @@ def vocabulary(shape: tuple[int, ...]) -> Array:
 
 SOURCES: dict[str, Callable[[tuple[int, ...]], Array]] = {
     maker.__name__: maker
-    for maker in (normal, digits, wine, clusters46, discriminant46, attention, vocabulary)
+    for maker in (
+        normal,
+        counts,
+        digits,
+        eighths,
+        wine,
+        clusters46,
+        discriminant46,
+        attention,
+        vocabulary,
+    )
 }
 
 

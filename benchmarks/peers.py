@@ -27,8 +27,10 @@ Maker = Callable[[Case, Data], "Call | None"]
 
 _ANY_LAYOUT = frozenset({"strided", "Fortran", "every second"})
 """The layouts that a peer takes which is handed arrays as they lie."""
-_ANY_ARRAY = _ANY_LAYOUT | {"big-endian", "reversed"}
-"""The same of one that is written for NumPy's."""
+_NO_TENSOR = frozenset({"list", "big-endian", "reversed"})
+"""Those that other libraries' arrays cannot have: their users convert them first."""
+_ANY_ARRAY = _ANY_LAYOUT | _NO_TENSOR
+"""What a peer takes that is written for NumPy's arrays, or that converts first."""
 _OF_CROSS_ENTROPY = frozenset(
     {"temperature", "sample_weight", "ignore_index", "return_grad", "probabilities"}
 )
@@ -222,7 +224,7 @@ class NumPy(Peer):
     """The textbook formula, as most code has it."""
 
     name, module, distribution = "NumPy", "numpy", "numpy"
-    can = _ANY_ARRAY | _OF_CROSS_ENTROPY | {"dtype", "list", "keepdims", "b", "return_sign"}
+    can = _ANY_ARRAY | _OF_CROSS_ENTROPY | {"dtype", "keepdims", "b", "return_sign"}
 
     def softmax(self, case: Case, data: Data) -> Call | None:
         """Softmax in three passes; in place in the caller's buffer where there is one.
@@ -297,7 +299,7 @@ class SciPy(Peer):
     """``scipy.special``, which has no ``out=``."""
 
     name, module, distribution = "SciPy", "scipy", "scipy"
-    can = _ANY_ARRAY | {"temperature", "dtype", "list", "keepdims", "b", "return_sign"}
+    can = _ANY_ARRAY | {"temperature", "dtype", "keepdims", "b", "return_sign"}
 
     def call(self, case: Case, data: Data) -> Call | None:
         """Return the call of a cell."""
@@ -340,7 +342,7 @@ class Torch(Peer):
     """PyTorch on tensors made outside the loop, without autograd except where it is the subject."""
 
     name, module, distribution = "torch", "torch", "torch"
-    can = _ANY_LAYOUT | _OF_CROSS_ENTROPY | {"dtype", "list", "keepdims"}
+    can = _ANY_ARRAY | _OF_CROSS_ENTROPY | {"dtype", "keepdims"}
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -375,12 +377,13 @@ class Torch(Peer):
             options["dtype"] = getattr(torch, case.result_dtype)
         if case.option("keepdims"):
             options["keepdim"] = True
-        if data.values is not None:
+        if case.layout in _NO_TENSOR:
 
-            def of_list(x: list[float], axis: int, **options: Any) -> Any:
-                return function(torch.tensor(x, dtype=torch.float64), axis, **options)
+            def converted(x: Any, axis: int, **options: Any) -> Any:
+                array = np.ascontiguousarray(x, case.dtype)
+                return function(torch.from_numpy(array), axis, **options)
 
-            return Call(of_list, (data.values, case.dimension), options)
+            return Call(converted, (data.given, case.dimension), options)
         x, temperature = self._tensor(data.x), _temperature(case, data)
         if isinstance(temperature, np.ndarray):
             temperature = torch.from_numpy(temperature)
@@ -499,7 +502,7 @@ class OnnxRuntime(Peer):
     """ONNX Runtime: ``run`` where results are fresh, bound buffers where the caller keeps them."""
 
     name, module, distribution = "ONNX Runtime", "onnxruntime", "onnxruntime"
-    can = _ANY_LAYOUT | {"keepdims"}
+    can = _ANY_LAYOUT | {"big-endian", "reversed", "dtype", "temperature", "keepdims"}
 
     @classmethod
     def installed(cls) -> bool:
@@ -510,15 +513,20 @@ class OnnxRuntime(Peer):
         import onnxruntime
         from onnx import helper
 
-        element = helper.np_dtype_to_tensor_dtype(data.x.dtype)
-        boolean = helper.np_dtype_to_tensor_dtype(np.dtype(bool))
-        inputs = [helper.make_tensor_value_info("x", element, case.shape)]
-        if data.where is not None:
-            inputs.append(helper.make_tensor_value_info("where", boolean, case.shape))
+        given, element, boolean = (
+            helper.np_dtype_to_tensor_dtype(np.dtype(name))
+            for name in (case.dtype, case.result_dtype, "bool")
+        )
+        inputs = [helper.make_tensor_value_info("x", given, case.shape)]
         output = helper.make_tensor_value_info("y", element, None)
         constants = []
         if data.where is not None:
+            inputs.append(helper.make_tensor_value_info("where", boolean, case.shape))
             constants.append(helper.make_tensor("masked", element, (), [-np.inf]))
+        temperature = _temperature(case, data)
+        if temperature is not None:
+            values = np.asarray(temperature, case.result_dtype)
+            constants.append(helper.make_tensor("temperature", element, values.shape, values))
         graph = helper.make_graph(nodes, "peer", inputs, [output], constants)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
         options = onnxruntime.SessionOptions()
@@ -539,11 +547,18 @@ class OnnxRuntime(Peer):
         import onnxruntime
 
         binding = session.io_binding()
-        for name, array in feeds.items():
+        kept = feeds | {"x": np.ascontiguousarray(data.x, case.dtype)}
+        for name, array in kept.items():
             binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
         buffer = onnxruntime.OrtValue.ortvalue_from_numpy(result_buffer(case))
         binding.bind_ortvalue_output("y", buffer)
-        return Call(session.run_with_iobinding, (binding,), to_numpy=lambda _: buffer.numpy())
+
+        def copied_first(binding: Any) -> None:
+            np.copyto(kept["x"], data.x)
+            session.run_with_iobinding(binding)
+
+        run = session.run_with_iobinding if case.layout == "contiguous" else copied_first
+        return Call(run, (binding,), to_numpy=lambda _: buffer.numpy())
 
     def call(self, case: Case, data: Data) -> Call | None:
         """Return the call of a cell."""
@@ -558,13 +573,22 @@ class OnnxRuntime(Peer):
             ),
         }
         operator = operators.get(case.function)
-        if operator is None or data.x.dtype.itemsize == 2:  # formats that have no CPU kernel
+        # It computes nothing in 16 bits on a CPU, and takes no arrays of bfloat16.
+        if operator is None or "float16" in case.result_dtype or case.dtype == "bfloat16":
             return None
-        kind, attributes = operator
-        nodes = [helper.make_node(kind, ["x"], ["y"], **attributes)]
+        nodes, last = [], "x"
+        if case.result_dtype != case.dtype:
+            to = helper.np_dtype_to_tensor_dtype(np.dtype(case.result_dtype))
+            nodes.append(helper.make_node("Cast", [last], ["wide"], to=to))
+            last = "wide"
+        if _temperature(case, data) is not None:
+            nodes.append(helper.make_node("Div", [last, "temperature"], ["divided"]))
+            last = "divided"
         if data.where is not None:
-            nodes[0].input[0] = "kept"
-            nodes.insert(0, helper.make_node("Where", ["where", "x", "masked"], ["kept"]))
+            nodes.append(helper.make_node("Where", ["where", last, "masked"], ["kept"]))
+            last = "kept"
+        kind, attributes = operator
+        nodes.append(helper.make_node(kind, [last], ["y"], **attributes))
         return self._run(case, data, nodes)
 
 
@@ -672,7 +696,7 @@ class Numba(Peer):
     """The textbook loops, compiled by numba: what one writes when SciPy is too slow."""
 
     name, module, distribution = "numba", "numba", "numba"
-    can = _ANY_LAYOUT
+    can = _ANY_LAYOUT | {"reversed"}
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)

@@ -53,6 +53,7 @@ SMALLER = {
     "two-workers": (4, 1000),
     "two-workers-backward": (4, 1000),
     "one-row-logsumexp": (1, 5000),
+    "one-row-logsumexp-two-workers": (1, 5000),
     **{case.name: (8, 100) for case in cases.CASES if case.name.startswith("input-")},
 }
 """Cells whose arguments, or results, need more than the logits, and a size that tests have."""
@@ -169,6 +170,18 @@ def test_layouts_keep_the_values_and_are_what_they_say() -> None:
         np.testing.assert_array_equal(laid, x["contiguous"])
     assert x["strided"].strides == (64 * 4, 4)
     assert x["Fortran"].strides == (4, 32 * 4)
+
+
+@pytest.mark.parametrize("out", [False, True])
+@pytest.mark.parametrize("layout", [name for name in inputs.LAYOUTS if name != "list"])
+def test_a_layout_is_converted_inside_the_timed_call(layout: str, out: bool) -> None:
+    case = cases.Case("a", (8, 100), "a", layout=layout, out=out)
+    for peer in peers.choose(None, threads=1):
+        data = inputs.make(case)
+        if not peer.takes(case) or peer.name == "JAX" or not (call := peer.call(case, data)):
+            continue
+        data.x[:] = 0
+        np.testing.assert_allclose(call.result(), 0.01, rtol=1e-6, err_msg=peer.name)
 
 
 @pytest.mark.parametrize(
