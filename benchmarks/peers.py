@@ -11,13 +11,13 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from math import exp
 from typing import Any
 
 import numpy as np
 
+from . import streams
 from .cases import Case, UsageError
 from .inputs import Array, Data
 from .subject import result_buffer, result_buffers
@@ -836,26 +836,16 @@ def distinct(names: str | None) -> list[Peer]:
     return choose(names, threads=1)
 
 
-def _copy_halves(halves: list[tuple[Array, Array]], pool: ThreadPoolExecutor) -> None:
-    for done in [pool.submit(np.copyto, *half) for half in halves]:
-        done.result()
-
-
 def references(case: Case, data: Data) -> dict[str, Call]:
-    """Return the rows that are a measure and no contender: ``numpy.exp`` and a copy.
+    """Return the rows that are a measure and no contender: ``numpy.exp`` and `streams.bound`.
 
     The yardstick of calls is one for all: a fresh result, of contiguous float32.
     """
-    x, target = np.array(data.x), np.zeros_like(data.x)
-    wide = x.astype(case.result_dtype)
+    wide = data.x.astype(case.result_dtype)
     exp_of = Call(np.exp, (wide,), {"out": np.zeros_like(wide)} if case.out else {})
     if "call" in case.tags:
-        exp_of = Call(np.exp, (np.ascontiguousarray(x, np.float32),))
-    calls = {"numpy.exp": exp_of, "copy": Call(np.copyto, (target, x))}
+        exp_of = Call(np.exp, (np.ascontiguousarray(data.x, np.float32),))
+    calls = {"numpy.exp": exp_of, "copy": streams.bound(case, data)}
     if data.values is not None:
         calls["numpy.asarray"] = Call(np.asarray, (data.values,))
-    if "beyond-cache" in case.tags and case.workers > 1:
-        # The process was started with memcpy's streaming threshold below this size.
-        halves = list(zip(np.array_split(target, 2), np.array_split(x, 2), strict=True))
-        calls["streaming copy"] = Call(_copy_halves, (halves, ThreadPoolExecutor(2)))
     return calls

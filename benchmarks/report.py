@@ -224,6 +224,6 @@ def print_report(console: Console, document: Document) -> None:
 
 def beyond_cache_row(cell: Cell) -> str:
     """Return one line on the cell past the last-level cache."""
-    names = ("numpy.exp", "copy", "streaming copy")
+    names = ("numpy.exp", "copy")
     parts = [f"{name} {times(ratio(cell, name))}" for name in names if row(cell, name)]
     return f"{cell['label']}: {duration(subject(cell)['seconds']['median'])}; " + ", ".join(parts)

@@ -24,6 +24,7 @@ from . import (
     peers,
     readme,
     reference,
+    streams,
     timing,
     worst_rows,
 )
@@ -300,6 +301,70 @@ def test_the_slowest_call_is_judged_by_all_of_them(document: dict[str, Any]) -> 
     assert "2 others (noisy)" in slowest.label
     assert slowest.quartiles == (1 / 0.66, 1 / 0.5)
     assert slowest.met is False
+
+
+@pytest.mark.parametrize(
+    ("fields", "read", "written"),
+    [
+        ({}, 4 * 60, 4 * 60),
+        ({"layout": "strided"}, 4 * 60, 4 * 60),
+        ({"dtype": "float16", "options": (("dtype", np.float32),)}, 2 * 60, 4 * 60),
+        ({"dtype": "int8"}, 60, 8 * 60),
+        ({"function": "softmax_backward"}, 8 * 60, 4 * 60),
+        ({"function": "logsumexp", "arrays": ("b",)}, 4 * 65, 4 * 12),
+        ({"arrays": ("temperature",)}, 4 * 72, 4 * 60),
+        ({"where": True}, 5 * 60, 4 * 60),
+        ({"shape": (3, 2, 2, 5), "where": True}, 4 * 60 + 2 * 5, 4 * 60),
+        (
+            {"function": "softmax_cross_entropy", "options": (("return_grad", True),)},
+            4 * 60 + 8 * 12,
+            4 * 72,
+        ),
+    ],
+    ids=str,
+)
+def test_a_copy_moves_what_the_call_has_to(fields: dict[str, Any], read: int, written: int) -> None:
+    case = replace(cases.Case("a", (12, 5), "a"), **fields)
+    assert streams.moved(case, inputs.make(case)) == (read, written)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("read", "written"), [(10, 10), (10, 16), (16, 10)])
+def test_a_copy_writes_all_of_its_target(
+    monkeypatch: pytest.MonkeyPatch, read: int, written: int, workers: int
+) -> None:
+    made: list[Any] = []
+
+    def ones(size: int, dtype: Any) -> Any:
+        made.append(np.full(size, 7 - 4 * len(made), dtype))
+        return made[-1]
+
+    monkeypatch.setattr(streams, "moved", lambda *_: (read, written))
+    monkeypatch.setattr(np, "ones", ones)
+    case = cases.Case("a", (2, 5), "a", workers=workers)
+    call = streams.bound(case, inputs.make(case))
+    call.function(*call.args)
+    source, target = made
+    assert (source == 7).all()
+    assert (target != 3).all()
+    assert np.count_nonzero(target) == min(read, written)
+
+
+def test_only_rows_beyond_the_cores_own_cache_are_read_twice() -> None:
+    row = cases.Case("a", (1, 40_000_000), "a", dtype="float16")
+    data = inputs.Data(np.zeros(1, np.float16))
+    twice = (row, replace(row, function="logsumexp"), replace(row, shape=(10**6, 40)))
+    assert [streams.is_read_twice(case, data) for case in twice] == [True, False, False]
+
+
+@pytest.mark.parametrize(("shape", "worst"), [([46], 0.5), ([1024, 1000], None)])
+def test_no_small_call_is_bound_by_a_copy(
+    document: dict[str, Any], shape: list[int], worst: float | None
+) -> None:
+    (cell,) = document["cells"]
+    cell["shape"] = shape
+    cell["contenders"][0]["copy_fraction"] = 0.96
+    assert targets(document)[1].checks[1].value == worst
 
 
 @pytest.mark.parametrize(("times", "met"), [(1.3, True), (1.2, False)])
