@@ -124,7 +124,10 @@ def _add_companions(document: Document, options: argparse.Namespace) -> None:
     document["package"] = companions.package()
     with_torch = "torch" in document["versions"]
     if with_torch and document["native"] and "avx2" in document["available"]:
-        document["avx2"] = companions.avx2_against_torch(quick=options.quick)
+        cells = "rows-1000,rows-1000-out,rows-1000-float64"
+        document["avx2"] = companions.forced("avx2", "torch", cells, quick=options.quick)
+    cells = "one-row-46,rows-1000,rows-1000-f64"
+    document["numpy_backend"] = companions.forced("numpy", "scipy", cells, quick=options.quick)
     if not options.quick and options.cells is None:
         last_level = max(document["machine"]["caches"].values(), default=None)
         document["beyond_cache"] = companions.beyond_cache(last_level)

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import statistics
 import subprocess
 import sys
 import tempfile
 import zlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .machine import ROOT
+from .timing import Spread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,10 +46,9 @@ def child(options: list[str], environment: Mapping[str, str] | None = None) -> D
         return found
 
 
-def avx2_against_torch(*, quick: bool) -> Document | None:
-    """Return the cells in cache with ours and torch both held to AVX2."""
-    cells = "rows-1000,rows-1000-out,rows-1000-float64"
-    options = ["--instruction-set", "avx2", "--peers", "torch", "--cells", cells]
+def forced(instruction_set: str, peer: str, cells: str, *, quick: bool) -> Document | None:
+    """Return cells with ours on one instruction set, and torch on the same."""
+    options = ["--instruction-set", instruction_set, "--peers", peer, "--cells", cells]
     return child([*options, *(["--quick"] if quick else [])])
 
 
@@ -81,7 +81,7 @@ print(1e3 * (time.perf_counter() - start))
 """
 
 
-def package() -> dict[str, float | None]:
+def package() -> dict[str, Any]:
     """Return the import's time beyond NumPy's and the package's compressed size."""
     # As after an installation, where modules are compiled once and for all.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
@@ -94,7 +94,7 @@ def package() -> dict[str, float | None]:
         if done.returncode == 0:
             samples.append(float(done.stdout))
     warm = samples[1:]
-    return {"import_ms": statistics.median(warm) if warm else None, "deflated_kb": _weight()}
+    return {"import": warm and asdict(Spread.of(warm)), "deflated_kb": _weight()}
 
 
 def _weight() -> float:

@@ -24,6 +24,7 @@ from . import (
     peers,
     readme,
     reference,
+    report,
     streams,
     timing,
     worst_rows,
@@ -261,11 +262,22 @@ def test_the_fallback_has_its_own_exit_status(
     assert cli.main(["--from-json", str(path), "--allow-fallback"]) == 0
 
 
+def test_a_note_has_numbas_row_inlined_beside_a_call(document: dict[str, Any]) -> None:
+    assert list(report.notes(document)) == []
+    for name, shape, seconds in (("one-row-46", [46], 4e-7), ("batch-46", [512, 46], 512e-7)):
+        numba = contender("numba", "peer", seconds, 2.0)
+        rows = [contender("fastsoftmax", "subject", 2e-7, 1.0), numba]
+        document["cells"].append({"name": name, "shape": shape, "tags": [], "contenders": rows})
+    (note,) = report.notes(document)
+    assert "takes 100 ns where numba inlines" in note
+    assert "400 ns with numba and 200 ns with fastsoftmax" in note
+
+
 def test_targets_count_a_wrong_peer_out(document: dict[str, Any]) -> None:
     first = targets(document)[1]
     assert first.verdict == "not met"
     assert first.checks[1].value == 0.5
-    assert len(targets(document)) == 10
+    assert len(targets(document)) == 11
 
 
 @pytest.mark.parametrize(
@@ -289,6 +301,21 @@ def test_a_target_is_undecided_where_its_quartiles_enclose_the_bound(
     target = targets(document)[0]
     assert target.verdict == verdict
     assert ("[" in str(target.checks[0])) == (verdict == "undecided")
+
+
+@pytest.mark.parametrize(
+    ("q1", "q3", "cycles", "met"),
+    [(2.9, 3.2, 0.7, True), (2.1, 2.7, 0.9, False), (2.7, 3.2, 0.8, None)],
+)
+def test_a_peers_ratio_and_cycles_are_undecided_too(
+    document: dict[str, Any], q1: float, q3: float, cycles: float, met: bool | None
+) -> None:
+    ours, _, torch, *_ = document["cells"][0]["contenders"]
+    torch["ratio"] = {"q1": q1, "median": (q1 + q3) / 2, "q3": q3}
+    ours |= {"cycles_per_element": cycles, "seconds": {"q1": 0.99, "median": 1.0, "q3": 1.01}}
+    checks = {check.label: check for check in targets(document)[3].checks}
+    assert checks["torch"].met is met
+    assert checks["rows of 1000, out=:"].met is met
 
 
 def test_the_slowest_call_is_judged_by_all_of_them(document: dict[str, Any]) -> None:
