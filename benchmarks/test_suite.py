@@ -38,7 +38,6 @@ from .targets import targets
 if TYPE_CHECKING:
     from pathlib import Path
 
-RATIO = {"q1": 1.9, "median": 2.0, "q3": 2.1}
 CALLS = cases.select(quick=False, pattern="call")
 SMALLER = {
     "sampling": (4, 5000),
