@@ -74,7 +74,7 @@ def _standing(cell: Cell) -> list[str]:
         f"[bold red]{spread}[/]" if rivals and rivals[0]["ratio"]["median"] < 1 else spread,
         times(ratio(cell, "numpy.exp")),
         f"{cycles:.3g}" if cycles else "–",
-        f"{100 * ours['copy_fraction']:.0f}%",
+        f"{100 * (ratio(cell, 'copy') or 0):.0f}%",
         ulp(ours["max_ulp"]),
         ulp(max((peer["max_ulp"] for peer in rivals), default=None)),
     ]

@@ -106,13 +106,9 @@ def _check(reference: Reference, contenders: dict[str, Any]) -> dict[str, Score]
 
 def _describe(case: Case, rows: list[dict[str, Any]], ghz: float) -> Cell:
     """Return a cell's entry, with the figures that follow from the times."""
-    copy = next(row for row in rows if row["name"] == "copy")["seconds"]["median"]
     for row in rows:
-        if "seconds" in row:
-            seconds = row["seconds"]["median"]
-            row["copy_fraction"] = copy / seconds
-            if isfinite(ghz):
-                row["cycles_per_element"] = seconds * ghz * 1e9 / case.elements
+        if "seconds" in row and isfinite(ghz):
+            row["cycles_per_element"] = row["seconds"]["median"] * ghz * 1e9 / case.elements
     return {
         "name": case.name,
         "label": case.label,

@@ -14,6 +14,7 @@ from .document import (
     cell_named,
     geometric_mean,
     peers,
+    ratio,
     row,
     share,
     subject,
@@ -154,7 +155,7 @@ def _is_bound(cell: Cell) -> bool:
 
     Not where the call is most of the time, which NumPy's copy has too.
     """
-    is_as_fast = subject(cell).get("copy_fraction", 0) >= 0.95
+    is_as_fast = (ratio(cell, "copy") or 0) >= 0.95
     return is_as_fast and prod(cell["shape"]) >= FEWEST_BOUND
 
 
