@@ -1,7 +1,8 @@
 """Measurements that need a process of their own: settings that libraries read when they start.
 
-A run on AVX2, a second table on two threads, and the array past the last-level cache are each
-``python -m benchmarks`` again, with other options; the package's own weight is measured here too.
+Runs on AVX2 and on the NumPy backend, a second table on two threads, and the
+array past the last-level cache are each ``python -m benchmarks`` again, with other options; the
+package's own weight is measured here too.
 """
 
 from __future__ import annotations
