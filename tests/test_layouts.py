@@ -92,6 +92,113 @@ def test_middle_and_first_axes_of_larger_arrays(native_fs, dtype, name, shape):
         np.testing.assert_array_equal(getattr(native_fs, name)(x, axis), expected)
 
 
+# (indices before, elements of a row, rows behind): rows that fill a line and not, of one to several strips.
+FEW_BEHIND = [
+    *((40, 7, 8), (33, 7, 7), (70, 2, 2), (33, 21, 3), (19, 10, 6), (9, 40, 15), (5, 70, 17)),
+    *((4, 130, 5), (3, 200, 9), (2, 3, 31)),
+]
+
+
+@pytest.mark.parametrize("function", [f for f in CALLS if f.axes != "none"], ids=str)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_few_rows_behind_the_axis_have_the_bits_of_contiguous_rows(native_fs, dtype, function):
+    """Strips of several indices: also where some of their rows are none that kernels take in blocks."""
+    for shape in FEW_BEHIND:
+        rng = np.random.default_rng(0)
+        plain, y = rng.normal(0, 5, shape).astype(dtype), rng.random(shape).astype(dtype)
+        rare = plain.copy()
+        rare[0, 1, 1], rare[1, 0, 0], rare[-1, :, -1] = np.nan, 6e4, -np.inf
+        for x in (plain, rare):
+            rows = [np.ascontiguousarray(np.moveaxis(a, 1, -1)) for a in (x, y)]
+            expected = np.moveaxis(function.of_rows(native_fs, *rows), -1, 1)
+            for mine, other in ((x, y), (np.repeat(x, 2, 0)[::2], y[::-1].copy()[::-1])):
+                got = function.of_rows(native_fs, mine, other, axis=1)
+                np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("function", [f for f in CALLS if f.axes != "none"], ids=str)
+@pytest.mark.parametrize("shape", [(2500, 7, 8), (30, 5, 400, 3), (700, 40, 5)], ids=str)
+def test_few_rows_behind_the_axis_by_two_workers(native_fs, shape, function):
+    """Parts may begin and end within what would be one strip; indices may have two steps."""
+    rng = np.random.default_rng(0)
+    x, y = (np.moveaxis(rng.random(shape), 1, -2).astype(np.float32) for _ in range(2))
+    rows = [np.ascontiguousarray(np.moveaxis(a, -2, -1)) for a in (x, y)]
+    expected = np.moveaxis(function.of_rows(native_fs, *rows), -1, -2)
+    got = function.of_rows(native_fs, x, y, axis=-2, workers=2)
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    "function", [f for f in CALLS if f.keeps_shape and f.axes != "none"], ids=str
+)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(40, 7, 8), (9, 40, 3), (19, 10, 6)], ids=str)
+def test_few_rows_behind_the_axis_write_their_results_and_nothing_else(
+    native_fs, shape, dtype, function
+):
+    """In place, over a part of an operand, beside what is between the rows, and to another layout."""
+    x, y = data(shape, dtype), np.random.default_rng(1).random(shape).astype(dtype)
+    options = {"axis": 1, **function.given(y, 1)}
+    operands = function.from_rows(x, y, 1)
+    (expected,) = function.call(native_fs, operands, **options)
+    for which in range(len(operands)):
+        for shift in (0, 1, -3, shape[2], -x.size // 2):
+            buffer = np.zeros(3 * x.size, dtype)
+            moved = list(operands)
+            moved[which] = buffer[x.size : 2 * x.size].reshape(shape)
+            moved[which][...] = operands[which]
+            out = buffer[x.size + shift : 2 * x.size + shift].reshape(shape)
+            function.call(native_fs, moved, out=out, **options)
+            np.testing.assert_array_equal(out, expected)
+    first, n, last = shape
+    memory = np.full((first + 2, n + 1, last + 1), 7, dtype)
+    out = memory[1:-1, :-1, :-1]
+    function.call(native_fs, operands, out=out, **options)
+    np.testing.assert_array_equal(out, expected)
+    out[...] = 7
+    assert np.all(memory == 7)
+    for out in (np.zeros(shape, dtype, "F"), np.zeros((first, last, n), dtype).swapaxes(1, 2)):
+        function.call(native_fs, operands, out=out, **options)
+        np.testing.assert_array_equal(out, expected)
+
+
+def uneven(a):
+    """Return an equal array whose last axis has a gap, so that no one step leads through the last two."""
+    memory = np.zeros((*a.shape[:-1], a.shape[-1] + 1), a.dtype)
+    memory[..., :-1] = a
+    return memory[..., :-1]
+
+
+@pytest.mark.parametrize("function", [f for f in CALLS if f.axes != "none"], ids=str)
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_few_rows_behind_the_axis_with_uneven_steps(native_fs, dtype, function):
+    """Of what is one a row, operands and results; and of rows that lie contiguous."""
+    shape = (40, 7, 8)
+    x, y = data(shape, dtype), np.random.default_rng(1).random(shape).astype(dtype)
+    rows = [np.ascontiguousarray(a.swapaxes(1, 2)) for a in (x, y)]
+    expected = function.of_rows(native_fs, *rows).swapaxes(1, 2)
+    operands = [uneven(a) for a in function.from_rows(x, y, 1)]
+    options = {"axis": 1, **function.given(y, 1)}
+    for name, option in options.items():
+        if isinstance(option, np.ndarray):
+            options[name] = uneven(option)
+    if "return_grad" in function.options:
+        options["return_grad"] = True
+    results = function.call(native_fs, operands, **options)
+    np.testing.assert_array_equal(function.joined(results, x, 1), expected)
+    if "return_sign" not in options:  # which has no buffer
+        out = tuple(uneven(result) for result in results)
+        function.call(native_fs, operands, out=out if len(out) > 1 else out[0], **options)
+        np.testing.assert_array_equal(function.joined(out, x, 1), expected)
+    for which, a in enumerate(operands):
+        if a.shape == shape:  # contiguous rows, 8 of each 9
+            memory = np.zeros((40, 9, 7), a.dtype)
+            memory[:, :-1] = a.swapaxes(1, 2)
+            operands[which] = memory[:, :-1].swapaxes(1, 2)
+    results = function.call(native_fs, operands, **options)
+    np.testing.assert_array_equal(function.joined(results, x, 1), expected)
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_broadcast_input(fs, name):
     row = data(33, np.float32)

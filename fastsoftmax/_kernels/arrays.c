@@ -10,7 +10,8 @@
  *    kernels, and scattered. The scratch is a strip, never the array, and the bits are those of the
  *    contiguous row. An operand that needs none of this is used as it lies.
  * E. A strip runs along the outer dimension with the smallest step in x, so that gathering reads
- *    whole cache lines.
+ *    whole cache lines. Where that dimension is short, a strip takes the rows of several indices of
+ *    another one together: a strip of few rows costs more than its elements.
  * F. Class indices and row pointers are copied, checked, and then used: another thread that changes
  *    them meanwhile gets a status or wrong results, never a wild access. What is one a row (labels,
  *    temperatures, weights) and the weights of a logsumexp are checked before the first store too.
@@ -34,6 +35,10 @@
 /* A strip's rows take about half of a small L2. */
 #define STRIP_BYTES (256 * 1024)
 #define STRIP_ROWS 64
+/* The fewest elements that are worth a strip by themselves, where rows are whole vectors. */
+#define STRIP_SUFFICES 128
+/* The fewest bytes of a line that rows of a few indices fill, to be a block by themselves. */
+#define FILLED (LINE - LINE / 8)
 /* Rows side by side are copied in runs that share a page. */
 #define BESIDE_ROWS 256
 /* Such rows in a thread's part at least: half a page of float32. */
@@ -174,14 +179,30 @@ static int is_other(const fsm_plan *p, int operand) {
            is_index(p, operand);
 }
 
+/* The outer dimension that strips run along; -1 where there is none. */
+static int strip_dimension(const fsm_plan *p) {
+    return p->outer - (p->together ? 2 : 1);
+}
+
 static ptrdiff_t row_step(const fsm_plan *p, int operand) {
     return p->outer ? p->dimension[p->outer - 1].step[operand] : 0;
 }
 
-/* Whether a row of the operand is one run of its elements. */
+/* Whether one step leads from each row of a strip to the next, also where a strip takes rows of
+ * several indices of the dimension before the last. */
+static int is_even(const fsm_plan *p, int operand) {
+    if (!p->together) {
+        return 1;
+    }
+    const fsm_dimension *last = &p->dimension[p->outer - 1];
+    return last[-1].step[operand] == last->step[operand] * (ptrdiff_t)last->extent;
+}
+
+/* Whether a row of the operand is one run of its elements, and one step leads to the next row. */
 static int is_run(const fsm_plan *p, int operand) {
-    return p->inner == 1 && (p->n == 1 || p->dimension[p->outer].step[operand] ==
-                                              (ptrdiff_t)size_of(p->dtype[operand]));
+    return p->inner == 1 && is_even(p, operand) &&
+           (p->n == 1 ||
+            p->dimension[p->outer].step[operand] == (ptrdiff_t)size_of(p->dtype[operand]));
 }
 
 /* Whether its elements are numbers as the kernels compute with. */
@@ -196,7 +217,7 @@ static int is_direct(const fsm_plan *p, int operand) {
     }
     if (is_single(p, operand)) {
         /* They write losses one after the other. */
-        return is_computable(p, operand) &&
+        return is_computable(p, operand) && is_even(p, operand) &&
                (p->function != FSM_CROSS_ENTROPY || !p->outer ||
                 row_step(p, operand) == (ptrdiff_t)size_of(p->computing));
     }
@@ -509,6 +530,8 @@ static int check_operands(const fsm_plan *p, fsm_watch *watch) {
 /* ---- gathering and scattering one strip ---- */
 
 #define TILE 16
+/* Rows of whole tiles. */
+#define ROUNDED(rows) (((rows) + TILE - 1) / TILE * TILE)
 
 /* rows x n elements of `size` bytes between a strided array and contiguous rows, tile by tile. */
 #define TRANSFER(size, gather)                                                                     \
@@ -591,6 +614,105 @@ static size_t transfer(const part *at, int operand, char *base, size_t rows, cha
     return passed;
 }
 
+/* Copies 4 bytes or more, a multiple of 4, most often 64 at most. */
+static inline void copy_few(char *to, const char *from, size_t bytes) {
+    if (bytes > 64) {
+        memcpy(to, from, bytes);
+    } else if (bytes >= 16) {
+        for (size_t i = 0; i + 16 < bytes; i += 16) {
+            memcpy(to + i, from + i, 16);
+        }
+        memcpy(to + bytes - 16, from + bytes - 16, 16);
+    } else if (bytes >= 8) {
+        memcpy(to, from, 8);
+        memcpy(to + bytes - 8, from + bytes - 8, 8);
+    } else {
+        memcpy(to, from, 4);
+    }
+}
+
+/* Moves runs of `bytes` between scratch and an array, where they lie so many bytes apart. */
+static inline void move_some_runs(char *packed, size_t pitch, char *strided, ptrdiff_t step,
+                                  size_t runs, size_t bytes, int gather) {
+    for (size_t i = 0; i < runs; i++, packed += pitch, strided += step) {
+        copy_few(gather ? packed : strided, gather ? strided : packed, bytes);
+    }
+}
+
+/* The same; of few bytes, known to the compiler. */
+static void move_runs(char *packed, size_t pitch, char *strided, ptrdiff_t step, size_t runs,
+                      size_t bytes, int gather) {
+#define MOVE(bytes)                                                                                \
+    case bytes:                                                                                    \
+        move_some_runs(packed, pitch, strided, step, runs, bytes, gather);                         \
+        return
+    switch (bytes) {
+        MOVE(8);
+        MOVE(12);
+        MOVE(16);
+        MOVE(24);
+        MOVE(28);
+        MOVE(32);
+        MOVE(64);
+    default:
+        move_some_runs(packed, pitch, strided, step, runs, bytes, gather);
+    }
+#undef MOVE
+}
+
+/* Rows that lie side by side, but only few of each index of the dimension before the last: between
+ * where they lie and panels in scratch. A panel holds the rows of `fit` indices side by side, and
+ * `line` bytes lie from one element to the next. `results`: elements that are moved of a row. */
+static void move_panels(const fsm_plan *p, int operand, char *base, size_t indices, size_t fit,
+                        size_t results, char *panel, size_t line, int gather) {
+    const fsm_dimension *last = &p->dimension[p->outer - 1];
+    const size_t bytes = last->extent * size_of(p->dtype[operand]);
+    const ptrdiff_t index = last[-1].step[operand], step = last[1].step[operand];
+    for (size_t first = 0; first < indices; first += fit) {
+        const size_t count = indices - first < fit ? indices - first : fit;
+        for (size_t i = 0; i < results && count > results; i++) { /* the longer loop within */
+            move_runs(panel + i * line, bytes, base + (ptrdiff_t)i * step, index, count, bytes,
+                      gather);
+        }
+        for (size_t g = 0; g < count && count <= results; g++) {
+            move_runs(panel + g * bytes, line, base + (ptrdiff_t)g * index, step, results, bytes,
+                      gather);
+        }
+        base += (ptrdiff_t)fit * index;
+        panel += p->n * line;
+    }
+}
+
+/* All rows of a strip; where they lie side by side, by way of a panel, of which `transfer_piece`
+ * moves whole vectors. */
+static void transfer_rows(const part *at, int operand, char *base, size_t rows, char *packed,
+                          int gather) {
+    const fsm_plan *p = at->plan;
+    if (is_even(p, operand)) {
+        transfer(at, operand, base, rows, packed, p->outer, gather);
+        return;
+    }
+    const fsm_dimension *last = &p->dimension[p->outer - 1];
+    const size_t size = size_of(p->dtype[operand]);
+    if (p->inner > 1 || last->step[operand] != (ptrdiff_t)size || size != size_of(p->computing)) {
+        for (size_t r = 0; r < rows; r += last->extent, base += last[-1].step[operand]) {
+            transfer(at, operand, base, last->extent, packed + r * p->pitch * size, p->outer,
+                     gather);
+        }
+        return;
+    }
+    const size_t indices = rows / last->extent, line = ROUNDED(rows) * size;
+    char *const panel = at->scratch + p->panels_at;
+    if (gather) {
+        move_panels(p, operand, base, indices, indices, p->n, panel, line, 1);
+    }
+    transfer_piece(p, panel, (ptrdiff_t)size, (ptrdiff_t)line, ROUNDED(rows), p->n, packed,
+                   p->pitch, size, gather);
+    if (!gather) {
+        move_panels(p, operand, base, indices, indices, p->n, panel, line, 0);
+    }
+}
+
 /* Contiguous rows of the computing format in `packed`. */
 static void gather(const part *at, int operand, char *base, size_t rows, char *packed) {
     const fsm_plan *p = at->plan;
@@ -607,7 +729,7 @@ static void gather(const part *at, int operand, char *base, size_t rows, char *p
     }
     const int converts = dtype != p->computing;
     char *raw = converts ? at->scratch + p->raw_at : packed;
-    transfer(at, operand, base, rows, raw, p->outer, 1);
+    transfer_rows(at, operand, base, rows, raw, 1);
     for (size_t r = 0; r < rows; r++) {
         FSM_PIECES(i, end, at->n, at->watch) {
             const size_t first = r * pitch + i;
@@ -621,6 +743,16 @@ static void gather(const part *at, int operand, char *base, size_t rows, char *p
     }
 }
 
+/* Where a row of a strip begins. */
+static char *row_in_strip(const fsm_plan *p, int operand, char *base, size_t r) {
+    if (is_even(p, operand)) {
+        return base + (ptrdiff_t)r * row_step(p, operand);
+    }
+    const fsm_dimension *last = &p->dimension[p->outer - 1];
+    return base + (ptrdiff_t)(r / last->extent) * last[-1].step[operand] +
+           (ptrdiff_t)(r % last->extent) * last->step[operand];
+}
+
 /* Results from scratch to where they belong. */
 static void scatter(const part *at, int operand, char *base, size_t rows, const char *packed) {
     const fsm_plan *p = at->plan;
@@ -630,7 +762,7 @@ static void scatter(const part *at, int operand, char *base, size_t rows, const 
                  pitch = is_single(p, operand) ? 1 : p->pitch;
     if (n == 1 || is_run(p, operand)) {
         for (size_t r = 0; r < rows; r++) {
-            char *row = base + (ptrdiff_t)r * row_step(p, operand);
+            char *row = row_in_strip(p, operand, base, r);
             FSM_PIECES(i, end, n, at->watch) {
                 narrow(p, dtype, row + i * size, packed + (r * pitch + i) * wide, end - i);
             }
@@ -647,7 +779,7 @@ static void scatter(const part *at, int operand, char *base, size_t rows, const 
         }
         packed = raw;
     }
-    transfer(at, operand, base, rows, (char *)packed, p->outer, 0);
+    transfer_rows(at, operand, base, rows, (char *)packed, 0);
 }
 
 /* ---- a batch of rows that the kernels can take ---- */
@@ -1031,7 +1163,7 @@ static int run_strip(const part *at, char *const base[FSM_OPERANDS], size_t rows
     if (mask.base) {
         if (!is_run(p, FSM_MASK)) {
             mask = (rows_at){staged[FSM_MASK].base, (ptrdiff_t)p->pitch};
-            transfer(at, FSM_MASK, base[FSM_MASK], rows, mask.base, p->outer, 1);
+            transfer_rows(at, FSM_MASK, base[FSM_MASK], rows, mask.base, 1);
         }
         operands[FSM_MASK] = mask;
         const int backward = p->function == FSM_LOG_SOFTMAX_BACKWARD;
@@ -1066,20 +1198,6 @@ static int run_strip(const part *at, char *const base[FSM_OPERANDS], size_t rows
         }
     }
     return status_of(at);
-}
-
-static int run_strips(const part *at, size_t rows) {
-    const fsm_plan *p = at->plan;
-    int status = 0;
-    for (size_t first = 0; first < rows && !status; first += p->strip) {
-        char *base[FSM_OPERANDS];
-        for (int o = 0; o < FSM_OPERANDS; o++) {
-            base[o] = at->base[o] && first ? at->base[o] + (ptrdiff_t)first * row_step(p, o)
-                                           : at->base[o];
-        }
-        status = run_strip(at, base, rows - first < p->strip ? rows - first : p->strip);
-    }
-    return status;
 }
 
 /* ---- rows that lie side by side ---- */
@@ -1178,6 +1296,63 @@ static size_t run_blocks(const part *at, char *x, char *out, size_t rows) {
     return blocks * lanes;
 }
 
+/* A strip of rows side by side, few of each index of the dimension before the last: blocks of the
+ * rows of as many indices as fit in a line; where these would leave much of it empty, the rows of
+ * all indices are laid side by side, and blocks copied from that. */
+static int run_panels(const part *at, char *const base[FSM_OPERANDS], size_t rows) {
+    const fsm_plan *p = at->plan;
+    const fsm_dimension *last = &p->dimension[p->outer - 1];
+    const size_t n = p->n, size = size_of(p->computing), run = last->extent * size;
+    const size_t results = p->function == FSM_LOGSUMEXP ? 1 : n, indices = rows / last->extent;
+    const int fills = LINE / run * run >= FILLED;
+    const size_t fit = fills ? LINE / run : indices;
+    const size_t blocks = fills ? (indices + fit - 1) / fit : (rows * size + LINE - 1) / LINE;
+    const size_t line = fills ? LINE : blocks * LINE;
+    char *const panels = at->scratch + p->panels_at, *const block = fills ? panels : at->scratch;
+    const int has_gaps = indices % fit || fit * run % LINE;
+    for (size_t i = 1; has_gaps && i <= (fills ? blocks * n : n); i++) {
+        memset(panels + i * line - LINE, 0, LINE);
+    }
+    move_panels(p, FSM_X, base[FSM_X], indices, fit, n, panels, line, 1);
+    for (size_t i = 0; i < n && !fills; i++) {
+        for (size_t k = 0; k < blocks; k++) {
+            memcpy(block + (k * n + i) * LINE, panels + i * line + k * LINE, LINE);
+        }
+    }
+    for (size_t k = 0; k < blocks; k++) {
+        if (!p->kernels->beside[p->function][p->computing](block + k * n * LINE, n)) {
+            return run_strip(at, base, rows);
+        }
+    }
+    for (size_t i = 0; i < results && !fills; i++) {
+        for (size_t k = 0; k < blocks; k++) {
+            memcpy(panels + i * line + k * LINE, block + (k * n + i) * LINE, LINE);
+        }
+    }
+    move_panels(p, FSM_OUT, base[FSM_OUT], indices, fit, results, panels, line, 0);
+    return fsm_stops_after(at->watch, rows * n);
+}
+
+/* Strips along a dimension: of its rows, or of the rows that each of its indices has. */
+static int run_strips(const part *at, size_t extent) {
+    const fsm_plan *p = at->plan;
+    const int along = strip_dimension(p);
+    const size_t most = p->together ? p->together : p->strip;
+    const size_t each = p->together ? p->dimension[along + 1].extent : 1;
+    int status = 0;
+    for (size_t first = 0; first < extent && !status; first += most) {
+        char *base[FSM_OPERANDS];
+        for (int o = 0; o < FSM_OPERANDS; o++) {
+            base[o] = at->base[o] && first
+                          ? at->base[o] + (ptrdiff_t)first * p->dimension[along].step[o]
+                          : at->base[o];
+        }
+        const size_t rows = (extent - first < most ? extent - first : most) * each;
+        status = p->together && p->beside ? run_panels(at, base, rows) : run_strip(at, base, rows);
+    }
+    return status;
+}
+
 static int run_beside(const part *at, size_t rows) {
     const fsm_plan *p = at->plan;
     const size_t size = size_of(p->computing);
@@ -1205,10 +1380,10 @@ static int run_beside(const part *at, size_t rows) {
 
 /* ---- through the outer dimensions ---- */
 
-/* Calls `run` for every index of the outer dimensions but the last, along which its rows are. */
+/* Calls `run` for every index of the outer dimensions before the one that strips run along. */
 static int for_each_prefix(const part *all, int (*run)(const part *at, size_t rows)) {
     const fsm_plan *p = all->plan;
-    const int last = p->outer - 1;
+    const int last = strip_dimension(p);
     size_t extent[FSM_MAX_DIMENSIONS], index[FSM_MAX_DIMENSIONS];
     part at = *all;
     for (int d = 0; d <= last; d++) {
@@ -1331,23 +1506,6 @@ static void run_segment(const lying_segments *at, fsm_rows *row, size_t segment)
         at->compute(row);
     } else if (at->single) {
         set_number(row->out, at->group->plan->computing, -INFINITY);
-    }
-}
-
-/* Copies 4 bytes or more, a multiple of 4, most often 64 at most. */
-static inline void copy_few(char *to, const char *from, size_t bytes) {
-    if (bytes > 64) {
-        memcpy(to, from, bytes);
-    } else if (bytes >= 16) {
-        for (size_t i = 0; i + 16 < bytes; i += 16) {
-            memcpy(to + i, from + i, 16);
-        }
-        memcpy(to + bytes - 16, from + bytes - 16, 16);
-    } else if (bytes >= 8) {
-        memcpy(to, from, 8);
-        memcpy(to + bytes - 8, from + bytes - 8, 8);
-    } else {
-        memcpy(to, from, 4);
     }
 }
 
@@ -1629,7 +1787,9 @@ int fsm_run(const void *plan, size_t first, size_t last, void *scratch, fsm_watc
                 }
             }
         }
-        status = for_each_prefix(&at, p->direct ? run_direct : p->beside ? run_beside : run_strips);
+        status = for_each_prefix(&at, p->direct                   ? run_direct
+                                      : p->beside && !p->together ? run_beside
+                                                                  : run_strips);
     }
     if (p->streamed) {
         FSM_STREAM_FENCE();
@@ -1732,15 +1892,63 @@ static void order_outer(fsm_plan *p) {
     p->dimension[last] = moved;
 }
 
-/* The dimension that parts are taken of: the longest, but strips and batches run along the last. */
-static int split_dimension(const fsm_plan *p) {
-    const int last = p->outer - 1;
+/* The longest of some dimensions. */
+static int longest_dimension(const fsm_plan *p, int count) {
     int longest = 0;
-    for (int d = 1; d < last; d++) {
+    for (int d = 1; d < count; d++) {
         if (p->dimension[d].extent > p->dimension[longest].extent) {
             longest = d;
         }
     }
+    return longest;
+}
+
+/* Whether strips of rows along the last outer dimension alone do well: where the rows are whole
+ * vectors of enough elements, or, if the kernels take them as they lie, one row more than that. */
+static int suffices_alone(const fsm_plan *p, size_t rows) {
+    const size_t lanes = LINE / size_of(p->computing);
+    const size_t left = rows % lanes, whole = (rows - left) * p->n;
+    if (p->beside && p->n > FSM_BESIDE_LENGTH) {
+        return rows >= lanes;
+    }
+    return p->beside ? left <= 1 && whole >= left * 2 * STRIP_SUFFICES
+                     : !left && whole >= STRIP_SUFFICES;
+}
+
+/* Where the last outer dimension is short, strips are of several indices of the longest other one,
+ * which becomes the one before the last. What is read one a row must lie evenly then. */
+static void plan_together(fsm_plan *p) {
+    const int last = p->outer - 1;
+    const size_t rows = last < 1 ? 0 : p->dimension[last].extent;
+    if (!rows || rows > STRIP_ROWS / 2 || p->n < 2 ||
+        p->n * STRIP_ROWS * size_of(p->computing) > STRIP_BYTES || suffices_alone(p, rows)) {
+        return;
+    }
+    const int longest = longest_dimension(p, last);
+    const fsm_dimension moved = p->dimension[longest];
+    p->dimension[longest] = p->dimension[last - 1];
+    p->dimension[last - 1] = moved;
+    p->together = STRIP_ROWS / rows;
+    while (!p->beside && p->n <= STRIP_ROWS && p->together * rows % TILE && p->together < TILE) {
+        p->together++; /* no block of short rows is left incomplete */
+    }
+    p->together = p->together < moved.extent ? p->together : moved.extent;
+    for (int o = FSM_Y; o <= FSM_WEIGHT; o++) {
+        if (p->base[o] && (o > FSM_MASK || is_index(p, o)) && !is_even(p, o)) {
+            p->together = 0;
+            return;
+        }
+    }
+    p->beside = p->beside && p->n <= FSM_BESIDE_LENGTH;
+}
+
+/* The dimension that parts are taken of: the longest, but strips and batches run along the last. */
+static int split_dimension(const fsm_plan *p) {
+    const int last = p->outer - 1;
+    if (p->together) {
+        return longest_dimension(p, last);
+    }
+    const int longest = longest_dimension(p, last);
     const int enough = last > 0 && !p->beside && p->dimension[longest].extent >= ENOUGH_PARTS;
     return enough || p->dimension[longest].extent > p->dimension[last].extent ? longest : last;
 }
@@ -1762,10 +1970,10 @@ static int plan_strips(fsm_plan *p) {
     }
     size_t strip = STRIP_BYTES / size / n;
     strip = strip > most ? most : strip < TILE ? TILE : strip;
-    p->strip = strip > rows ? rows : strip;
+    p->strip = p->together ? p->together * rows : strip > rows ? rows : strip;
     /* An odd number of cache lines: a column of the scratch meets all sets of the cache. */
     p->pitch = n < 16 ? n : ((n * size + LINE - 1) / LINE | 1) * LINE / size;
-    const size_t elements = p->strip * p->pitch;
+    const size_t elements = (p->together ? ROUNDED(p->strip) : p->strip) * p->pitch;
     size_t widest = 0;
     int x_is_staged = 0;
     for (int o = 0; o < FSM_OPERANDS; o++) {
@@ -1784,6 +1992,10 @@ static int plan_strips(fsm_plan *p) {
         }
     }
     p->raw_at = region(p, elements * widest);
+    if (p->together) {
+        /* Blocks of FILLED bytes of each line need another tile at most. */
+        p->panels_at = region(p, (ROUNDED(p->strip) + TILE) * n * size);
+    }
     if (p->base[FSM_MASK] && !is_run(p, FSM_MASK)) {
         p->at[FSM_MASK] = region(p, elements);
     }
@@ -1832,7 +2044,7 @@ static int prepare_segments(fsm_plan *p, fsm_watch *watch) {
 }
 
 enum fsm_status fsm_prepare(fsm_plan *p, fsm_watch *watch) {
-    p->scratch = p->pieces = 0;
+    p->scratch = p->pieces = p->together = 0;
     if (has_segments(p)) {
         return (enum fsm_status)prepare_segments(p, watch);
     }
@@ -1853,8 +2065,16 @@ enum fsm_status fsm_prepare(fsm_plan *p, fsm_watch *watch) {
         order_outer(p);
     }
     p->beside = !p->direct && lies_beside(p);
-    p->least = p->beside ? BESIDE_PART : 1;
+    if (!p->direct) {
+        plan_together(p);
+    }
     p->split = p->outer ? split_dimension(p) : -1;
+    p->least = 1;
+    if (p->together) {
+        p->least = p->split == strip_dimension(p) ? p->together : 1;
+    } else if (p->beside) {
+        p->least = BESIDE_PART;
+    }
     p->items = p->outer ? p->dimension[p->split].extent : 1;
     const double bytes = (double)rows * (double)p->n * (double)size_of(p->dtype[FSM_X]);
     p->large = bytes >= (double)fsm_stream_from();
@@ -1870,7 +2090,7 @@ enum fsm_status fsm_prepare(fsm_plan *p, fsm_watch *watch) {
     p->waits = p->function == FSM_CROSS_ENTROPY && p->base[FSM_GRAD] && p->n <= FSM_ASK_EVERY &&
                (streams || in_place);
     if (!p->direct) {
-        p->streamed = p->streamed && p->beside && streams_beside(p);
+        p->streamed = p->streamed && p->beside && !p->together && streams_beside(p);
         return (enum fsm_status)plan_strips(p);
     }
     if (p->waits) {

@@ -75,12 +75,15 @@ typedef struct {
     size_t pieces;  /* of a row that threads can share (fsm_begin_row); 0: of none */
     int direct;     /* the kernels take the rows as they lie */
     int beside;     /* the kernels take rows that lie side by side as they lie */
-    int streamed;   /* results go past the caches, where they can */
-    int far, large; /* of fsm_rows */
-    size_t scratch; /* bytes of scratch that each thread needs, from a cache line on */
+    size_t together; /* indices of the outer dimension before the last, whose rows along that make a
+                      * strip together; 0: strips are of rows along the last alone */
+    int streamed;    /* results go past the caches, where they can */
+    int far, large;  /* of fsm_rows */
+    size_t scratch;  /* bytes of scratch that each thread needs, from a cache line on */
     /* Staged rows: how many at a time, elements from one to the next, and where in the scratch each
      * operand is staged. */
     size_t strip, pitch, raw_at, at[FSM_OPERANDS];
+    size_t panels_at;  /* where the rows of several indices are laid side by side, if they are */
     size_t kept_at;    /* where a strip's mask is as numbers: of a cross-entropy with smoothing */
     size_t weights_at; /* where the weights of a cross-entropy wait, if they do */
     int waits;
