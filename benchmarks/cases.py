@@ -459,6 +459,10 @@ def _other_axes() -> Iterator[Case]:
         "segmentation", (8, 21, 256, 256), "21 class maps of 8 images: the axis is in the middle",
         axis=1, out=True, quick=True, tags=_tags("other-axis"),
     )  # fmt: skip
+    yield Case(
+        "middle-axis-8", (10000, 7, 8), "7 classes with 8 numbers behind each: less than a vector",
+        axis=1, tags=_tags("other-axis"),
+    )  # fmt: skip
 
 
 def _family() -> Iterator[Case]:

@@ -212,7 +212,7 @@ def _beyond_cache(document: Document) -> Iterator[Check]:
 
 def _axes(document: Document) -> Iterator[Check]:
     for cell in tagged(document, "other-axis"):
-        bound = 1.5 if cell["axis"] == 0 else 1.25
+        bound = 1.25 if cell["name"] == "segmentation" else 1.5
         yield _at_most(f"{cell['name']}, of the last axis' time", [cell], "last axis", bound)
 
 

@@ -50,6 +50,7 @@ SMALLER = {
     "ragged-1": (1000,),
     "ragged-3": (1000,),
     "segmentation": (2, 21, 8, 8),
+    "middle-axis-8": (20, 7, 8),
     "attention-causal": (2, 3, 16, 16),
     "two-workers": (4, 1000),
     "two-workers-backward": (4, 1000),
