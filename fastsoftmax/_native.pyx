@@ -1,5 +1,5 @@
 # cython: language_level=3, freethreading_compatible=True, boundscheck=False, wraparound=False
-# cython: auto_pickle=False, cdivision=True
+# cython: auto_pickle=False, cdivision=True, binding=False
 """Bindings of the C kernels: a call's arguments to a plan, the result's memory, the call.
 
 Design
