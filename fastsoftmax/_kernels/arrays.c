@@ -1837,8 +1837,8 @@ int fsm_run_pieces(const void *work, size_t first, size_t last, void *scratch, f
     int status = 0;
     (void)scratch;
     for (size_t i = first; i < last && !status; i++) {
-        const size_t start = i * FSM_ASK_EVERY;
-        const size_t end = p->n - start > FSM_ASK_EVERY ? start + FSM_ASK_EVERY : p->n;
+        const size_t start = i * FSM_SHARED_PIECE;
+        const size_t end = p->n - start > FSM_SHARED_PIECE ? start + FSM_SHARED_PIECE : p->n;
         if (row->writes) {
             of->write(&row->row, start, end);
         } else {
@@ -2082,7 +2082,7 @@ enum fsm_status fsm_prepare(fsm_plan *p, fsm_watch *watch) {
     p->far = bytes >= (double)FAR_FROM;
     const int sharable = p->direct && p->outer <= 1 && p->function <= FSM_LOGSUMEXP &&
                          !p->base[FSM_GRAD] && p->n >= FSM_SHARED_FROM;
-    p->pieces = sharable ? (p->n + FSM_ASK_EVERY - 1) / FSM_ASK_EVERY : 0;
+    p->pieces = sharable ? (p->n + FSM_SHARED_PIECE - 1) / FSM_SHARED_PIECE : 0;
     const size_t row = p->n * size_of(p->computing);
     const int in_place = p->base[FSM_GRAD] && p->base[FSM_GRAD] == p->base[FSM_X];
     const int streams =

@@ -85,6 +85,8 @@
 #define F32_SETTLED 16
 /* Whether each chunk of a row of several starts above its own largest weight. */
 #define F32_OWN_STARTS 1
+/* Whether to weigh an element again takes less time than to keep its weight in memory. */
+#define F32_WEIGHS_AGAIN 1
 
 /* What one row's weights depend on besides x; the last four only where the maximum is large or
  * there is a temperature. */

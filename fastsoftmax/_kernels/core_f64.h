@@ -47,6 +47,11 @@
  * long_rows.h). */
 #define F64_SETTLED FSM_CHUNK_VECTORS
 #define F64_OWN_STARTS 0
+#if defined(FSM_ONE_REGISTER)
+#define F64_WEIGHS_AGAIN 1
+#else
+#define F64_WEIGHS_AGAIN 0
+#endif
 
 typedef struct {
     f64x8 shift;

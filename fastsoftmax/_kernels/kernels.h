@@ -166,8 +166,9 @@ enum fsm_function {
     FSM_SEGMENT_LOGSUMEXP,
     FSM_FUNCTIONS
 };
-/* A row of so many elements at least can be computed by several threads. */
+/* A row of so many elements at least can be computed by several threads: in pieces of so many. */
 #define FSM_SHARED_FROM (2 * FSM_ASK_EVERY)
+#define FSM_SHARED_PIECE (FSM_ASK_EVERY / 4)
 
 /* What one reading tells of a row, or of a piece of it. */
 typedef struct {
@@ -191,7 +192,7 @@ static inline fsm_long fsm_long_row(const fsm_rows *row, enum fsm_function funct
     return (fsm_long){.rows = row, .function = function, .sum = {none, none, 0.0, 0.0}};
 }
 
-/* For pieces of FSM_ASK_EVERY elements, in any order and by any thread: `sum` of each; then `add`
+/* For pieces of FSM_SHARED_PIECE elements, in any order and by any thread: `sum` of each; then `add`
  * of each, in order; then `finish`, which returns whether all that is to be done once more, with a
  * known maximum; then `write` of each (of logsumexp: once). */
 typedef struct {

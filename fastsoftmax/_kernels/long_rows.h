@@ -5,7 +5,8 @@
  *
  * Design
  * A. The sum of a row is that of its pieces' sums, in order; a piece's that of its chunks' masses.
- *    So it does not matter who adds up which piece.
+ *    So it does not matter who adds up which piece. They are a quarter as long where threads can
+ *    share them, or two threads would often have one piece and two.
  * B. One reading gives the maximum and the sum. The weights of a chunk are computed for the largest
  *    element of the piece so far, i.e. times a power of two (core_*.h, A); where a larger one is
  *    found, the sum is multiplied by the power of two between the two. That is exact, and what is
@@ -13,9 +14,11 @@
  *    so it vanishes there. Every bit is as if the maximum had been known from the start, provided
  *    that each chunk starts its sum above its own largest weight.
  * C. Before anything is found, the largest element is taken to be -4096, the lowest that needs no
- *    shift. Where the row's turns out to need one, or the sum is NaN, the row is read once more.
+ *    shift. Where the row's turns out to need one, or the sum is NaN, the row is read once more,
+ *    now that the maximum is known. So is one of which B does not hold.
  * D. The results of a softmax that is larger than the caches are computed from the elements, whose
- *    weights are computed once more: to write weights, read them and write results takes longer.
+ *    weights are computed once more, where that takes less time than to write weights, read them
+ *    and write results: not in float64 where a vector is several registers.
  */
 
 FSM_SMALL REAL F(long_max)(const REAL *x, size_t n, fsm_watch *watch) {
@@ -67,10 +70,11 @@ FSM_INLINE ptrdiff_t F(next_chunk)(size_t i, size_t n) {
     return n - i > CHUNK ? (ptrdiff_t)(CHUNK * sizeof(REAL)) : 0;
 }
 
-/* Whether each chunk starts its sum above its own largest weight, so that B holds. In float64 that
- * is what makes a row long; in shorter ones it gains nothing. */
-FSM_INLINE int F(starts_apart)(size_t n) {
-    return F(has_chunks)(n) || n >= FSM_SHARED_FROM;
+/* Whether each chunk starts its sum above its own largest weight, so that B holds. In float64 a
+ * softmax gains nothing by it: to find a chunk's maximum costs what the reading saves. */
+FSM_INLINE int F(starts_apart)(const fsm_long *row) {
+    const size_t n = row->rows->n;
+    return F(has_chunks)(n) || (row->function != FSM_SOFTMAX && n >= FSM_SHARED_FROM);
 }
 
 /* A sum in units that are 2^by times as large. */
@@ -95,15 +99,15 @@ FSM_SMALL fsm_piece F(long_sum)(const fsm_long *row, size_t first, size_t end) {
     const fsm_rows *b = row->rows;
     const fsm_temperature *t = b->temperature;
     const REAL *x = b->x, cut = F(long_cut)(row);
-    const int apart = F(starts_apart)(b->n), parts = row->function != FSM_SOFTMAX;
+    const int apart = F(starts_apart)(row), parts = row->function != FSM_SOFTMAX;
     F(start) s = row->known ? F(long_start)(row) : F(row_start)(-FC(SHIFT_ABOVE), cut, &untempered);
     F(row) vectors = F(row_of)(&s, t);
     const F(how) how = {s.shifted || t->tempered, row->stored, parts};
     REAL maximum = row->known ? (REAL)row->sum.maximum : -(REAL)INFINITY;
-    pair sum = {0.0, 0.0};
+    pair sum = {apart || row->known ? 0.0 : (double)FC(NAN), 0.0};
     for (size_t i = first; i < end; i += CHUNK) {
         const size_t count = end - i < CHUNK ? end - i : CHUNK;
-        const REAL largest = apart ? F(chunk_max)(x + i, count) : maximum;
+        const REAL largest = apart || !row->known ? F(chunk_max)(x + i, count) : maximum;
         if (!row->known && largest > maximum) {
             const F(start) above = F(row_start)(largest, cut, t);
             maximum = largest;
@@ -202,34 +206,47 @@ FSM_SMALL void F(scale_long)(REAL *out, size_t n, REAL hi, REAL lo) {
     }
 }
 
-/* The same from its elements: a chunk's weights wait in the result, or where that is streamed, in a
- * block as far from the start of a line. */
+/* The same from up to CHUNK elements; `streams` where the results are whole lines. */
+FSM_SMALL void F(softmax_of_chunk)(const REAL *x, REAL *out, size_t n, ptrdiff_t ahead,
+                                   const F(row) *row, int rare, REAL hi, REAL lo, int streams) {
+    FSM_ALIGNED(64) REAL block[CHUNK];
+    if (!streams) {
+        F(weigh)(x, out, n, ahead, row, rare);
+        F(scale_long)(out, n, hi, lo);
+        return;
+    }
+    F(weigh)(x, block, n, ahead, row, rare);
+    if (!FSM_UNDERFLOWED()) {
+        F(stream_waiting)(&(F(waiting)){.w = block, .out = out, .hi = hi, .lo = lo}, n / LANES);
+        return;
+    }
+    F(scale_long)(block, n, hi, lo);
+    for (size_t i = 0; i < n; i += LANES) {
+        V(stream)(out + i, V(load)(block + i));
+    }
+}
+
+/* The same of a piece: where its results are streamed, by whole lines but for what comes before the
+ * first and after the last. */
 FSM_SMALL void F(softmax_again)(const fsm_long *row, size_t first, size_t end) {
     const fsm_rows *b = row->rows;
     const REAL *x = b->x, hi = (REAL)row->hi, lo = (REAL)row->lo;
     REAL *out = b->out;
-    FSM_ALIGNED(64) REAL block[CHUNK + LANES];
-    REAL *const apart = block + (uintptr_t)out % 64 / sizeof(REAL);
     const F(start) s = F(long_start)(row);
     const F(row) vectors = F(row_of)(&s, b->temperature);
-    F(edge) edge = {0};
-    for (size_t i = first; i < end; i += CHUNK) {
-        const size_t count = end - i < CHUNK ? end - i : CHUNK;
-        const int streams = F(streams)(b, count);
-        F(waiting) waiting = {
-            .w = streams ? apart : out + i, .out = out + i, .n = count, .hi = hi, .lo = lo};
-        F(weigh)(x + i, waiting.w, count, F(next_chunk)(i, b->n), &vectors,
-                 s.shifted || b->temperature->tempered);
-        if (!streams) {
-            F(scale_long)(out + i, count, hi, lo);
-        } else if (FSM_UNDERFLOWED()) {
-            F(stream_low)(&waiting);
-        } else {
-            F(begin_waiting)(&waiting, &edge);
-            F(finish_waiting)(&waiting, &edge);
-        }
+    const int rare = s.shifted || b->temperature->tempered;
+    const int streamed = F(streams)(b, end - first);
+    size_t i = first, count = streamed ? F(before_line)(out + first, end - first) : 0;
+    if (count) {
+        F(softmax_of_chunk)(x + i, out + i, count, 0, &vectors, rare, hi, lo, 0);
     }
-    F(edge_flush)(&edge);
+    while ((i += count) < end) {
+        const size_t left = end - i;
+        const int streams = streamed && left >= LANES;
+        count = left >= CHUNK ? CHUNK : streams ? left / LANES * LANES : left;
+        F(softmax_of_chunk)(x + i, out + i, count, F(next_chunk)(i, b->n), &vectors, rare, hi, lo,
+                            streams);
+    }
 }
 
 FSM_SMALL void F(long_write)(const fsm_long *row, size_t first, size_t end) {
@@ -269,14 +286,17 @@ FSM_SMALL void F(long_write)(const fsm_long *row, size_t first, size_t end) {
 /* The row's maximum and sum; whether results or a cross-entropy need its maximum first. */
 FSM_SMALL void F(long_total)(fsm_long *row) {
     const fsm_rows *b = row->rows;
-    if (!F(starts_apart)(b->n) || row->stored) {
+    if (!F(starts_apart)(row) || row->stored) {
         row->known = 1;
         row->sum.maximum = (double)F(long_max)(b->x, b->n, b->watch);
     }
     do {
+        const size_t most = b->n < FSM_SHARED_FROM ? FSM_ASK_EVERY : FSM_SHARED_PIECE;
         FSM_PIECES(first, end, b->n, b->watch) {
-            const fsm_piece piece = F(long_sum)(row, first, end);
-            F(long_add)(row, &piece);
+            for (size_t i = first; i < end; i += most) {
+                const fsm_piece piece = F(long_sum)(row, i, end - i < most ? end : i + most);
+                F(long_add)(row, &piece);
+            }
         }
     } while (F(long_finish)(row));
 }
@@ -289,7 +309,7 @@ FSM_SMALL void F(rows_long)(const fsm_rows *b, enum fsm_function function) {
         one.out = ROW(b->out, b->out_stride, r);
         one.temperature = fsm_temperature_of(b, r);
         fsm_long row = fsm_long_row(&one, function);
-        row.stored = function == FSM_SOFTMAX && !b->large;
+        row.stored = function == FSM_SOFTMAX && !(b->large && FC(WEIGHS_AGAIN));
         F(long_total)(&row);
         if (function == FSM_LOGSUMEXP) {
             F(long_write)(&row, 0, b->n);
