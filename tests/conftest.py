@@ -9,6 +9,13 @@ import pytest
 from fastsoftmax import _api, _backend
 
 
+def pytest_collection_modifyitems(items):
+    """Mark the tests that say which backend computes, whatever the default is."""
+    for item in items:
+        if {"backend_name", "native_name"} & set(item.fixturenames):
+            item.add_marker("chooses_backend")
+
+
 @pytest.fixture(params=_backend.available())
 def backend_name(request):
     return request.param
