@@ -51,7 +51,7 @@ typedef struct helper {
 #define AWAKE_MICROSECONDS 20000
 /* Scratch of this size is on the stack. */
 #define SMALL_SCRATCH (16 * 1024)
-#define LINE 64
+#define PAGE 4096
 
 /* A call in the main thread, which runs signal handlers. */
 typedef struct {
@@ -237,14 +237,16 @@ static void dismiss(helper *h, fsm_watch *watch, size_t forks) {
     }
 }
 
-static char *aligned(char *memory) {
-    return memory + (LINE - (uintptr_t)memory % LINE) % LINE;
+/* Where scratch begins: half a page from where large arrays do. A load that follows a store to the
+ * same place in another page waits for it, as if both were one. */
+static char *begin_scratch(char *memory) {
+    return memory + (PAGE + PAGE / 2 - (uintptr_t)memory % PAGE) % PAGE;
 }
 
 /* Not inlined: the plainest call needs no such frame. */
 FSM_NOINLINE int run_on_stack(const fsm_plan *plan, fsm_watch *watch) {
-    char memory[SMALL_SCRATCH + LINE];
-    return fsm_run(plan, 0, plan->items, aligned(memory), watch);
+    char memory[SMALL_SCRATCH + PAGE];
+    return fsm_run(plan, 0, plan->items, begin_scratch(memory), watch);
 }
 
 /* A caller and the helpers that it has engaged. */
@@ -297,16 +299,16 @@ FSM_NOINLINE int run_in_threads(const fsm_plan *plan, size_t elements, size_t th
                                 fsm_watch *watch) {
     crew c;
     engage_crew(&c, threads, watch);
-    const size_t each = plan->scratch + LINE, all = c.engaged + 1;
-    char *memory = each > PTRDIFF_MAX / (all + 1) ? NULL : malloc(all * each + LINE);
+    const size_t each = (plan->scratch + PAGE) / PAGE * PAGE, all = c.engaged + 1;
+    char *memory = each > PTRDIFF_MAX / (all + 1) ? NULL : malloc(all * each + PAGE);
     int status = FSM_NO_MEMORY;
     if (memory && !c.engaged) {
-        status = fsm_run(plan, 0, plan->items, aligned(memory), watch);
+        status = fsm_run(plan, 0, plan->items, begin_scratch(memory), watch);
     } else if (memory) {
         c.shared.run = fsm_run;
         c.shared.work = plan;
-        c.shared.scratch = aligned(memory);
-        c.shared.scratch_size = each / LINE * LINE;
+        c.shared.scratch = begin_scratch(memory);
+        c.shared.scratch_size = each;
         status = run_shared(&c, plan->items, plan->least, elements);
     }
     free(memory);

@@ -373,6 +373,28 @@ def test_keepdims(fs):
         np.testing.assert_array_equal(kept.ravel(), np.ravel(flat))
 
 
+@pytest.mark.parametrize("n", [1, 2, 10, 100, 255, 256])
+@pytest.mark.parametrize("dtype", ["f2", "i1", "i8", ">f4", ">f8", "f4 masked"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_rows_that_are_converted_together_have_the_bits_of_each_alone(native_fs, name, dtype, n):
+    """They are one run of elements in the scratch where they are one in memory."""
+    function, (dtype, *masked) = getattr(native_fs, name), dtype.split()
+    rows = 1100 // n + 90  # more than a strip
+    wide = data((rows, n + 3), np.float64).astype(dtype)
+    mask = np.random.default_rng(1).random(wide.shape) < 0.7
+    out_dtype = function(wide[0]).dtype
+    for cut in (slice(0, n), slice(3, None)):
+        for layout in (np.ascontiguousarray, np.asarray, np.asfortranarray):
+            x, where = layout(wide[:, cut]), layout(mask[:, cut])
+            options = [{"where": w} if masked else {} for w in where]
+            expected = np.array([function(r, **o) for r, o in zip(x, options, strict=True)])
+            given = {"where": where} if masked else {}
+            np.testing.assert_array_equal(function(x, **given), expected)
+            if name != "logsumexp":
+                out = np.empty((rows, n + 5), out_dtype)[:, 2:-3]
+                np.testing.assert_array_equal(function(x, out=out, **given), expected)
+
+
 @pytest.mark.parametrize("function", CALLS, ids=str)
 def test_rows_that_are_computed_in_pieces(native_fs, numpy_fs, function):
     """Kernels have loops of their own for rows of more than 2**18 elements."""

@@ -35,6 +35,10 @@
 /* A strip's rows take about half of a small L2. */
 #define STRIP_BYTES (256 * 1024)
 #define STRIP_ROWS 64
+/* Of short rows that lie along the memory (lies_along) a strip takes half of a small L1. */
+#define ALONG_BYTES (16 * 1024)
+/* Such rows of fewer elements are one run in the scratch too, which is converted as one. */
+#define PACKED_LENGTH 256
 /* The fewest elements that are worth a strip by themselves, where rows are whole vectors. */
 #define STRIP_SUFFICES 128
 /* The fewest bytes of a line that rows of a few indices fill, to be a block by themselves. */
@@ -249,7 +253,12 @@ static int is_direct(const fsm_plan *p, int operand) {
         CONVERT_FROM(FSM_U16, uint16_t);                                                           \
         CONVERT_FROM(FSM_I32, int32_t);                                                            \
         CONVERT_FROM(FSM_U32, uint32_t);                                                           \
-        CONVERT_FROM(FSM_I64, int64_t);                                                            \
+    case FSM_I64: /* AVX2 has no vectors of this: a cycle an element, without the branches */      \
+        FSM_UNROLL_SOME                                                                            \
+        for (size_t i = 0; i < n; i++) {                                                           \
+            to[i] = (CONVERTED)((const int64_t *)from)[i];                                         \
+        }                                                                                          \
+        return;                                                                                    \
         CONVERT_FROM(FSM_U64, uint64_t);                                                           \
     default:                                                                                       \
         return;                                                                                    \
@@ -340,28 +349,6 @@ static void narrow(const fsm_plan *p, enum fsm_dtype dtype, char *to, const char
     }
 }
 
-/* n elements of `size` bytes; what shifts and masks do, compilers do to whole vectors. */
-static void swap_bytes(char *elements, size_t n, size_t size) {
-    for (size_t i = 0; size == 2 && i < n; i++) {
-        uint16_t a;
-        memcpy(&a, elements + 2 * i, 2);
-        a = (uint16_t)(a >> 8 | a << 8);
-        memcpy(elements + 2 * i, &a, 2);
-    }
-    for (size_t i = 0; size >= 4 && i < n * (size / 4); i++) {
-        uint32_t a;
-        memcpy(&a, elements + 4 * i, 4);
-        a = a >> 24 | (a >> 8 & 0xff00) | (a << 8 & 0xff0000) | a << 24;
-        memcpy(elements + 4 * i, &a, 4);
-    }
-    for (size_t i = 0; size == 8 && i < n; i++) {
-        uint64_t a;
-        memcpy(&a, elements + 8 * i, 8);
-        a = a >> 32 | a << 32;
-        memcpy(elements + 8 * i, &a, 8);
-    }
-}
-
 /* ---- indices ---- */
 
 #define READ_INDICES(name, type)                                                                   \
@@ -402,9 +389,9 @@ static void read_indices(const fsm_plan *p, const char *from, ptrdiff_t step, si
         return;
     }
     for (size_t i = 0; i < n; i++, from += step) {
-        char bytes[8];
+        FSM_ALIGNED(8) char bytes[8];
         memcpy(bytes, from, size_of(dtype));
-        swap_bytes(bytes, 1, size_of(dtype));
+        p->kernels->swap_bytes(bytes, 1, size_of(dtype));
         read_native(dtype, bytes, 0, 1, to + i);
     }
 }
@@ -450,11 +437,11 @@ static void copy_elements(char *to, ptrdiff_t to_step, const char *from, ptrdiff
 /* Copies n numbers as float64 in the same way; at most PIECE of them. */
 static void read_numbers(const fsm_plan *p, int operand, const char *from, ptrdiff_t step, size_t n,
                          double *to) {
-    char raw[PIECE * sizeof(double)];
+    FSM_ALIGNED(8) char raw[PIECE * sizeof(double)];
     const size_t size = size_of(p->dtype[operand]);
     copy_elements(raw, (ptrdiff_t)size, from, step, n, size);
     if (p->foreign[operand] & FSM_SWAPPED) {
-        swap_bytes(raw, n, size);
+        p->kernels->swap_bytes(raw, n, size);
     }
     to_f64(p, p->dtype[operand], to, raw, n);
 }
@@ -713,15 +700,28 @@ static void transfer_rows(const part *at, int operand, char *base, size_t rows, 
     }
 }
 
+/* Rows of a strip that are one run of elements, which one loop passes over: all of them where they
+ * lie one after the other, else one. */
+typedef struct {
+    size_t rows, elements;
+} run_of_rows;
+
+/* Whose rows of n elements are `step` bytes apart in one operand, `pitch` elements in the other. */
+static run_of_rows run_of(size_t n, size_t size, size_t rows, ptrdiff_t step, size_t pitch) {
+    const size_t together = step == (ptrdiff_t)(n * size) && pitch == n ? rows : 1;
+    return (run_of_rows){together, together * n};
+}
+
 /* Contiguous rows of the computing format in `packed`. */
 static void gather(const part *at, int operand, char *base, size_t rows, char *packed) {
     const fsm_plan *p = at->plan;
     const enum fsm_dtype dtype = p->dtype[operand];
     const size_t size = size_of(dtype), wide = size_of(p->computing), pitch = p->pitch;
     if (!p->foreign[operand] && is_run(p, operand)) {
-        for (size_t r = 0; r < rows; r++) {
+        const run_of_rows run = run_of(at->n, size, rows, row_step(p, operand), pitch);
+        for (size_t r = 0; r < rows; r += run.rows) {
             const char *row = base + (ptrdiff_t)r * row_step(p, operand);
-            FSM_PIECES(i, end, at->n, at->watch) {
+            FSM_PIECES(i, end, run.elements, at->watch) {
                 widen(p, dtype, packed + (r * pitch + i) * wide, row + i * size, end - i);
             }
         }
@@ -730,11 +730,12 @@ static void gather(const part *at, int operand, char *base, size_t rows, char *p
     const int converts = dtype != p->computing;
     char *raw = converts ? at->scratch + p->raw_at : packed;
     transfer_rows(at, operand, base, rows, raw, 1);
-    for (size_t r = 0; r < rows; r++) {
-        FSM_PIECES(i, end, at->n, at->watch) {
+    const run_of_rows run = run_of(at->n, 1, rows, (ptrdiff_t)pitch, pitch);
+    for (size_t r = 0; r < rows; r += run.rows) {
+        FSM_PIECES(i, end, run.elements, at->watch) {
             const size_t first = r * pitch + i;
             if (p->foreign[operand] & FSM_SWAPPED) {
-                swap_bytes(raw + first * size, end - i, size);
+                p->kernels->swap_bytes(raw + first * size, end - i, size);
             }
             if (converts) {
                 widen(p, dtype, packed + first * wide, raw + first * size, end - i);
@@ -761,9 +762,11 @@ static void scatter(const part *at, int operand, char *base, size_t rows, const 
     const size_t n = is_single(p, operand) ? 1 : at->n,
                  pitch = is_single(p, operand) ? 1 : p->pitch;
     if (n == 1 || is_run(p, operand)) {
-        for (size_t r = 0; r < rows; r++) {
+        const ptrdiff_t step = is_even(p, operand) ? row_step(p, operand) : 0;
+        const run_of_rows run = run_of(n, size, rows, step, pitch);
+        for (size_t r = 0; r < rows; r += run.rows) {
             char *row = row_in_strip(p, operand, base, r);
-            FSM_PIECES(i, end, n, at->watch) {
+            FSM_PIECES(i, end, run.elements, at->watch) {
                 narrow(p, dtype, row + i * size, packed + (r * pitch + i) * wide, end - i);
             }
         }
@@ -771,8 +774,9 @@ static void scatter(const part *at, int operand, char *base, size_t rows, const 
     }
     if (dtype != p->computing) {
         char *raw = at->scratch + p->raw_at;
-        for (size_t r = 0; r < rows; r++) {
-            FSM_PIECES(i, end, n, at->watch) {
+        const run_of_rows run = run_of(n, 1, rows, (ptrdiff_t)pitch, pitch);
+        for (size_t r = 0; r < rows; r += run.rows) {
+            FSM_PIECES(i, end, run.elements, at->watch) {
                 const size_t first = r * pitch + i;
                 narrow(p, dtype, raw + first * size, packed + first * wide, end - i);
             }
@@ -1087,11 +1091,13 @@ static void select_rows(const part *at, rows_at to, rows_at from, rows_at mask, 
                         double other) {
     const fsm_plan *p = at->plan;
     const size_t size = size_of(p->computing);
-    for (size_t r = 0; r < rows; r++) {
+    const int even = to.step == from.step && to.step == mask.step * (ptrdiff_t)size;
+    const run_of_rows run = run_of(at->n, 1, rows, even ? mask.step : 0, at->n);
+    for (size_t r = 0; r < rows; r += run.rows) {
         char *result = to.base + (ptrdiff_t)r * to.step;
         const char *row = from.base + (ptrdiff_t)r * from.step;
         const uint8_t *kept = (const uint8_t *)mask.base + (ptrdiff_t)r * mask.step;
-        FSM_PIECES(i, end, at->n, at->watch) {
+        FSM_PIECES(i, end, run.elements, at->watch) {
             p->kernels->select[p->computing](result + i * size, row + i * size, kept + i, end - i,
                                              other);
         }
@@ -1960,6 +1966,17 @@ static size_t region(fsm_plan *p, size_t bytes) {
     return start;
 }
 
+/* Whether a row of every operand is a run of elements, or nearly so, as it is in the scratch. */
+static int lies_along(const fsm_plan *p) {
+    int along = p->inner == 1 && !p->beside && !p->together && !has_segments(p);
+    for (int o = 0; o < FSM_OPERANDS && along; o++) {
+        const ptrdiff_t step = magnitude(p->dimension[p->outer].step[o]);
+        along = is_single(p, o) || is_other(p, o) ||
+                (step <= LINE && (!p->outer || step < magnitude(row_step(p, o))));
+    }
+    return along;
+}
+
 /* How a strip is staged: its rows, and which operands need memory for it. */
 static int plan_strips(fsm_plan *p) {
     const size_t size = size_of(p->computing), n = p->n;
@@ -1968,11 +1985,16 @@ static int plan_strips(fsm_plan *p) {
     if (n > PTRDIFF_MAX / 1024) {
         return FSM_NO_MEMORY;
     }
+    const int along = lies_along(p);
     size_t strip = STRIP_BYTES / size / n;
     strip = strip > most ? most : strip < TILE ? TILE : strip;
+    if (along && strip < ALONG_BYTES / size / n) {
+        strip = ALONG_BYTES / size / n;
+    }
     p->strip = p->together ? p->together * rows : strip > rows ? rows : strip;
     /* An odd number of cache lines: a column of the scratch meets all sets of the cache. */
-    p->pitch = n < 16 ? n : ((n * size + LINE - 1) / LINE | 1) * LINE / size;
+    p->pitch =
+        n < (along ? PACKED_LENGTH : 16) ? n : ((n * size + LINE - 1) / LINE | 1) * LINE / size;
     const size_t elements = (p->together ? ROUNDED(p->strip) : p->strip) * p->pitch;
     size_t widest = 0;
     int x_is_staged = 0;

@@ -234,6 +234,8 @@ typedef struct {
     void (*to_f16)(uint16_t *out, const float *x, size_t n);
     void (*from_bf16)(float *out, const uint16_t *x, size_t n);
     void (*to_bf16)(uint16_t *out, const float *x, size_t n);
+    /* Elements of 2, 4 or 8 bytes to the other byte order, where they lie. */
+    void (*swap_bytes)(void *elements, size_t n, size_t size);
     /* out = x where the mask is not 0, else `other`; out may be x. */
     void (*select[FSM_COMPUTE_DTYPES])(void *out, const void *x, const uint8_t *mask, size_t n,
                                        double other);

@@ -99,6 +99,15 @@
 #define FSM_UNROLL
 #endif
 
+/* Before a loop that compilers make no vectors of. */
+#if defined(__clang__)
+#define FSM_UNROLL_SOME FSM_PRAGMA(unroll 4)
+#elif defined(__GNUC__)
+#define FSM_UNROLL_SOME FSM_PRAGMA(GCC unroll 4)
+#else
+#define FSM_UNROLL_SOME
+#endif
+
 /* A cache line copied past the caches, both sides aligned to one; after the last, a fence orders
  * them before what follows. */
 #if FSM_X86_64

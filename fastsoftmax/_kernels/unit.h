@@ -109,6 +109,26 @@ static void to_bf16(uint16_t *out, const float *x, size_t n) {
     }
 }
 
+/* Byte by byte in C; compilers make vectors of it. */
+static void swap_bytes(void *elements, size_t n, size_t size) {
+    uint16_t *const halves = elements;
+    uint32_t *const words = elements;
+    uint64_t *const doubles = elements;
+    for (size_t i = 0; size == 2 && i < n; i++) {
+        halves[i] = (uint16_t)(halves[i] >> 8 | halves[i] << 8);
+    }
+    for (size_t i = 0; size == 4 && i < n; i++) {
+        const uint32_t a = words[i];
+        words[i] = a >> 24 | (a >> 8 & 0xff00) | (a << 8 & 0xff0000) | a << 24;
+    }
+    for (size_t i = 0; size == 8 && i < n; i++) {
+        uint64_t a = doubles[i];
+        a = (a & 0x00ff00ff00ff00ffu) << 8 | (a >> 8 & 0x00ff00ff00ff00ffu);
+        a = (a & 0x0000ffff0000ffffu) << 16 | (a >> 16 & 0x0000ffff0000ffffu);
+        doubles[i] = a << 32 | a >> 32;
+    }
+}
+
 static void select_f32(void *out, const void *x, const uint8_t *mask, size_t n, double other) {
     const float *from = x;
     float *to = out, value = (float)other;
@@ -158,6 +178,7 @@ const fsm_kernels FSM_PASTE(fsm_, FSM_UNIT) = {
     .to_f16 = to_f16,
     .from_bf16 = from_bf16,
     .to_bf16 = to_bf16,
+    .swap_bytes = swap_bytes,
     .select = {select_f32, select_f64},
     .gather = {f32_gather, f64_gather},
     .scatter = {f32_scatter, f64_scatter},
