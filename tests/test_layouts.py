@@ -92,7 +92,8 @@ def test_middle_and_first_axes_of_larger_arrays(native_fs, dtype, name, shape):
         np.testing.assert_array_equal(getattr(native_fs, name)(x, axis), expected)
 
 
-# (indices before, elements of a row, rows behind): rows that fill a line and not, of one to several strips.
+# (indices before, elements of a row, rows behind): rows that fill a line or do not, of one strip
+# or several.
 FEW_BEHIND = [
     *((40, 7, 8), (33, 7, 7), (70, 2, 2), (33, 21, 3), (19, 10, 6), (9, 40, 15), (5, 70, 17)),
     *((4, 130, 5), (3, 200, 9), (2, 3, 31)),
@@ -102,7 +103,7 @@ FEW_BEHIND = [
 @pytest.mark.parametrize("function", [f for f in CALLS if f.axes != "none"], ids=str)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_few_rows_behind_the_axis_have_the_bits_of_contiguous_rows(native_fs, dtype, function):
-    """Strips of several indices: also where some of their rows are none that kernels take in blocks."""
+    """Strips of several indices: also where kernels do not take some of their rows in blocks."""
     for shape in FEW_BEHIND:
         rng = np.random.default_rng(0)
         plain, y = rng.normal(0, 5, shape).astype(dtype), rng.random(shape).astype(dtype)
@@ -136,7 +137,7 @@ def test_few_rows_behind_the_axis_by_two_workers(native_fs, shape, function):
 def test_few_rows_behind_the_axis_write_their_results_and_nothing_else(
     native_fs, shape, dtype, function
 ):
-    """In place, over a part of an operand, beside what is between the rows, and to another layout."""
+    """In place, over a part of an operand, beside gaps between the rows, to another layout."""
     x, y = data(shape, dtype), np.random.default_rng(1).random(shape).astype(dtype)
     options = {"axis": 1, **function.given(y, 1)}
     operands = function.from_rows(x, y, 1)
@@ -163,7 +164,7 @@ def test_few_rows_behind_the_axis_write_their_results_and_nothing_else(
 
 
 def uneven(a):
-    """Return an equal array whose last axis has a gap, so that no one step leads through the last two."""
+    """Return an equal array whose last axis has a gap: no single step leads through the last two."""
     memory = np.zeros((*a.shape[:-1], a.shape[-1] + 1), a.dtype)
     memory[..., :-1] = a
     return memory[..., :-1]

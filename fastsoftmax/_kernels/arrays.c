@@ -618,7 +618,8 @@ static inline void copy_few(char *to, const char *from, size_t bytes) {
     }
 }
 
-/* Moves runs of `bytes` between scratch and an array, where they lie so many bytes apart. */
+/* Moves runs of `bytes` between scratch, where they begin `pitch` bytes apart, and an array, where
+ * they begin `step` bytes apart. */
 static inline void move_some_runs(char *packed, size_t pitch, char *strided, ptrdiff_t step,
                                   size_t runs, size_t bytes, int gather) {
     for (size_t i = 0; i < runs; i++, packed += pitch, strided += step) {

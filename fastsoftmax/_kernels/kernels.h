@@ -166,7 +166,8 @@ enum fsm_function {
     FSM_SEGMENT_LOGSUMEXP,
     FSM_FUNCTIONS
 };
-/* A row of so many elements at least can be computed by several threads: in pieces of so many. */
+/* Several threads can compute a row of FSM_SHARED_FROM elements or more, in pieces of
+ * FSM_SHARED_PIECE. */
 #define FSM_SHARED_FROM (2 * FSM_ASK_EVERY)
 #define FSM_SHARED_PIECE (FSM_ASK_EVERY / 4)
 

@@ -4,9 +4,9 @@
  * vectors in memory (3 to 7 % of the time of logsumexp and of the gradients).
  *
  * Design
- * A. The sum of a row is that of its pieces' sums, in order; a piece's that of its chunks' masses.
- *    So it does not matter who adds up which piece. They are a quarter as long where threads can
- *    share them, or two threads would often have one piece and two.
+ * A. A piece's sum is made of its chunks' masses, the row's of its pieces' sums, each in order. So
+ *    it does not matter which thread adds up which piece. Where threads can share pieces, these are
+ *    a quarter as long: of three long ones, one thread would have two.
  * B. One reading gives the maximum and the sum. The weights of a chunk are computed for the largest
  *    element of the piece so far, i.e. times a power of two (core_*.h, A); where a larger one is
  *    found, the sum is multiplied by the power of two between the two. That is exact, and what is
@@ -15,7 +15,7 @@
  *    that each chunk starts its sum above its own largest weight.
  * C. Before anything is found, the largest element is taken to be -4096, the lowest that needs no
  *    shift. Where the row's turns out to need one, or the sum is NaN, the row is read once more,
- *    now that the maximum is known. So is one of which B does not hold.
+ *    now that the maximum is known. So is every float64 softmax that threads share (starts_apart).
  * D. The results of a softmax that is larger than the caches are computed from the elements, whose
  *    weights are computed once more, where that takes less time than to write weights, read them
  *    and write results: not in float64 where a vector is several registers.
