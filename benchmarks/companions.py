@@ -1,8 +1,8 @@
 """Measurements that need a process of their own: settings that libraries read when they start.
 
-Runs on AVX2 and on the NumPy backend, a second table on two threads, and the
-array past the last-level cache are each ``python -m benchmarks`` again, with other options; the
-package's own weight is measured here too.
+Runs on AVX2 and on the NumPy backend, a second table on two threads, and the array past the
+last-level cache are each ``python -m benchmarks`` again, with other options; the package's own
+weight is measured here too.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def child(options: list[str], environment: Mapping[str, str] | None = None) -> D
 
 
 def forced(instruction_set: str, peer: str, cells: str, *, quick: bool) -> Document | None:
-    """Return cells with ours on one instruction set, and torch on the same."""
+    """Return cells with ours held to one instruction set, or to NumPy, beside one peer."""
     options = ["--instruction-set", instruction_set, "--peers", peer, "--cells", cells]
     return child([*options, *(["--quick"] if quick else [])])
 

@@ -57,7 +57,7 @@ class Alarm(Exception):  # noqa: N818 - what a signal's handler raises
     """Of no kind that anything catches."""
 
 
-class RuntimeAlarm(RuntimeError):  # noqa: N818
+class RuntimeAlarm(RuntimeError):  # noqa: N818 - the same
     """Of the kind that Python raises where no thread can be started."""
 
 

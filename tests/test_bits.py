@@ -274,7 +274,7 @@ def test_the_same_bits_of_many_long_rows_side_by_side(native_fs, dtype, n):
 
 
 def test_the_same_bits_of_rows_side_by_side_beyond_the_cache(native_fs):
-    """Results as large as that are streamed, where they are whole lines and not the input itself."""
+    """Such large results are streamed, where they are whole lines and not the input itself."""
     x = Source(3).uniform((13, 1 << 20), 4).astype(np.float32)
     expected = native_fs.softmax(np.ascontiguousarray(x.T)).T
     for columns in (x.shape[1], x.shape[1] - 5):
@@ -370,7 +370,7 @@ def test_the_same_bits_in_place_and_into_any_out(native_fs, function, dtype, n):
 
 
 def gradients_in_place(function, fs, operands, options, expected):
-    """Demand the same bits of losses and gradients that go into what they are given, or one of them."""
+    """Demand the same bits of losses and gradients that go into given arrays, or one of them."""
     logits, labels = operands
     for lay_out in (np.copy, lambda a: at_offset(a, 20), *list(LAYOUTS.values())[:-1]):
         loss, grad = (lay_out(np.zeros_like(result)) for result in expected)

@@ -1,4 +1,4 @@
-"""Any layout gives what the contiguous row gives: on the kernels, to the bit; and nothing else is written."""
+"""Any layout gives what the contiguous row gives, on the kernels to the bit, and writes no more."""
 
 import itertools
 import math
@@ -164,7 +164,7 @@ def test_few_rows_behind_the_axis_write_their_results_and_nothing_else(
 
 
 def uneven(a):
-    """Return an equal array whose last axis has a gap: no single step leads through the last two."""
+    """Return an equal array whose last axis has a gap: no one step leads through the last two."""
     memory = np.zeros((*a.shape[:-1], a.shape[-1] + 1), a.dtype)
     memory[..., :-1] = a
     return memory[..., :-1]

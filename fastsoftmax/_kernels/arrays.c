@@ -253,7 +253,7 @@ static int is_direct(const fsm_plan *p, int operand) {
         CONVERT_FROM(FSM_U16, uint16_t);                                                           \
         CONVERT_FROM(FSM_I32, int32_t);                                                            \
         CONVERT_FROM(FSM_U32, uint32_t);                                                           \
-    case FSM_I64: /* AVX2 has no vectors of this: a cycle an element, without the branches */      \
+    case FSM_I64: /* no vectors before AVX-512 convert it */                                       \
         FSM_UNROLL_SOME                                                                            \
         for (size_t i = 0; i < n; i++) {                                                           \
             to[i] = (CONVERTED)((const int64_t *)from)[i];                                         \
@@ -402,8 +402,8 @@ static void read_indices(const fsm_plan *p, const char *from, ptrdiff_t step, si
     }                                                                                              \
     return
 
-/* Copies n elements of `size` bytes, which one of the steps is. Loops whose steps the compiler knows
- * become whole vectors. */
+/* Copies n elements of `size` bytes, which one of the steps is. Loops whose steps the compiler
+ * knows become whole vectors. */
 static void copy_elements(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step,
                           size_t n, size_t size) {
     if (to_step == (ptrdiff_t)size && from_step == to_step) {
@@ -1821,7 +1821,7 @@ void fsm_begin_row(fsm_row_at_work *row, const fsm_plan *p, size_t index, fsm_pi
         read_temperatures(p, at[FSM_TEMPERATURE], index, 1, &row->temperature);
         fsm_leave(saved);
     }
-    row->rows = (fsm_rows){
+    row->operands = (fsm_rows){
         .rows = 1,
         .n = p->n,
         .x = row_of(at[FSM_X], index),
@@ -1831,7 +1831,7 @@ void fsm_begin_row(fsm_row_at_work *row, const fsm_plan *p, size_t index, fsm_pi
         .streamed = p->streamed,
         .watch = watch,
     };
-    row->row = fsm_long_row(&row->rows, p->function);
+    row->state = fsm_long_row(&row->operands, p->function);
     row->piece = pieces;
     row->writes = 0;
 }
@@ -1847,9 +1847,9 @@ int fsm_run_pieces(const void *work, size_t first, size_t last, void *scratch, f
         const size_t start = i * FSM_SHARED_PIECE;
         const size_t end = p->n - start > FSM_SHARED_PIECE ? start + FSM_SHARED_PIECE : p->n;
         if (row->writes) {
-            of->write(&row->row, start, end);
+            of->write(&row->state, start, end);
         } else {
-            row->piece[i] = of->sum(&row->row, start, end);
+            row->piece[i] = of->sum(&row->state, start, end);
         }
         status = fsm_stops_after(watch, end - start);
     }
@@ -1868,11 +1868,11 @@ int fsm_end_pass(fsm_row_at_work *row) {
     }
     const uint64_t saved = fsm_enter();
     for (size_t i = 0; i < p->pieces; i++) {
-        of->add(&row->row, &row->piece[i]);
+        of->add(&row->state, &row->piece[i]);
     }
-    const int again = of->finish(&row->row), single = p->function == FSM_LOGSUMEXP;
+    const int again = of->finish(&row->state), single = p->function == FSM_LOGSUMEXP;
     if (single && !again) {
-        of->write(&row->row, 0, p->n);
+        of->write(&row->state, 0, p->n);
     }
     fsm_leave(saved);
     row->writes = !again;

@@ -142,8 +142,8 @@ int fsm_run(const void *plan, size_t first, size_t last, void *scratch, fsm_watc
 typedef struct {
     const fsm_plan *plan;
     fsm_temperature temperature;
-    fsm_rows rows;
-    fsm_long row;
+    fsm_rows operands; /* of this row alone */
+    fsm_long state;
     fsm_piece *piece; /* what is known of each */
     int writes;       /* what is to be done of each: its sum, or its results */
 } fsm_row_at_work;

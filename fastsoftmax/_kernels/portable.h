@@ -99,7 +99,8 @@
 #define FSM_UNROLL
 #endif
 
-/* Before a loop that compilers make no vectors of. */
+/* Before a loop of few operations that compilers make no vectors of: what the loop itself takes
+ * depends on where its code comes to lie. */
 #if defined(__clang__)
 #define FSM_UNROLL_SOME FSM_PRAGMA(unroll 4)
 #elif defined(__GNUC__)

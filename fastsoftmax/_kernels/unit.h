@@ -109,7 +109,7 @@ static void to_bf16(uint16_t *out, const float *x, size_t n) {
     }
 }
 
-/* Byte by byte in C; compilers make vectors of it. */
+/* Shifts and masks, which compilers turn into a permutation of bytes where vectors have one. */
 static void swap_bytes(void *elements, size_t n, size_t size) {
     uint16_t *const halves = elements;
     uint32_t *const words = elements;
