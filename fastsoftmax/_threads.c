@@ -295,20 +295,28 @@ static void release_crew(crew *c) {
     }
 }
 
+/* Scratch for each of them. Returns what is to be freed, or NULL. */
+static char *allocate_scratch(crew *c, const fsm_plan *plan) {
+    const size_t each = (plan->scratch + PAGE) / PAGE * PAGE, all = c->engaged + 1;
+    char *memory = each > PTRDIFF_MAX / (all + 1) ? NULL : malloc(all * each + PAGE);
+    if (memory) {
+        c->shared.scratch = begin_scratch(memory);
+        c->shared.scratch_size = each;
+    }
+    return memory;
+}
+
 FSM_NOINLINE int run_in_threads(const fsm_plan *plan, size_t elements, size_t threads,
                                 fsm_watch *watch) {
     crew c;
     engage_crew(&c, threads, watch);
-    const size_t each = (plan->scratch + PAGE) / PAGE * PAGE, all = c.engaged + 1;
-    char *memory = each > PTRDIFF_MAX / (all + 1) ? NULL : malloc(all * each + PAGE);
+    char *memory = allocate_scratch(&c, plan);
     int status = FSM_NO_MEMORY;
     if (memory && !c.engaged) {
-        status = fsm_run(plan, 0, plan->items, begin_scratch(memory), watch);
+        status = fsm_run(plan, 0, plan->items, c.shared.scratch, watch);
     } else if (memory) {
         c.shared.run = fsm_run;
         c.shared.work = plan;
-        c.shared.scratch = begin_scratch(memory);
-        c.shared.scratch_size = each;
         status = run_shared(&c, plan->items, plan->least, elements);
     }
     free(memory);
@@ -318,20 +326,16 @@ FSM_NOINLINE int run_in_threads(const fsm_plan *plan, size_t elements, size_t th
 
 /* Long rows, one after the other, of each of which the threads take pieces. */
 FSM_NOINLINE int run_rows_in_threads(const fsm_plan *plan, size_t threads, fsm_watch *watch) {
-    fsm_piece *pieces = malloc(plan->pieces * sizeof *pieces);
-    if (!pieces) {
-        return FSM_NO_MEMORY;
-    }
     crew c;
     engage_crew(&c, threads, watch);
     fsm_row_at_work row;
+    fsm_piece *sums = malloc(plan->pieces * sizeof *sums);
+    char *memory = allocate_scratch(&c, plan);
+    int status = sums && memory ? 0 : FSM_NO_MEMORY;
     c.shared.run = fsm_run_pieces;
     c.shared.work = &row;
-    c.shared.scratch = NULL;
-    c.shared.scratch_size = 0;
-    int status = 0;
     for (size_t r = 0; r < plan->items && !status; r++) {
-        fsm_begin_row(&row, plan, r, pieces, watch);
+        fsm_begin_row(&row, plan, r, sums, c.shared.scratch, watch);
         int more = 1;
         while (more && !status) {
             status = run_shared(&c, plan->pieces, 1, plan->n);
@@ -339,7 +343,8 @@ FSM_NOINLINE int run_rows_in_threads(const fsm_plan *plan, size_t threads, fsm_w
             status = status ? status : (int)c.shared.status; /* it may have been set meanwhile */
         }
     }
-    free(pieces);
+    free(memory);
+    free(sums);
     release_crew(&c);
     return status;
 }

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from toolchain import run_python
 
 from fastsoftmax import _api, _backend
 
@@ -117,3 +118,60 @@ def test_the_results_are_those_of_numpy(native_fs, numpy_fs, function, dtype):
         got, expected = (getattr(fs, function)(x) for fs in (native_fs, numpy_fs))
         atol = 2 * float(np.finfo(dtype).smallest_subnormal)
         np.testing.assert_allclose(got, expected, rtol, atol, err_msg=name)
+
+
+def staged_forms(x, mask):
+    """Yield what is computed by way of scratch: axis, operand, and the same row where it lies."""
+    half = x.astype(np.float16)
+    signs = np.nan_to_num(x).clip(-100, 100).astype(np.int8)
+    yield "float16", -1, half, {"dtype": np.float32}, half.astype(np.float32)
+    yield "bytes", -1, signs, {"dtype": np.float32}, signs.astype(np.float32)
+    yield "swapped", -1, x.astype(x.dtype.newbyteorder()), {}, x
+    yield "reversed", -1, x[::-1].copy()[::-1], {}, x
+    yield "masked", -1, x, {"where": mask}, np.where(mask, x, -np.inf).astype(x.dtype)
+    columns = np.stack([x, -x, x], axis=-1)
+    yield "masked columns", 0, columns, {"where": mask[:, np.newaxis]}, None
+
+
+@pytest.mark.parametrize("n", [PIECE + 1, 2 * PIECE + 1130])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_row_that_is_staged_by_pieces_has_the_same_bits(best_fs, function, n):
+    call = getattr(best_fs, function)
+    mask = np.random.default_rng(n).random(n) < 0.7
+    masked = {"softmax": 0.0, "log_softmax": -np.inf}
+    for row, x in rows_of(np.float32, n).items():
+        for form, axis, given, options, plain in staged_forms(x, mask):
+            rows = [plain] if plain is not None else list(np.where(mask, given.T, -np.inf))
+            expected = np.stack([call(row.astype(np.float32)) for row in rows], axis=-1)
+            if "where" in options and function in masked:
+                expected[~mask] = masked[function]
+            for workers in (1, 2):
+                result = call(given, axis=axis, workers=workers, **options)
+                result = result.reshape(expected.shape)
+                np.testing.assert_array_equal(result, expected, f"{row}, {form}, {workers} workers")
+
+
+PEAK = """
+import resource, sys
+import numpy as np
+import fastsoftmax
+n = 30_000_000
+x, out = np.zeros(n, np.float16), np.zeros(n, np.float16)
+columns = x.reshape(-1, 3)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+for workers in (1, 2):
+    fastsoftmax.softmax(x, out=out, workers=workers)
+    fastsoftmax.log_softmax(columns, axis=0, out=out.reshape(-1, 3), workers=workers)
+    fastsoftmax.logsumexp(x, workers=workers)
+print(peak() - before)
+"""
+
+
+def test_the_scratch_of_a_long_row_has_a_fixed_size(native_name):
+    if native_name == "generic":
+        pytest.skip("as the others, but slow")
+    pytest.importorskip("resource")
+    done = run_python("-c", PEAK, backend=native_name)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 40 << 20  # float32 rows would be 120 MB

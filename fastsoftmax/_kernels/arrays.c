@@ -66,6 +66,8 @@
 #define LABELS 256
 /* Temperatures the same. */
 #define TEMPERATURES 64
+/* Elements of another byte order or alignment that are copied, swapped and converted at a time. */
+#define FOREIGN_BLOCK 512
 
 /* Some items of a plan: where the operands begin, and how many indices there are of the dimension
  * that is split. */
@@ -391,7 +393,7 @@ static void read_indices(const fsm_plan *p, const char *from, ptrdiff_t step, si
     for (size_t i = 0; i < n; i++, from += step) {
         FSM_ALIGNED(8) char bytes[8];
         memcpy(bytes, from, size_of(dtype));
-        p->kernels->swap_bytes(bytes, 1, size_of(dtype));
+        p->kernels->swap_bytes(bytes, bytes, 1, size_of(dtype));
         read_native(dtype, bytes, 0, 1, to + i);
     }
 }
@@ -441,7 +443,7 @@ static void read_numbers(const fsm_plan *p, int operand, const char *from, ptrdi
     const size_t size = size_of(p->dtype[operand]);
     copy_elements(raw, (ptrdiff_t)size, from, step, n, size);
     if (p->foreign[operand] & FSM_SWAPPED) {
-        p->kernels->swap_bytes(raw, n, size);
+        p->kernels->swap_bytes(raw, raw, n, size);
     }
     to_f64(p, p->dtype[operand], to, raw, n);
 }
@@ -713,17 +715,42 @@ static run_of_rows run_of(size_t n, size_t size, size_t rows, ptrdiff_t step, si
     return (run_of_rows){together, together * n};
 }
 
+/* n elements of a format, in any byte order and at any address, to the computing one: by blocks that
+ * stay in the nearest cache. */
+static void widen_foreign(const fsm_plan *p, int operand, char *to, const char *from, size_t n) {
+    const enum fsm_dtype dtype = p->dtype[operand];
+    const size_t size = size_of(dtype), wide = size_of(p->computing);
+    FSM_ALIGNED(64) char block[FOREIGN_BLOCK * sizeof(double)];
+    for (size_t i = 0; i < n; i += FOREIGN_BLOCK) {
+        const size_t count = n - i < FOREIGN_BLOCK ? n - i : FOREIGN_BLOCK;
+        char *const raw = dtype == p->computing ? to + i * size : block;
+        if (p->foreign[operand] & FSM_SWAPPED) {
+            p->kernels->swap_bytes(raw, from + i * size, count, size);
+        } else {
+            memcpy(raw, from + i * size, count * size);
+        }
+        if (raw == block) {
+            widen(p, dtype, to + i * wide, block, count);
+        }
+    }
+}
+
 /* Contiguous rows of the computing format in `packed`. */
 static void gather(const part *at, int operand, char *base, size_t rows, char *packed) {
     const fsm_plan *p = at->plan;
     const enum fsm_dtype dtype = p->dtype[operand];
     const size_t size = size_of(dtype), wide = size_of(p->computing), pitch = p->pitch;
-    if (!p->foreign[operand] && is_run(p, operand)) {
+    if (is_run(p, operand)) {
         const run_of_rows run = run_of(at->n, size, rows, row_step(p, operand), pitch);
         for (size_t r = 0; r < rows; r += run.rows) {
             const char *row = base + (ptrdiff_t)r * row_step(p, operand);
             FSM_PIECES(i, end, run.elements, at->watch) {
-                widen(p, dtype, packed + (r * pitch + i) * wide, row + i * size, end - i);
+                char *const to = packed + (r * pitch + i) * wide;
+                if (p->foreign[operand]) {
+                    widen_foreign(p, operand, to, row + i * size, end - i);
+                } else {
+                    widen(p, dtype, to, row + i * size, end - i);
+                }
             }
         }
         return;
@@ -736,7 +763,7 @@ static void gather(const part *at, int operand, char *base, size_t rows, char *p
         FSM_PIECES(i, end, run.elements, at->watch) {
             const size_t first = r * pitch + i;
             if (p->foreign[operand] & FSM_SWAPPED) {
-                p->kernels->swap_bytes(raw + first * size, end - i, size);
+                p->kernels->swap_bytes(raw + first * size, raw + first * size, end - i, size);
             }
             if (converts) {
                 widen(p, dtype, packed + first * wide, raw + first * size, end - i);
@@ -1152,10 +1179,12 @@ static int compute_segments(const part *at, char *out, const rows_at *operands, 
     return status;
 }
 
-static int run_strip(const part *at, char *const base[FSM_OPERANDS], size_t rows) {
+/* The operands of a strip as the kernels take them: where they lie, or gathered into scratch. */
+static void stage(const part *at, char *const base[FSM_OPERANDS], size_t rows,
+                  rows_at operands[FSM_OPERANDS]) {
     const fsm_plan *p = at->plan;
     const ptrdiff_t staged_step = (ptrdiff_t)(p->pitch * size_of(p->computing));
-    rows_at operands[FSM_OPERANDS], staged[FSM_OPERANDS];
+    rows_at staged[FSM_OPERANDS];
     for (int o = 0; o < FSM_OPERANDS; o++) {
         operands[o] = (rows_at){base[o], row_step(p, o)};
         staged[o] = (rows_at){at->scratch + p->at[o], staged_step};
@@ -1189,14 +1218,15 @@ static int run_strip(const part *at, char *const base[FSM_OPERANDS], size_t rows
             }
         }
     }
-    const int status = has_segments(p) ? compute_segments(at, base[FSM_OUT], operands, rows)
-                                       : compute(at, operands, rows, NULL);
-    if (status) {
-        return status;
-    }
+}
+
+/* Its results to where they belong. */
+static void unstage(const part *at, char *const base[FSM_OPERANDS], size_t rows,
+                    const rows_at operands[FSM_OPERANDS]) {
+    const fsm_plan *p = at->plan;
     for (int o = FSM_OUT; o <= FSM_GRAD; o++) {
-        if (mask.base && operands[o].base && !is_single(p, o)) {
-            mask_results(at, operands[o], mask, rows);
+        if (operands[FSM_MASK].base && operands[o].base && !is_single(p, o)) {
+            mask_results(at, operands[o], operands[FSM_MASK], rows);
         }
     }
     for (int o = FSM_OUT; o <= FSM_GRAD; o++) {
@@ -1204,7 +1234,140 @@ static int run_strip(const part *at, char *const base[FSM_OPERANDS], size_t rows
             scatter(at, o, base[o], rows, operands[o].base);
         }
     }
+}
+
+static int run_strip(const part *at, char *const base[FSM_OPERANDS], size_t rows) {
+    rows_at operands[FSM_OPERANDS];
+    stage(at, base, rows, operands);
+    const int status = has_segments(at->plan) ? compute_segments(at, base[FSM_OUT], operands, rows)
+                                              : compute(at, operands, rows, NULL);
+    if (status) {
+        return status;
+    }
+    unstage(at, base, rows, operands);
     return status_of(at);
+}
+
+/* ---- long rows, a piece at a time ---- */
+
+/* Where a piece begins, of a row or of a strip. */
+static void find_piece(const fsm_plan *p, char *const row[FSM_OPERANDS], size_t first,
+                       char *piece[FSM_OPERANDS]) {
+    for (int o = 0; o < FSM_OPERANDS; o++) {
+        piece[o] = row[o] ? row[o] + (ptrdiff_t)first * p->dimension[p->outer].step[o] : NULL;
+    }
+}
+
+/* An fsm_read_function. */
+static const void *read_again(void *source, size_t first, size_t end) {
+    const fsm_row_at_work *row = source;
+    const part at = {
+        .plan = row->plan, .n = end - first, .scratch = row->scratch, .watch = row->operands.watch};
+    char *base[FSM_OPERANDS];
+    rows_at operands[FSM_OPERANDS];
+    find_piece(row->plan, row->base, first, base);
+    stage(&at, base, 1, operands);
+    return operands[FSM_X].base;
+}
+
+/* Row r of those that begin at `base`. */
+static void begin_row(fsm_row_at_work *row, const part *at, char *const base[FSM_OPERANDS],
+                      size_t r) {
+    const fsm_plan *p = at->plan;
+    for (int o = 0; o < FSM_OPERANDS; o++) {
+        row->base[o] = base[o] ? base[o] + (ptrdiff_t)r * row_step(p, o) : NULL;
+    }
+    row->plan = p;
+    row->scratch = at->scratch;
+    row->temperature = p->temperature;
+    if (p->base[FSM_TEMPERATURE]) {
+        read_temperatures(p, (rows_at){row->base[FSM_TEMPERATURE], 0}, 0, 1, &row->temperature);
+    }
+    row->operands = (fsm_rows){
+        .rows = 1,
+        .n = p->n,
+        .out = &row->result,
+        .temperature = &row->temperature,
+        .streamed = p->streamed,
+        .watch = at->watch,
+    };
+    row->state = fsm_long_row(&row->operands, p->function);
+    row->state.read = read_again;
+    row->state.source = row;
+    row->writes = 0;
+}
+
+/* A piece, from element `first` on, of each row of a strip: its sum, or, where all sums are known,
+ * its results. */
+static void run_piece(part *at, char *const base[FSM_OPERANDS], const fsm_row_at_work *row,
+                      size_t rows, size_t first, fsm_piece *sum) {
+    const fsm_plan *p = at->plan;
+    const fsm_long_functions *of = &p->kernels->long_rows[p->computing];
+    char *piece[FSM_OPERANDS];
+    rows_at operands[FSM_OPERANDS];
+    at->n = p->n - first < row->state.piece ? p->n - first : row->state.piece;
+    find_piece(p, base, first, piece);
+    stage(at, piece, rows, operands);
+    for (size_t r = 0; r < rows; r++) {
+        const char *x = row_of(operands[FSM_X], r);
+        if (!row[r].writes) {
+            sum[r] = of->sum(&row[r].state, x, NULL, at->n);
+        } else if (!sum) {
+            of->write(&row[r].state, x, row_of(operands[FSM_OUT], r), at->n);
+        }
+    }
+    if (!sum) {
+        unstage(at, piece, rows, operands);
+    }
+}
+
+/* After the sums of all pieces: whether they are needed once more. */
+static int end_sums(fsm_row_at_work *row) {
+    const fsm_plan *p = row->plan;
+    row->writes = !p->kernels->long_rows[p->computing].finish(&row->state);
+    if (row->writes && p->function == FSM_LOGSUMEXP) {
+        double sign;
+        const rows_at log = {(char *)&row->result, 0}, of_log = {(char *)&sign, 0};
+        narrow(p, p->dtype[FSM_OUT], row->base[FSM_OUT], log.base, 1);
+        if (p->base[FSM_GRAD]) {
+            signs_of(p, log, of_log, 1);
+            narrow(p, p->dtype[FSM_GRAD], row->base[FSM_GRAD], of_log.base, 1);
+        }
+    }
+    return !row->writes;
+}
+
+/* A strip of such rows. */
+FSM_NOINLINE int run_long_strip(const part *strip, char *const base[FSM_OPERANDS], size_t rows) {
+    const fsm_plan *p = strip->plan;
+    const fsm_long_functions *of = &p->kernels->long_rows[p->computing];
+    fsm_row_at_work row[TILE];
+    fsm_piece sum[TILE];
+    part at = *strip;
+    int status = 0, again = 1;
+    for (size_t r = 0; r < rows; r++) {
+        begin_row(&row[r], strip, base, r);
+    }
+    while (again && !status) {
+        again = 0;
+        for (size_t i = 0; i < p->n && !status; i += row->state.piece) {
+            run_piece(&at, base, row, rows, i, sum);
+            for (size_t r = 0; r < rows; r++) {
+                if (!row[r].writes) {
+                    of->add(&row[r].state, &sum[r]);
+                }
+            }
+            status = fsm_stops_after(at.watch, rows * at.n);
+        }
+        for (size_t r = 0; r < rows && !status; r++) {
+            again |= !row[r].writes && end_sums(&row[r]);
+        }
+    }
+    for (size_t i = 0; i < p->n && !status && !is_single(p, FSM_OUT); i += row->state.piece) {
+        run_piece(&at, base, row, rows, i, NULL);
+        status = fsm_stops_after(at.watch, rows * at.n);
+    }
+    return status ? status : status_of(&at);
 }
 
 /* ---- rows that lie side by side ---- */
@@ -1355,7 +1518,9 @@ static int run_strips(const part *at, size_t extent) {
                           : at->base[o];
         }
         const size_t rows = (extent - first < most ? extent - first : most) * each;
-        status = p->together && p->beside ? run_panels(at, base, rows) : run_strip(at, base, rows);
+        status = p->together && p->beside ? run_panels(at, base, rows)
+                 : p->piece               ? run_long_strip(at, base, rows)
+                                          : run_strip(at, base, rows);
     }
     return status;
 }
@@ -1805,55 +1970,27 @@ int fsm_run(const void *plan, size_t first, size_t last, void *scratch, fsm_watc
     return status;
 }
 
-/* ---- a long row in pieces ---- */
+/* ---- a long row whose pieces threads share ---- */
 
-void fsm_begin_row(fsm_row_at_work *row, const fsm_plan *p, size_t index, fsm_piece *pieces,
-                   fsm_watch *watch) {
-    const rows_at at[FSM_OPERANDS] = {
-        [FSM_X] = {p->base[FSM_X], row_step(p, FSM_X)},
-        [FSM_OUT] = {p->base[FSM_OUT], row_step(p, FSM_OUT)},
-        [FSM_TEMPERATURE] = {p->base[FSM_TEMPERATURE], row_step(p, FSM_TEMPERATURE)},
-    };
-    row->plan = p;
-    row->temperature = p->temperature;
-    if (p->base[FSM_TEMPERATURE]) {
-        const uint64_t saved = fsm_enter();
-        read_temperatures(p, at[FSM_TEMPERATURE], index, 1, &row->temperature);
-        fsm_leave(saved);
-    }
-    row->operands = (fsm_rows){
-        .rows = 1,
-        .n = p->n,
-        .x = row_of(at[FSM_X], index),
-        .out = row_of(at[FSM_OUT], index),
-        .temperature = &row->temperature,
-        .large = p->large,
-        .streamed = p->streamed,
-        .watch = watch,
-    };
-    row->state = fsm_long_row(&row->operands, p->function);
-    row->piece = pieces;
-    row->writes = 0;
+void fsm_begin_row(fsm_row_at_work *row, const fsm_plan *p, size_t index, fsm_piece *sums,
+                   char *scratch, fsm_watch *watch) {
+    const part at = {.plan = p, .n = p->n, .scratch = scratch, .watch = watch};
+    const uint64_t saved = fsm_enter();
+    begin_row(row, &at, p->base, index);
+    fsm_leave(saved);
+    row->sums = sums;
 }
 
 int fsm_run_pieces(const void *work, size_t first, size_t last, void *scratch, fsm_watch *watch) {
     const fsm_row_at_work *row = work;
-    const fsm_plan *p = row->plan;
-    const fsm_long_functions *of = &p->kernels->long_rows[p->computing];
+    part at = {.plan = row->plan, .scratch = scratch, .watch = watch};
     const uint64_t saved = fsm_enter();
     int status = 0;
-    (void)scratch;
     for (size_t i = first; i < last && !status; i++) {
-        const size_t start = i * FSM_SHARED_PIECE;
-        const size_t end = p->n - start > FSM_SHARED_PIECE ? start + FSM_SHARED_PIECE : p->n;
-        if (row->writes) {
-            of->write(&row->state, start, end);
-        } else {
-            row->piece[i] = of->sum(&row->state, start, end);
-        }
-        status = fsm_stops_after(watch, end - start);
+        run_piece(&at, row->base, row, 1, i * row->state.piece, row->writes ? NULL : &row->sums[i]);
+        status = fsm_stops_after(watch, at.n);
     }
-    if (row->writes && p->streamed) {
+    if (row->writes && row->plan->streamed) {
         FSM_STREAM_FENCE();
     }
     fsm_leave(saved);
@@ -1862,21 +1999,16 @@ int fsm_run_pieces(const void *work, size_t first, size_t last, void *scratch, f
 
 int fsm_end_pass(fsm_row_at_work *row) {
     const fsm_plan *p = row->plan;
-    const fsm_long_functions *of = &p->kernels->long_rows[p->computing];
     if (row->writes) {
         return 0;
     }
     const uint64_t saved = fsm_enter();
     for (size_t i = 0; i < p->pieces; i++) {
-        of->add(&row->state, &row->piece[i]);
+        p->kernels->long_rows[p->computing].add(&row->state, &row->sums[i]);
     }
-    const int again = of->finish(&row->state), single = p->function == FSM_LOGSUMEXP;
-    if (single && !again) {
-        of->write(&row->state, 0, p->n);
-    }
+    const int again = end_sums(row);
     fsm_leave(saved);
-    row->writes = !again;
-    return again || !single;
+    return again || !is_single(p, FSM_OUT);
 }
 
 /* ---- what a plan needs ---- */
@@ -1978,17 +2110,23 @@ static int lies_along(const fsm_plan *p) {
     return along;
 }
 
+/* Whether rows, if they are staged, are so a piece at a time. */
+static int has_pieces(const fsm_plan *p) {
+    return p->n > FSM_ASK_EVERY && p->function <= FSM_LOGSUMEXP && !is_weighted(p) && p->inner == 1;
+}
+
 /* How a strip is staged: its rows, and which operands need memory for it. */
 static int plan_strips(fsm_plan *p) {
-    const size_t size = size_of(p->computing), n = p->n;
+    p->piece = has_pieces(p) ? fsm_piece_length(p->n) : 0;
+    const size_t size = size_of(p->computing), n = p->piece ? p->piece : p->n;
     const size_t rows = p->outer ? p->dimension[p->outer - 1].extent : 1;
-    const size_t most = p->beside ? BESIDE_ROWS : STRIP_ROWS;
     if (n > PTRDIFF_MAX / 1024) {
         return FSM_NO_MEMORY;
     }
     const int along = lies_along(p);
+    const size_t least = along ? 1 : TILE, most = p->beside ? BESIDE_ROWS : STRIP_ROWS;
     size_t strip = STRIP_BYTES / size / n;
-    strip = strip > most ? most : strip < TILE ? TILE : strip;
+    strip = strip > most ? most : strip < least ? least : strip;
     if (along && strip < ALONG_BYTES / size / n) {
         strip = ALONG_BYTES / size / n;
     }
@@ -2067,7 +2205,7 @@ static int prepare_segments(fsm_plan *p, fsm_watch *watch) {
 }
 
 enum fsm_status fsm_prepare(fsm_plan *p, fsm_watch *watch) {
-    p->scratch = p->pieces = p->together = 0;
+    p->scratch = p->pieces = p->piece = p->together = 0;
     if (has_segments(p)) {
         return (enum fsm_status)prepare_segments(p, watch);
     }
@@ -2103,8 +2241,8 @@ enum fsm_status fsm_prepare(fsm_plan *p, fsm_watch *watch) {
     p->large = bytes >= (double)fsm_stream_from();
     p->streamed = p->large && !p->unmapped;
     p->far = bytes >= (double)FAR_FROM;
-    const int sharable = p->direct && p->outer <= 1 && p->function <= FSM_LOGSUMEXP &&
-                         !p->base[FSM_GRAD] && p->n >= FSM_SHARED_FROM;
+    const int sharable =
+        has_pieces(p) && p->n >= FSM_SHARED_FROM && p->outer <= 1 && (p->direct || lies_along(p));
     p->pieces = sharable ? (p->n + FSM_SHARED_PIECE - 1) / FSM_SHARED_PIECE : 0;
     const size_t row = p->n * size_of(p->computing);
     const int in_place = p->base[FSM_GRAD] && p->base[FSM_GRAD] == p->base[FSM_X];
@@ -2113,7 +2251,8 @@ enum fsm_status fsm_prepare(fsm_plan *p, fsm_watch *watch) {
     p->waits = p->function == FSM_CROSS_ENTROPY && p->base[FSM_GRAD] && p->n <= FSM_ASK_EVERY &&
                (streams || in_place);
     if (!p->direct) {
-        p->streamed = p->streamed && p->beside && !p->together && streams_beside(p);
+        p->streamed =
+            p->streamed && (p->beside ? !p->together && streams_beside(p) : has_pieces(p));
         return (enum fsm_status)plan_strips(p);
     }
     if (p->waits) {

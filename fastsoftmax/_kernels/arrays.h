@@ -83,6 +83,7 @@ typedef struct {
     /* Staged rows: how many at a time, elements from one to the next, and where in the scratch each
      * operand is staged. */
     size_t strip, pitch, raw_at, at[FSM_OPERANDS];
+    size_t piece; /* elements of a long row that are staged at a time; 0: rows are staged whole */
     size_t panels_at;  /* where the rows of several indices are laid side by side, if they are */
     size_t kept_at;    /* where a strip's mask is as numbers: of a cross-entropy with smoothing */
     size_t weights_at; /* where the weights of a cross-entropy wait, if they do */
@@ -138,20 +139,23 @@ enum fsm_status fsm_prepare(fsm_plan *plan, fsm_watch *watch);
  * status. */
 int fsm_run(const void *plan, size_t first, size_t last, void *scratch, fsm_watch *watch);
 
-/* A long row of a plan whose pieces threads share. */
+/* A long row of a plan that is computed a piece at a time. */
 typedef struct {
     const fsm_plan *plan;
+    char *base[FSM_OPERANDS]; /* where it begins */
     fsm_temperature temperature;
     fsm_rows operands; /* of this row alone */
     fsm_long state;
-    fsm_piece *piece; /* what is known of each */
-    int writes;       /* what is to be done of each: its sum, or its results */
+    double result;   /* of a logsumexp, in the computing format */
+    char *scratch;   /* for what is read once more */
+    int writes;      /* what is to be done of each piece: its sum, or its results */
+    fsm_piece *sums; /* of all pieces, where threads share them */
 } fsm_row_at_work;
 
-/* Begins row `index` of a plan that has `pieces`, which there is memory for. What follows is to run
- * its pieces, and to end that, until no pass is left. */
-void fsm_begin_row(fsm_row_at_work *row, const fsm_plan *plan, size_t index, fsm_piece *pieces,
-                   fsm_watch *watch);
+/* Begins row `index` of a plan that has `pieces`, for whose sums and for the plan's scratch there is
+ * memory. What follows is to run its pieces, and to end that, until no pass is left. */
+void fsm_begin_row(fsm_row_at_work *row, const fsm_plan *plan, size_t index, fsm_piece *sums,
+                   char *scratch, fsm_watch *watch);
 
 /* Runs pieces from `first` up to `last` of a row: an fsm_part_function. Returns a status. */
 int fsm_run_pieces(const void *row, size_t first, size_t last, void *scratch, fsm_watch *watch);

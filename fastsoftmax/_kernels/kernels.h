@@ -178,29 +178,44 @@ typedef struct {
     double hi, lo;  /* their sum */
 } fsm_piece;
 
+/* Elements of a long row from `first` up to `end`, no more than a piece: where they lie, or where
+ * they have been gathered to, until the next such call. */
+typedef const void *fsm_read_function(void *source, size_t first, size_t end);
+
 /* A long row at work: softmax, log_softmax or logsumexp. */
 typedef struct {
     const fsm_rows *rows; /* that row */
     enum fsm_function function;
+    size_t piece;            /* elements of each but the last, by the length of the row alone */
+    fsm_read_function *read; /* for what is seldom read once more; NULL: elements lie in rows->x */
+    void *source;
     int known;     /* sums are in units of the maximum, sum.maximum, not of what they find */
-    int stored;    /* weights are written to the result as they are added */
+    int stored;    /* results are written from the weights, which are there in place of elements */
     fsm_piece sum; /* of the pieces so far */
     double hi, lo; /* softmax: the sum's inverse; else the sum without one of the largest weights */
 } fsm_long;
 
-static inline fsm_long fsm_long_row(const fsm_rows *row, enum fsm_function function) {
-    const double none = -(double)INFINITY;
-    return (fsm_long){.rows = row, .function = function, .sum = {none, none, 0.0, 0.0}};
+static inline size_t fsm_piece_length(size_t n) {
+    return n < FSM_SHARED_FROM ? FSM_ASK_EVERY : FSM_SHARED_PIECE;
 }
 
-/* For pieces of FSM_SHARED_PIECE elements, in any order and by any thread: `sum` of each; then `add`
- * of each, in order; then `finish`, which returns whether all that is to be done once more, with a
- * known maximum; then `write` of each (of logsumexp: once). */
+static inline fsm_long fsm_long_row(const fsm_rows *row, enum fsm_function function) {
+    const double none = -(double)INFINITY;
+    return (fsm_long){.rows = row,
+                      .function = function,
+                      .piece = fsm_piece_length(row->n),
+                      .sum = {none, none, 0.0, 0.0}};
+}
+
+/* For pieces of n elements x, in any order and by any thread: `sum` of each (and its weights to w,
+ * if that is not NULL); then `add` of each, in order; then `finish`, which returns whether all that
+ * is to be done once more, with a known maximum, and else writes the result of a logsumexp; then
+ * `write` of each, to `out`, which may be x. */
 typedef struct {
-    fsm_piece (*sum)(const fsm_long *row, size_t first, size_t end);
+    fsm_piece (*sum)(const fsm_long *row, const void *x, void *w, size_t n);
     void (*add)(fsm_long *row, const fsm_piece *piece);
     int (*finish)(fsm_long *row);
-    void (*write)(const fsm_long *row, size_t first, size_t end);
+    void (*write)(const fsm_long *row, const void *x, void *out, size_t n);
 } fsm_long_functions;
 
 /* Formats of elements. Kernels compute in the first two; arrays.c converts the others. */
@@ -235,8 +250,8 @@ typedef struct {
     void (*to_f16)(uint16_t *out, const float *x, size_t n);
     void (*from_bf16)(float *out, const uint16_t *x, size_t n);
     void (*to_bf16)(uint16_t *out, const float *x, size_t n);
-    /* Elements of 2, 4 or 8 bytes to the other byte order, where they lie. */
-    void (*swap_bytes)(void *elements, size_t n, size_t size);
+    /* Elements of 2, 4 or 8 bytes, at any address, to the other byte order; `to` may be `from`. */
+    void (*swap_bytes)(void *to, const void *from, size_t n, size_t size);
     /* out = x where the mask is not 0, else `other`; out may be x. */
     void (*select[FSM_COMPUTE_DTYPES])(void *out, const void *x, const uint8_t *mask, size_t n,
                                        double other);

@@ -95,18 +95,17 @@ FSM_INLINE F(start) F(long_start)(const fsm_long *row) {
     return F(row_start)((REAL)row->sum.maximum, F(long_cut)(row), row->rows->temperature);
 }
 
-FSM_SMALL fsm_piece F(long_sum)(const fsm_long *row, size_t first, size_t end) {
-    const fsm_rows *b = row->rows;
-    const fsm_temperature *t = b->temperature;
-    const REAL *x = b->x, cut = F(long_cut)(row);
+FSM_SMALL fsm_piece F(long_sum)(const fsm_long *row, const void *piece, void *weights, size_t n) {
+    const fsm_temperature *t = row->rows->temperature;
+    const REAL *x = piece, cut = F(long_cut)(row);
     const int apart = F(starts_apart)(row), parts = row->function != FSM_SOFTMAX;
     F(start) s = row->known ? F(long_start)(row) : F(row_start)(-FC(SHIFT_ABOVE), cut, &untempered);
     F(row) vectors = F(row_of)(&s, t);
-    const F(how) how = {s.shifted || t->tempered, row->stored, parts};
+    const F(how) how = {s.shifted || t->tempered, weights != NULL, parts};
     REAL maximum = row->known ? (REAL)row->sum.maximum : -(REAL)INFINITY;
     pair sum = {apart || row->known ? 0.0 : (double)FC(NAN), 0.0};
-    for (size_t i = first; i < end; i += CHUNK) {
-        const size_t count = end - i < CHUNK ? end - i : CHUNK;
+    for (size_t i = 0; i < n; i += CHUNK) {
+        const size_t count = n - i < CHUNK ? n - i : CHUNK;
         const REAL largest = apart || !row->known ? F(chunk_max)(x + i, count) : maximum;
         if (!row->known && largest > maximum) {
             const F(start) above = F(row_start)(largest, cut, t);
@@ -123,8 +122,8 @@ FSM_SMALL fsm_piece F(long_sum)(const fsm_long *row, size_t first, size_t end) {
             continue;
         }
         const REAL start = apart ? F(chunk_start)(largest, &s, t) : FC(MASS_START);
-        const ptrdiff_t ahead = F(next_chunk)(i, b->n);
-        REAL *const w = row->stored ? (REAL *)b->out + i : NULL;
+        const ptrdiff_t ahead = F(next_chunk)(i, n);
+        REAL *const w = how.stored ? (REAL *)weights + i : NULL;
         const F(mass) mass = how.rare ? F(rare_mass_of)(x + i, w, count, start, &vectors, how)
                              : parts  ? F(log_mass_of)(x + i, count, start, ahead, &vectors)
                              : how.stored
@@ -151,24 +150,52 @@ FSM_SMALL void F(long_add)(fsm_long *row, const fsm_piece *piece) {
     row->sum.lo = sum.lo;
 }
 
+/* The elements of a piece that is read once more: of the one at element i, how many they are, 0 at
+ * the end or where the call is to stop; and where they lie. */
+FSM_INLINE size_t F(next_length)(const fsm_long *row, size_t i) {
+    const size_t left = row->rows->n - i;
+    return fsm_stops_after(row->rows->watch, row->piece) ? 0
+           : left < row->piece                           ? left
+                                                         : row->piece;
+}
+FSM_INLINE const REAL *F(elements)(const fsm_long *row, size_t i, size_t n) {
+    return row->read ? row->read(row->source, i, i + n) : (const REAL *)row->rows->x + i;
+}
+
 /* The weights of a row without one of the largest, with a relative accuracy of their own: where
  * they are small beside that. What is done for a shift and a temperature leaves the bits of other
  * rows as they are. */
-FSM_SMALL pair F(long_others)(const fsm_rows *b, REAL maximum, const F(row) *row) {
-    const REAL *x = b->x;
-    size_t skip = b->n;
-    FSM_PIECES(i, end, b->n, b->watch) {
-        const size_t found = F(row_find)(x + i, end - i, maximum);
-        if (found < end - i) {
-            skip = i + found;
-            break;
-        }
-    }
+FSM_SMALL pair F(long_others)(const fsm_long *long_row, REAL maximum, const F(row) *row) {
+    size_t left = 1; /* of the largest, to be left out */
     F(sum) sum = F(sum_zero)();
-    FSM_PIECES(i, end, b->n, b->watch) {
-        F(add_others)(&sum, x + i, NULL, end - i, skip - i, row, 1);
+    for (size_t i = 0, n; (n = F(next_length)(long_row, i)) != 0; i += n) {
+        const REAL *x = F(elements)(long_row, i, n);
+        const size_t found = left ? F(row_find)(x, n, maximum) : n;
+        F(add_others)(&sum, x, NULL, n, found, row, 1);
+        left -= found < n;
     }
     return F(sum_total)(&sum);
+}
+
+/* The logarithm of a sum whose rest is known, without its maximum. */
+FSM_INLINE pair F(long_logarithm)(const fsm_long *row, const F(start) *s) {
+    const pair others = {row->hi, row->lo};
+    return log_one_plus(F(ratio)(others, F(log_top)(s)), FC(LOG_IN_TWO));
+}
+
+FSM_SMALL void F(long_logsumexp)(const fsm_long *row, const F(start) *s) {
+    REAL *const out = row->rows->out;
+    REAL answer = s->maximum;
+    const pair logarithm = F(long_logarithm)(row, s);
+    if (!F(no_answer)(answer, logarithm)) {
+        F(logsumexp_row)(NULL, out, 0, s, logarithm);
+        return;
+    }
+    /* The maximum, or a NaN that it has passed over. */
+    for (size_t i = 0, n; (n = F(next_length)(row, i)) != 0; i += n) {
+        answer = F(logsumexp_special)(F(elements)(row, i, n), n, answer);
+    }
+    *out = answer;
 }
 
 FSM_SMALL int F(long_finish)(fsm_long *row) {
@@ -190,10 +217,13 @@ FSM_SMALL int F(long_finish)(fsm_long *row) {
     const F(row) vectors = F(row_of)(&s, b->temperature);
     pair others = F(without_top)(sum, s.maximum, &vectors, 1);
     if (!(others.hi >= F(others_from)(b->n))) {
-        others = F(long_others)(b, s.maximum, &vectors);
+        others = F(long_others)(row, s.maximum, &vectors);
     }
     row->hi = others.hi;
     row->lo = others.lo;
+    if (row->function == FSM_LOGSUMEXP) {
+        F(long_logsumexp)(row, &s);
+    }
     return 0;
 }
 
@@ -228,73 +258,61 @@ FSM_SMALL void F(softmax_of_chunk)(const REAL *x, REAL *out, size_t n, ptrdiff_t
 
 /* The same of a piece: where its results are streamed, by whole lines but for what comes before the
  * first and after the last. */
-FSM_SMALL void F(softmax_again)(const fsm_long *row, size_t first, size_t end) {
+FSM_SMALL void F(softmax_again)(const fsm_long *row, const REAL *x, REAL *out, size_t n) {
     const fsm_rows *b = row->rows;
-    const REAL *x = b->x, hi = (REAL)row->hi, lo = (REAL)row->lo;
-    REAL *out = b->out;
+    const REAL hi = (REAL)row->hi, lo = (REAL)row->lo;
     const F(start) s = F(long_start)(row);
     const F(row) vectors = F(row_of)(&s, b->temperature);
     const int rare = s.shifted || b->temperature->tempered;
-    const int streamed = F(streams)(b, end - first);
-    size_t i = first, count = streamed ? F(before_line)(out + first, end - first) : 0;
+    const int streamed = F(streams)(b, n);
+    size_t i = 0, count = streamed ? F(before_line)(out, n) : 0;
     if (count) {
-        F(softmax_of_chunk)(x + i, out + i, count, 0, &vectors, rare, hi, lo, 0);
+        F(softmax_of_chunk)(x, out, count, 0, &vectors, rare, hi, lo, 0);
     }
-    while ((i += count) < end) {
-        const size_t left = end - i;
+    while ((i += count) < n) {
+        const size_t left = n - i;
         const int streams = streamed && left >= LANES;
         count = left >= CHUNK ? CHUNK : streams ? left / LANES * LANES : left;
-        F(softmax_of_chunk)(x + i, out + i, count, F(next_chunk)(i, b->n), &vectors, rare, hi, lo,
+        F(softmax_of_chunk)(x + i, out + i, count, F(next_chunk)(i, n), &vectors, rare, hi, lo,
                             streams);
     }
 }
 
-FSM_SMALL void F(long_write)(const fsm_long *row, size_t first, size_t end) {
+FSM_SMALL void F(long_write)(const fsm_long *row, const void *piece, void *results, size_t n) {
     const fsm_rows *b = row->rows;
-    const REAL *x = b->x;
-    REAL *out = b->out;
+    const REAL *x = piece;
+    REAL *const out = results;
     if (row->function == FSM_SOFTMAX) {
         if (row->hi != row->hi) {
-            F(fill_nan)(out + first, end - first);
+            F(fill_nan)(out, n);
         } else if (row->stored) {
-            F(scale_long)(out + first, end - first, (REAL)row->hi, (REAL)row->lo);
+            F(scale_long)(out, n, (REAL)row->hi, (REAL)row->lo);
         } else {
-            F(softmax_again)(row, first, end);
+            F(softmax_again)(row, x, out, n);
         }
         return;
     }
     const F(start) s = F(long_start)(row);
-    const pair others = {row->hi, row->lo};
-    const pair logarithm = log_one_plus(F(ratio)(others, F(log_top)(&s)), FC(LOG_IN_TWO));
-    if (row->function == FSM_LOG_SOFTMAX) {
-        F(edge) shared, *const edge = F(streams)(b, end - first) ? &shared : NULL;
-        shared.held = 0;
-        F(log_softmax_row)(x + first, out + first, end - first, &s, b->temperature, logarithm,
-                           edge);
-        F(edge_flush)(edge);
-    } else if (!F(no_answer)(s.maximum, logarithm)) {
-        F(logsumexp_row)(x, out, b->n, &s, logarithm);
-    } else { /* the maximum, or a NaN that it has passed over */
-        REAL answer = s.maximum;
-        FSM_PIECES(i, part, b->n, b->watch) {
-            answer = F(logsumexp_special)(x + i, part - i, answer);
-        }
-        *out = answer;
-    }
+    F(edge) shared, *const edge = F(streams)(b, n) ? &shared : NULL;
+    shared.held = 0;
+    F(log_softmax_row)(x, out, n, &s, b->temperature, F(long_logarithm)(row, &s), edge);
+    F(edge_flush)(edge);
 }
 
 /* The row's maximum and sum; whether results or a cross-entropy need its maximum first. */
 FSM_SMALL void F(long_total)(fsm_long *row) {
     const fsm_rows *b = row->rows;
+    const REAL *x = b->x;
+    REAL *const w = row->stored ? b->out : NULL;
     if (!F(starts_apart)(row) || row->stored) {
         row->known = 1;
-        row->sum.maximum = (double)F(long_max)(b->x, b->n, b->watch);
+        row->sum.maximum = (double)F(long_max)(x, b->n, b->watch);
     }
     do {
-        const size_t most = b->n < FSM_SHARED_FROM ? FSM_ASK_EVERY : FSM_SHARED_PIECE;
         FSM_PIECES(first, end, b->n, b->watch) {
-            for (size_t i = first; i < end; i += most) {
-                const fsm_piece piece = F(long_sum)(row, i, end - i < most ? end : i + most);
+            for (size_t i = first, n; i < end; i += n) {
+                n = end - i < row->piece ? end - i : row->piece;
+                const fsm_piece piece = F(long_sum)(row, x + i, w ? w + i : NULL, n);
                 F(long_add)(row, &piece);
             }
         }
@@ -303,20 +321,18 @@ FSM_SMALL void F(long_total)(fsm_long *row) {
 
 FSM_SMALL void F(rows_long)(const fsm_rows *b, enum fsm_function function) {
     for (size_t r = 0; r < b->rows; r++) {
+        const REAL *x = CONST_ROW(b->x, b->x_stride, r);
+        REAL *out = ROW(b->out, b->out_stride, r);
         fsm_rows one = *b;
         one.rows = 1;
-        one.x = CONST_ROW(b->x, b->x_stride, r);
-        one.out = ROW(b->out, b->out_stride, r);
+        one.x = x;
+        one.out = out;
         one.temperature = fsm_temperature_of(b, r);
         fsm_long row = fsm_long_row(&one, function);
         row.stored = function == FSM_SOFTMAX && !(b->large && FC(WEIGHS_AGAIN));
         F(long_total)(&row);
-        if (function == FSM_LOGSUMEXP) {
-            F(long_write)(&row, 0, b->n);
-            continue;
-        }
-        FSM_PIECES(first, end, b->n, b->watch) {
-            F(long_write)(&row, first, end);
+        FSM_PIECES(first, end, function == FSM_LOGSUMEXP ? 0 : b->n, b->watch) {
+            F(long_write)(&row, x + first, out + first, end - first);
         }
     }
 }

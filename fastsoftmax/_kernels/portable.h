@@ -109,6 +109,15 @@
 #define FSM_UNROLL_SOME
 #endif
 
+/* Before a loop of which no step reads what another has written: vectors need no check for that. */
+#if defined(__clang__)
+#define FSM_INDEPENDENT FSM_PRAGMA(clang loop vectorize(assume_safety))
+#elif defined(__GNUC__)
+#define FSM_INDEPENDENT FSM_PRAGMA(GCC ivdep)
+#else
+#define FSM_INDEPENDENT
+#endif
+
 /* A cache line copied past the caches, both sides aligned to one; after the last, a fence orders
  * them before what follows. */
 #if FSM_X86_64

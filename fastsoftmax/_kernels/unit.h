@@ -109,25 +109,28 @@ static void to_bf16(uint16_t *out, const float *x, size_t n) {
     }
 }
 
+#define SWAP(type, swapped)                                                                        \
+    FSM_INDEPENDENT                                                                                \
+    for (size_t i = 0; i < n; i++) {                                                               \
+        type a;                                                                                    \
+        memcpy(&a, (const char *)from + i * sizeof a, sizeof a);                                   \
+        a = (type)(swapped);                                                                       \
+        memcpy((char *)to + i * sizeof a, &a, sizeof a);                                           \
+    }
+
 /* Shifts and masks, which compilers turn into a permutation of bytes where vectors have one. */
-static void swap_bytes(void *elements, size_t n, size_t size) {
-    uint16_t *const halves = elements;
-    uint32_t *const words = elements;
-    uint64_t *const doubles = elements;
-    for (size_t i = 0; size == 2 && i < n; i++) {
-        halves[i] = (uint16_t)(halves[i] >> 8 | halves[i] << 8);
-    }
-    for (size_t i = 0; size == 4 && i < n; i++) {
-        const uint32_t a = words[i];
-        words[i] = a >> 24 | (a >> 8 & 0xff00) | (a << 8 & 0xff0000) | a << 24;
-    }
-    for (size_t i = 0; size == 8 && i < n; i++) {
-        uint64_t a = doubles[i];
-        a = (a & 0x00ff00ff00ff00ffu) << 8 | (a >> 8 & 0x00ff00ff00ff00ffu);
-        a = (a & 0x0000ffff0000ffffu) << 16 | (a >> 16 & 0x0000ffff0000ffffu);
-        doubles[i] = a << 32 | a >> 32;
+static void swap_bytes(void *to, const void *from, size_t n, size_t size) {
+    if (size == 2) {
+        SWAP(uint16_t, a >> 8 | a << 8)
+    } else if (size == 4) {
+        SWAP(uint32_t, a >> 24 | (a >> 8 & 0xff00) | (a << 8 & 0xff0000) | a << 24)
+    } else {
+        SWAP(uint64_t, (a & 0xff) << 56 | (a & 0xff00) << 40 | (a & 0xff0000) << 24 |
+                           (a & 0xff000000u) << 8 | (a >> 8 & 0xff000000u) | (a >> 24 & 0xff0000) |
+                           (a >> 40 & 0xff00) | a >> 56)
     }
 }
+#undef SWAP
 
 static void select_f32(void *out, const void *x, const uint8_t *mask, size_t n, double other) {
     const float *from = x;
