@@ -136,7 +136,7 @@ def document(
     return {
         "schema": SCHEMA,
         "kind": kind,
-        "date": dt.datetime.now(dt.timezone.utc).date().isoformat(),
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "command": command,
         "quick": quick,
         "native": run.subject.native,

@@ -22,7 +22,7 @@ try:
     from numpy.exceptions import AxisError, TooHardError
 except ImportError:
     raise ImportError(
-        f"fastsoftmax needs NumPy 1.25 or newer, and this is NumPy {np.__version__}; upgrade it: "
+        f"fastsoftmax needs NumPy 1.26 or newer, and this is NumPy {np.__version__}; upgrade it: "
         f"`{sys.executable or 'python'} -m pip install --upgrade numpy`"
     ) from None
 

@@ -211,7 +211,7 @@ import fastsoftmax
 def test_a_numpy_that_is_too_old_is_named():
     done = python("-c", OLD_NUMPY, check=False)
     assert done.stderr.strip().splitlines()[-1] == (
-        "ImportError: fastsoftmax needs NumPy 1.25 or newer, and this is NumPy 1.24.4; upgrade it: "
+        "ImportError: fastsoftmax needs NumPy 1.26 or newer, and this is NumPy 1.24.4; upgrade it: "
         f"`{sys.executable} -m pip install --upgrade numpy`"
     )
 
