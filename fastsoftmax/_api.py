@@ -1,4 +1,4 @@
-"""The public functions: their signatures, types and documentation.
+"""The public functions: their signatures and documentation; `_api.pyi` has their overloads.
 
 What is valid is said in `_rules`; which backend computes it, in `_backend`. The package exports
 these functions as they are over NumPy, and over the kernels as C functions that come here with what
@@ -8,18 +8,39 @@ they do not take themselves.
 from __future__ import annotations
 
 import types
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import (
+    Any,
+    Protocol,
+    SupportsFloat,
+    SupportsIndex,
+    TypeAlias,
+    TypeVar,
+    runtime_checkable,
+)
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fastsoftmax import _backend, _rules
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TypeAlias
 
-    from numpy.typing import ArrayLike, DTypeLike, NDArray
+@runtime_checkable
+class HasArray(Protocol):
+    """What NumPy makes an array of by asking it."""
 
-    Array: TypeAlias = NDArray[Any]
-    Axis: TypeAlias = int | tuple[int, ...] | None
+    def __array__(self) -> Array:
+        """Return the array."""
+
+
+# For typing.get_type_hints, and what checks calls by it; type checkers read `_api.pyi`.
+Array: TypeAlias = NDArray[Any]
+ArrayLike: TypeAlias = SupportsFloat | HasArray | Sequence[Any]  # NumPy's takes complex numbers
+Axis: TypeAlias = SupportsIndex | tuple[SupportsIndex, ...] | None
+Bool: TypeAlias = bool | np.bool_
+DType: TypeAlias = str | type[Any] | np.dtype[Any]
+Result: TypeAlias = Array | np.generic
+Number: TypeAlias = float | np.floating[Any] | np.integer[Any]
 
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
 _functions: list[Any] = []
@@ -40,10 +61,10 @@ def softmax(
     *,
     where: ArrayLike | None = None,
     out: Array | None = None,
-    dtype: DTypeLike | None = None,
+    dtype: DType | None = None,
     temperature: ArrayLike = 1.0,
-    workers: int | None = None,
-) -> Array:
+    workers: SupportsIndex | None = None,
+) -> Result:
     """Softmax, over the last axis unless `axis` says otherwise.
 
     ``softmax(x) = exp(x) / sum(exp(x))``, to a few ULP for any finite values. SciPy's default
@@ -151,10 +172,10 @@ def log_softmax(
     *,
     where: ArrayLike | None = None,
     out: Array | None = None,
-    dtype: DTypeLike | None = None,
+    dtype: DType | None = None,
     temperature: ArrayLike = 1.0,
-    workers: int | None = None,
-) -> Array:
+    workers: SupportsIndex | None = None,
+) -> Result:
     """Logarithm of the softmax, over the last axis unless `axis` says otherwise.
 
     ``log_softmax(x) = x - log(sum(exp(x)))``, to a few ULP also where the result is near 0.
@@ -240,12 +261,12 @@ def logsumexp(
     *,
     b: ArrayLike | None = None,
     where: ArrayLike | None = None,
-    keepdims: bool = False,
-    return_sign: bool = False,
+    keepdims: Bool = False,
+    return_sign: Bool = False,
     out: Array | None = None,
-    dtype: DTypeLike | None = None,
-    workers: int | None = None,
-) -> Any:
+    dtype: DType | None = None,
+    workers: SupportsIndex | None = None,
+) -> Result | tuple[Result, Result]:
     """Logarithm of the sum of exponentials, over the last axis unless `axis` says otherwise.
 
     ``logsumexp(x) = log(sum(exp(x)))``, without overflow, to a few ULP of the larger of the
@@ -336,8 +357,8 @@ def softmax_backward(
     axis: Axis = -1,
     *,
     out: Array | None = None,
-    workers: int | None = None,
-) -> Array:
+    workers: SupportsIndex | None = None,
+) -> Result:
     """Gradient with respect to the input of softmax, from that with respect to its output.
 
     ``output * (grad_output - sum(grad_output * output))``.
@@ -398,8 +419,8 @@ def log_softmax_backward(
     *,
     where: ArrayLike | None = None,
     out: Array | None = None,
-    workers: int | None = None,
-) -> Array:
+    workers: SupportsIndex | None = None,
+) -> Result:
     """Gradient with respect to the input of log_softmax, from that with respect to its output.
 
     ``grad_output - exp(output) * sum(grad_output)``.
@@ -460,18 +481,18 @@ def log_softmax_backward(
 def softmax_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
-    axis: int = -1,
+    axis: SupportsIndex = -1,
     *,
     where: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
-    ignore_index: int | None = None,
-    label_smoothing: float = 0.0,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: Number = 0.0,
     temperature: ArrayLike = 1.0,
-    return_grad: bool = False,
+    return_grad: Bool = False,
     out: Array | tuple[Array | None, Array | None] | None = None,
-    dtype: DTypeLike | None = None,
-    workers: int | None = None,
-) -> Any:
+    dtype: DType | None = None,
+    workers: SupportsIndex | None = None,
+) -> Result | tuple[Result, Result]:
     """Cross-entropy between labels and the softmax of logits, one loss for each row.
 
     ``-sum(t * log_softmax(logits / temperature))`` with ``t`` the label probabilities, accurate
@@ -580,8 +601,8 @@ def segment_softmax(
     indptr: ArrayLike,
     *,
     out: Array | None = None,
-    temperature: float = 1.0,
-    workers: int | None = None,
+    temperature: Number = 1.0,
+    workers: SupportsIndex | None = None,
 ) -> Array:
     """Softmax over each of the rows that `indptr` cuts data into, along its first axis.
 
@@ -663,8 +684,8 @@ def segment_log_softmax(
     indptr: ArrayLike,
     *,
     out: Array | None = None,
-    temperature: float = 1.0,
-    workers: int | None = None,
+    temperature: Number = 1.0,
+    workers: SupportsIndex | None = None,
 ) -> Array:
     """Logarithm of the softmax over each of the rows that `indptr` cuts data into.
 
@@ -718,7 +739,7 @@ def segment_logsumexp(
     indptr: ArrayLike,
     *,
     out: Array | None = None,
-    workers: int | None = None,
+    workers: SupportsIndex | None = None,
 ) -> Array:
     """Logarithm of the sum of exponentials of each of the rows that `indptr` cuts data into.
 
@@ -771,6 +792,7 @@ def over(backend: _backend.Backend, *, by_rules: bool = False) -> types.SimpleNa
         general = types.FunctionType(function.__code__, scope, function.__name__)
         general.__defaults__ = function.__defaults__
         general.__kwdefaults__ = function.__kwdefaults__
+        general.__annotations__ = function.__annotations__
         general.__doc__, general.__module__ = function.__doc__, function.__module__
         setattr(found, function.__name__, general if by_rules else backend.function(general))
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 import os
 from contextvars import ContextVar
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -56,7 +57,7 @@ class set_workers:  # noqa: N801 - called like a function, as scipy.fft's
     1
     """
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: SupportsIndex) -> None:
         workers = count("n", n)
         self._previous = _default.get()
         _default.set(workers)
@@ -89,13 +90,13 @@ def get_workers() -> int:
     return _default.get()
 
 
-def threads_for(workers: int | None, elements: int) -> int:
+def threads_for(workers: SupportsIndex | None, elements: int) -> int:
     """Return how many threads a call is to have, by its argument `workers` or by default."""
     wanted = _default.get() if workers is None else count("workers", workers)
     return worth(wanted, elements) if wanted > 1 else 1
 
 
-def count(name: str, n: int) -> int:
+def count(name: str, n: SupportsIndex) -> int:
     """Return the number of workers that `n` stands for; `name` is the argument's."""
     try:
         if isinstance(n, (bool, np.bool_)):
