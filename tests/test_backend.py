@@ -241,6 +241,17 @@ def test_show_config_prints_and_returns(capsys):
 def test_the_module_prints_the_configuration():
     assert python("-m", "fastsoftmax", backend="numpy").stdout.startswith("fastsoftmax: ")
     assert "NumPy's" in python("-m", "fastsoftmax", backend="numpy").stdout
+    assert (
+        python("-m", "fastsoftmax", "--version").stdout
+        == f"fastsoftmax {fastsoftmax.__version__}\n"
+    )
+
+
+def test_the_citation_has_the_version():
+    file = Path(__file__).parents[1] / "CITATION.cff"
+    if not file.exists():
+        pytest.skip("needs the checkout")
+    assert f"\nversion: {fastsoftmax.__version__}\n" in file.read_text(encoding="utf-8")
 
 
 def test_importing_needs_numpy_only():
