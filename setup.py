@@ -7,6 +7,7 @@ NumPy-only install that says so.
 
 import gzip
 import os
+import re
 import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -126,6 +127,13 @@ class SourceDistribution(sdist):
         return path
 
 
+def index_page():
+    """Return the README without the pictures and links of files, which a package index has not."""
+    readme = Path("README.md").read_text(encoding="utf-8")
+    target = r"\((?!https?:)[^)]*\)"
+    return re.sub(rf"(?m)^!\[.*\]{target}\n\n|\[([^]]+)\]{target}", r"\1", readme)
+
+
 kernels = Path("fastsoftmax/_kernels")
 native = Extension(
     "fastsoftmax._native",
@@ -159,6 +167,8 @@ if SOURCE_DATE_EPOCH is not None:
     os.umask(0o022)  # archives hold the modes of files
 
 setup(
+    long_description=index_page(),
+    long_description_content_type="text/markdown",
     ext_modules=[] if NO_EXTENSION else [native],
     cmdclass={"build_ext": BuildExtension, "sdist": SourceDistribution},
 )
