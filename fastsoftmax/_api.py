@@ -337,8 +337,8 @@ def logsumexp(
     >>> from fastsoftmax import logsumexp
     >>> print(logsumexp([1000.0, 1000.0]))
     1000.6931471805599
-    >>> print(logsumexp([1.0, 2.0], b=[1.0, -1.0], return_sign=True))  # log(e^2 - e), and its sign
-    (np.float64(1.5413248546129181), np.float64(-1.0))
+    >>> print(*logsumexp([1.0, 2.0], b=[1.0, -1.0], return_sign=True))  # log(e^2 - e), and its sign
+    1.5413248546129181 -1.0
     >>> print(logsumexp([[0.0, 0.0], [1.0, 1.0]], axis=0))
     [1.31326169 1.31326169]
     """

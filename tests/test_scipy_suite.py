@@ -26,4 +26,4 @@ def test_scipys_tests_pass_with_our_functions(backend_name):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     passed = int(re.search(r"(\d+) passed", done.stdout)[1])
-    assert passed >= 45
+    assert passed >= 30  # 33 in SciPy 1.15, more in later ones
