@@ -1,4 +1,7 @@
-"""Every test that takes `fs` runs on NumPy and on every instruction set that this CPU has."""
+"""Every test that takes `fs` runs on NumPy and on every instruction set that this CPU has.
+
+The usual run has those on the default backend, and those on any that are marked `every_backend`.
+"""
 
 import functools
 import types
@@ -8,12 +11,21 @@ import pytest
 
 from fastsoftmax import _api, _backend
 
+OTHERS = {*_backend.available()} - {_backend.default().name}
+"""The backends that are not the default."""
+
 
 def pytest_collection_modifyitems(items):
-    """Mark the tests that say which backend computes, whatever the default is."""
+    """Mark the tests that say which backend computes, and those of another than the default.
+
+    All instruction sets give the same bits: every run compares them with the golden hashes.
+    """
     for item in items:
-        if {"backend_name", "native_name"} & set(item.fixturenames):
+        if names := {"backend_name", "native_name"} & set(item.fixturenames):
             item.add_marker("chooses_backend")
+            chosen = {item.callspec.params[name] for name in names}
+            if chosen & OTHERS and not item.get_closest_marker("every_backend"):
+                item.add_marker("other_backend")
 
 
 @pytest.fixture(params=_backend.available())

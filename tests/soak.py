@@ -131,7 +131,7 @@ def drawn(strategy, count):
     """Return different draws of a strategy, the same ones in every run."""
     found = []
 
-    @settings(tried(count), phases=[Phase.generate])
+    @settings(tried(count, 1), phases=[Phase.generate])
     @given(strategy)
     def draw(call):
         found.append(call)

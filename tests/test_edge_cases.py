@@ -44,6 +44,7 @@ def layouts(row):
     yield np.broadcast_to(row, (2, len(row))), -1
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(("x", "where", "softmax", "log_softmax", "logsumexp"), CASES)
 def test_edge_case(fs, dtype, x, where, softmax, log_softmax, logsumexp):
