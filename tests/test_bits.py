@@ -37,6 +37,11 @@ except ImportError:
 GOLDEN = Path(__file__).with_name("golden.json")
 
 
+def slowly(*values):
+    """Return parameters of slow tests."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 @pytest.fixture(scope="module")
 def rows():
     return records()
@@ -110,6 +115,7 @@ def test_every_nan_is_the_canonical_one(native_fs, rows):
             assert not wrong.any(), (record.key, record.x.shape, hex(bits[wrong][0]))
 
 
+@pytest.mark.every_backend
 def test_every_instruction_set_gives_the_golden_bits(native_fs, rows, golden):
     found = hashes_of(native_fs, rows)
     assert found == {key: golden[key] for key in found}
@@ -117,7 +123,7 @@ def test_every_instruction_set_gives_the_golden_bits(native_fs, rows, golden):
 
 BUILDS = [
     # The extension is usually gcc's own, at another level of optimisation.
-    pytest.param("gcc", "-O1", (), id="gcc-O1", marks=pytest.mark.slow),
+    pytest.param("gcc", "-O1", (), id="gcc-O1"),
     pytest.param("clang", "-O2", (), id="clang-O2"),
 ]
 if ON_X86:
@@ -126,6 +132,7 @@ if ON_X86:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("compiler", "level", "emulator"), BUILDS)
 def test_every_compiler_and_processor_gives_the_golden_bits(
     tmp_path, rows, golden, compiler, level, emulator
@@ -149,7 +156,8 @@ def test_every_compiler_and_processor_gives_the_golden_bits(
 
 # ---- what must not matter: layout, batch, place, workers, the caller's control register ----
 
-LENGTHS = (1, 5, 16, 37, 128, 300, 1001)
+LENGTHS = (1, 16, 37, 300)
+MORE_LENGTHS = (5, 128, 1001)
 ROWS = 12
 
 
@@ -169,7 +177,7 @@ def call(request):
     return request.param.of_rows
 
 
-@pytest.fixture(params=["float32", "float64", "float16"])
+@pytest.fixture(params=["float32", "float64", *slowly("float16")])
 def dtype(request):
     return request.param
 
@@ -216,7 +224,7 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("n", LENGTHS)
+@pytest.mark.parametrize("n", [*LENGTHS, *slowly(*MORE_LENGTHS)])
 def test_the_same_bits_in_any_batch_and_at_any_place(native_fs, call, dtype, n):
     x, y = sample(dtype, n)
     expected = alone(native_fs, call, x, y)
@@ -227,7 +235,7 @@ def test_the_same_bits_in_any_batch_and_at_any_place(native_fs, call, dtype, n):
     assert_same(call(native_fs, x[order], y[order]), expected[order])
 
 
-@pytest.mark.parametrize("n", [*range(1, 18), 24, 31, 32, 33, 46, 63, 64, 65, 100, 200])
+@pytest.mark.parametrize("n", [*range(1, 18), 33, 64, *slowly(24, 31, 32, 46, 63, 65, 100, 200)])
 def test_the_same_bits_of_short_rows_in_batches_of_any_size(native_fs, call, dtype, n):
     """A kernel may take short rows across, a lane for each, or leave some to another."""
     x, y = sample(dtype, n, rows=70)
@@ -241,7 +249,7 @@ def test_the_same_bits_of_short_rows_in_batches_of_any_size(native_fs, call, dty
 
 
 @pytest.mark.parametrize(
-    "n", [1, 2, 5, 16, 17, 33, 64, 65, 100, 128, 129, 300, 512, 513, 1024, 1025]
+    "n", [1, 5, 16, 17, 64, 129, 513, 1025, *slowly(2, 33, 65, 100, 128, 300, 512, 1024)]
 )
 def test_the_same_bits_of_rows_side_by_side(native_fs, call, dtype, n):
     """Whole lines of them may be computed as they lie, except where one needs more than that."""
@@ -284,7 +292,7 @@ def test_the_same_bits_of_rows_side_by_side_beyond_the_cache(native_fs):
         np.testing.assert_array_equal(part, expected[:, :columns])
 
 
-@pytest.mark.parametrize("n", LENGTHS)
+@pytest.mark.parametrize("n", [*LENGTHS, *slowly(*MORE_LENGTHS)])
 def test_the_same_bits_at_any_offset(native_fs, call, dtype, n):
     x, y = (a[:4] for a in sample(dtype, n))
     expected = alone(native_fs, call, x, y)
@@ -292,7 +300,7 @@ def test_the_same_bits_at_any_offset(native_fs, call, dtype, n):
         assert_same(call(native_fs, at_offset(x, offset), at_offset(y, 63 - offset)), expected)
 
 
-@pytest.mark.parametrize("n", LENGTHS)
+@pytest.mark.parametrize("n", [*LENGTHS, *slowly(*MORE_LENGTHS)])
 def test_the_same_bits_in_any_layout_and_along_any_axis(native_fs, call, dtype, n):
     x, y = sample(dtype, n)
     expected = alone(native_fs, call, x, y)
@@ -330,7 +338,7 @@ def test_the_same_bits_over_several_axes_as_over_one(native_fs, dtype, function)
 @pytest.mark.parametrize(
     "function", [function for function in CALLS if "out" in function.options], ids=str
 )
-@pytest.mark.parametrize("n", LENGTHS)
+@pytest.mark.parametrize("n", [*LENGTHS, *slowly(*MORE_LENGTHS)])
 def test_the_same_bits_in_place_and_into_any_out(native_fs, function, dtype, n):
     x, y = sample(dtype, n)
     operands, options = function.from_rows(x, y, -1), function.given(y)
@@ -396,7 +404,7 @@ def test_the_same_bits_by_any_number_of_workers(native_fs, call, dtype):
         assert_same(call(native_fs, x.T, y.T, 0, workers=workers).T, expected)
 
 
-@pytest.mark.parametrize("n", [3, 10, 46, 300, 1000])
+@pytest.mark.parametrize("n", [10, 300, *slowly(3, 46, 1000)])
 def test_the_same_bits_of_rows_at_a_threshold_whatever_lies_beside_them(native_fs, call, dtype, n):
     """Kernels may treat a row by itself where its maximum is beyond ±4096; all at the same one."""
     x = thresholds(Source(n), dtype, n)
@@ -424,12 +432,7 @@ def test_segments_have_the_bits_of_rows(native_fs, dtype):
     assert_same(got, np.concatenate(parts))
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize(
-    "row_bytes", [4012, pytest.param(1032, marks=SLOW), pytest.param(1 << 19, marks=SLOW)]
-)
+@pytest.mark.parametrize("row_bytes", [4012, *slowly(1032, 1 << 19)])
 @pytest.mark.parametrize("function", [SOFTMAX, LOG_SOFTMAX, *GRADIENTS], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_same_bits_streamed(native_fs, function, dtype, row_bytes):
@@ -528,6 +531,9 @@ else:
     FLAGS = 0
 
 
+OTHER_CONTROLS = [name for name in CONTROLS if name not in ("round up", "all of it")]
+
+
 @pytest.fixture(scope="module")
 def control_register(tmp_path_factory):
     need("gcc")
@@ -539,14 +545,14 @@ def control_register(tmp_path_factory):
     return library
 
 
-@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize("control", ["round up", "all of it", *slowly(*OTHER_CONTROLS)])
 def test_the_same_bits_whatever_the_control_register_which_is_restored(
     native_fs, call, dtype, control_register, control
 ):
     saved = control_register.get_control()
     changed = (saved & ~FLAGS) | CONTROLS[control]
     assert changed != saved & ~FLAGS
-    for n in LENGTHS:
+    for n in (*LENGTHS, *MORE_LENGTHS):
         x, y = sample(dtype, n)
         views = [(x, y, -1), (x.T, y.T, 0)]
         expected = [call(native_fs, *view) for view in views]
