@@ -30,12 +30,13 @@ TASKS = Path("/proc/self/task")
 BACKENDS = ["native", "numpy"] if _backend.INSTRUCTION_SETS else ["numpy"]
 SHAPE = (2000, 100)  # of work for three threads
 
+SLOW = pytest.mark.slow
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="preloads a library")
 has_timers = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="has no interval timers")
 has_limits = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits no memory")
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=[BACKENDS[0], *(pytest.param(name, marks=SLOW) for name in BACKENDS[1:])])
 def backend(request):
     return request.param
 
@@ -133,7 +134,7 @@ def test_a_handler_that_raises_loses_neither_its_exception_nor_a_helper(backend,
 
 
 @has_timers
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("raised", RAISED)
 def test_many_handlers_that_raise(backend, raised):
     survives("interrupt", raised, "20000", backend=backend, timeout=900)
@@ -237,9 +238,8 @@ def is_sound(call):
     return "where" not in call or bool(np.all(call["where"].view(np.uint8) < 2))
 
 
-@pytest.mark.parametrize(
-    "dtype", ["float16", "float32", pytest.param("float64", marks=pytest.mark.slow)]
-)
+@SLOW
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_operands_overlap_in_any_way(native, dtype):
     survives("overlap", dtype, backend=native)
 
@@ -556,20 +556,12 @@ def strike(strikes):
                         break
 
 
-def struck(strikes, backend, monkeypatch):
+@pytest.mark.parametrize(
+    "strikes", [name if name == "emptied" else pytest.param(name, marks=SLOW) for name in STRIKES]
+)
+def test_code_that_an_argument_runs_may_strike_the_others(backend, strikes, monkeypatch):
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "8192")  # glibc: what is freed is unmapped
     survives("strike", strikes, backend=backend)
-
-
-@pytest.mark.parametrize("strikes", ["reshaped", "emptied", "grown"])
-def test_code_that_an_argument_runs_may_strike_the_others(backend, strikes, monkeypatch):
-    struck(strikes, backend, monkeypatch)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("strikes", ["of another dtype", "shrunk", "read-only"])
-def test_code_that_an_argument_runs_may_do_more_to_the_others(backend, strikes, monkeypatch):
-    struck(strikes, backend, monkeypatch)
 
 
 def empty_while_it_begins():
