@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from functions import CALLS
+from functions import CALLS, FUNCTIONS, SOFTMAX
 from toolchain import run_python
 
 import fastsoftmax
@@ -17,6 +17,7 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here"),
     pytest.mark.skipif(not _backend.INSTRUCTION_SETS, reason="no kernels here"),
 ]
+SLOW = pytest.mark.slow
 
 
 class StopError(Exception):
@@ -61,7 +62,6 @@ LAYOUTS = {
 MANY = 1 << 23
 LONG_ENOUGH = 0.08
 """Seconds; handlers run each 0.025."""
-USUAL = ("rows", "one row", "long columns")
 
 
 def made(function, layout, many=MANY):
@@ -125,20 +125,27 @@ def check_layout(fs, function, layout, workers, alarms):
     check_interrupted(lambda: call(fs, workers=workers), alarms)
 
 
-@pytest.mark.parametrize("layout", USUAL)
+@pytest.mark.parametrize("function", FUNCTIONS, ids=str)
+def test_what_a_handler_raises_ends_the_call(slowest_fs, function, alarms):
+    check_layout(slowest_fs, function, "rows", 1, alarms)
+
+
+@pytest.mark.parametrize("layout", ["one row", "long columns", "every second element", "two axes"])
+def test_what_a_handler_raises_ends_a_softmax_in_any_layout(slowest_fs, layout, alarms):
+    check_layout(slowest_fs, SOFTMAX, layout, 2, alarms)
+
+
+@SLOW
+@pytest.mark.parametrize(
+    ("layout", "workers"),
+    [("rows", 1), ("one row", 1), ("long columns", 1), *((layout, 2) for layout in LAYOUTS)],
+)
 @pytest.mark.parametrize("function", CALLS, ids=str)
-def test_what_a_handler_raises_ends_the_call(slowest_fs, function, layout, alarms):
-    check_layout(slowest_fs, function, layout, 1, alarms)
+def test_what_a_handler_raises_ends_any_call(slowest_fs, function, layout, workers, alarms):
+    check_layout(slowest_fs, function, layout, workers, alarms)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("function", CALLS, ids=str)
-def test_what_a_handler_raises_ends_the_call_in_any_layout(slowest_fs, function, layout, alarms):
-    check_layout(slowest_fs, function, layout, 2, alarms)
-
-
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("shape", [(100_000, 1000), (1, 100_000_000)], ids=str)
 @pytest.mark.parametrize("axis", [0, 1, None])
@@ -168,11 +175,13 @@ def test_rows_are_whole_or_untouched_where_a_call_has_ended(slowest_fs, workers,
     assert written.any()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("function", CALLS, ids=str)
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=SLOW), 2])
+@pytest.mark.parametrize(
+    "function", [f if f in FUNCTIONS else pytest.param(f, marks=SLOW) for f in CALLS], ids=str
+)
 def test_handlers_that_return_change_no_bit(slowest_fs, function, workers, alarms):
     call = made(function, "rows")
-    expected = call(slowest_fs)
+    expected = call(_api.over(_backend.load(_backend.INSTRUCTION_SETS[0])))
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.002)
     results = call(slowest_fs, workers=workers)
     signal.setitimer(signal.ITIMER_REAL, 0)
@@ -207,6 +216,7 @@ assert (fs.softmax(x, workers=2) == np.float32(0.001)).all()
 """
 
 
+@SLOW
 def test_calls_of_handlers_of_calls_of_handlers_need_little_stack():
     done = run_python("-W", "ignore", "-c", NESTED, backend="generic")
     assert (done.returncode, done.stderr) == (0, "")
