@@ -11,9 +11,10 @@ from fastsoftmax import _backend
 if not ON_X86:
     pytest.skip("these are models of x86-64", allow_module_level=True)
 
+SLOW = pytest.mark.slow
 MODELS = {
-    "Haswell": ["avx2", "generic"],
     "Haswell,-fma": ["generic"],
+    "Haswell": ["avx2", "generic"],
     "Haswell,-avx2": ["generic"],
     "Haswell,-f16c": ["generic"],
     "Haswell,-xsave": ["generic"],  # the registers are not saved, whatever CPUID says of AVX
@@ -42,7 +43,9 @@ def native_result():
     return json.loads(done.stdout)["results"][_backend.INSTRUCTION_SETS[0]]
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "model", [m if i == 0 else pytest.param(m, marks=SLOW) for i, m in enumerate(MODELS)]
+)
 def test_an_older_processor_gets_what_it_can_run_with_the_same_bits(model, native_result):
     need("qemu-x86_64")
     done = run_python("-c", REPORT, under=("qemu-x86_64", "-cpu", model))
@@ -76,7 +79,9 @@ BASELINE = ("arrays", "dispatch", "shared", "softmax_generic", "softmax_neon")
 VECTOR = re.compile(r"%([xyz]mm\d+|k[0-7])\b")
 
 
-@pytest.fixture(scope="module", params=["gcc", pytest.param("clang", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=SLOW) for name in ("gcc", "clang")]
+)
 def objects(request, tmp_path_factory):
     """Compile every unit as setup.py does, but for the optimisation that takes time."""
     need(request.param, "objdump", "nm")

@@ -13,7 +13,13 @@ STEP = 4093  # a prime: a million inputs, of every exponent and in every part of
 HERE = [pytest.param("gcc", (), name, id=name) for name in _backend.INSTRUCTION_SETS]
 if ON_X86:
     HERE.append(
-        pytest.param("aarch64-linux-gnu-gcc", ("qemu-aarch64",), "neon", id="neon-emulated")
+        pytest.param(
+            "aarch64-linux-gnu-gcc",
+            ("qemu-aarch64",),
+            "neon",
+            id="neon-emulated",
+            marks=pytest.mark.slow,
+        )
     )
 
 
@@ -71,6 +77,7 @@ def test_the_stated_bounds_hold_on_a_sample_and_their_witnesses_come_near(
         assert bound - 0.005 < errors[kind][0] <= bound, kind
 
 
+@pytest.mark.slow
 def test_every_instruction_set_gives_the_same_weights(build):
     need("gcc")
     sums = {}
