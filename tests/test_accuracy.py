@@ -525,7 +525,10 @@ def rows_for_search(rng, rows, n):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 33, 64, 1000, 1 << 15])
+@pytest.mark.parametrize(
+    "n",
+    [1, 2, 5, 33, 1000, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 8, 64, 1 << 15))],
+)
 def test_the_numpy_backend_keeps_its_bounds_in_every_function(numpy_fs, dtype, n):
     rng = np.random.default_rng(n)
     rows = max(2, min(500, 20000 // n))

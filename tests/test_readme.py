@@ -38,11 +38,17 @@ def test_the_first_example_prints_what_the_readme_shows():
     assert run(code)[1] == output
 
 
-def test_the_training_example_learns_as_well_as_scikit_learn():
-    neural_network = pytest.importorskip("sklearn.neural_network")
+def test_the_training_example_learns():
+    pytest.importorskip("sklearn")
     names, _ = run(EXAMPLES[1][0])
     assert names["accuracy"] >= 0.96
     assert names["loss"].mean() < 0.1
+
+
+@pytest.mark.slow
+def test_the_training_example_learns_as_well_as_scikit_learn():
+    neural_network = pytest.importorskip("sklearn.neural_network")
+    names, _ = run(EXAMPLES[1][0])
     rival = neural_network.MLPClassifier((64, 64), random_state=0, max_iter=300)
     rival.fit(names["x_train"], names["y_train"])
     assert names["accuracy"] >= rival.score(names["x_test"], names["y_test"]) - 0.01
