@@ -157,6 +157,9 @@ def softmax(
      [0.8807971  0.         0.11920292]]
     >>> _ = softmax(x, out=x)  # in place
     """
+    if _rules.is_dask(x):
+        options = {"where": where, "dtype": dtype, "temperature": temperature}
+        return _lazily("softmax", x, axis, out=out, **options)
     return _run(
         _rules.forward(
             "softmax", x, axis, where=where, out=out, dtype=dtype, temperature=temperature,
@@ -246,6 +249,9 @@ def log_softmax(
     >>> print(log_softmax([0.0, 40.0]))  # log(softmax(x)) would give 0 for the second
     [-4.00000000e+01 -4.24835426e-18]
     """
+    if _rules.is_dask(x):
+        options = {"where": where, "dtype": dtype, "temperature": temperature}
+        return _lazily("log_softmax", x, axis, out=out, **options)
     return _run(
         _rules.forward(
             "log_softmax", x, axis, where=where, out=out, dtype=dtype, temperature=temperature,
@@ -342,6 +348,9 @@ def logsumexp(
     >>> print(logsumexp([[0.0, 0.0], [1.0, 1.0]], axis=0))
     [1.31326169 1.31326169]
     """
+    if _rules.is_dask(x):
+        options = {"b": b, "where": where, "keepdims": keepdims, "return_sign": return_sign}
+        return _lazily("logsumexp", x, axis, out=out, dtype=dtype, **options)
     return _run(
         _rules.forward(
             "logsumexp", x, axis, b=b, where=where, out=out, dtype=dtype, keepdims=keepdims,
@@ -586,6 +595,13 @@ def softmax_cross_entropy(
     [[-0.11920292  0.11920292]
      [ 0.5        -0.5       ]]
     """
+    if _rules.is_dask(logits):
+        return _lazily(
+            "softmax_cross_entropy", logits, labels, axis, out=out, where=where,
+            sample_weight=sample_weight, ignore_index=ignore_index,
+            label_smoothing=label_smoothing, temperature=temperature, return_grad=return_grad,
+            dtype=dtype,
+        )  # fmt: skip
     return _run(
         _rules.cross_entropy(
             logits, labels, axis, where=where, sample_weight=sample_weight,
@@ -778,6 +794,15 @@ def segment_logsumexp(
     [0.69314718       -inf 5.        ]
     """
     return _run(_rules.segments("segment_logsumexp", data, indptr, out=out, workers=workers))
+
+
+def _lazily(name: str, *arguments: Any, out: Any, **options: Any) -> Any:
+    """Call the function of this name for Dask arrays, whose engine shares the work as it does."""
+    if out is not None:
+        raise TypeError("out must be None for a Dask array, whose result is lazy")
+    import fastsoftmax.dask
+
+    return getattr(fastsoftmax.dask, name)(*arguments, **options)
 
 
 def over(backend: _backend.Backend, *, by_rules: bool = False) -> types.SimpleNamespace:

@@ -292,6 +292,13 @@ def segments(
 
 # ---- arrays ----
 
+
+def is_dask(value: Any) -> bool:
+    """Whether a value is a Dask array, of which there is none before Dask is imported."""
+    array = getattr(sys.modules.get("dask.array"), "Array", None)
+    return array is not None and issubclass(type(value), array)
+
+
 FILLS = {
     "where": "False",
     "logits": "-numpy.inf",
