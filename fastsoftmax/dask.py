@@ -166,7 +166,7 @@ def logsumexp(
     options = {"axis": plan.axis, "return_sign": plan.return_sign}
     operands = {"b": _aligned(x, b), "where": _aligned(x, where)}
     if _is_whole(x, plan.axes):
-        given = {**options, "dtype": dtype, "keepdims": True}
+        given: dict[str, Any] = {**options, "dtype": dtype, "keepdims": True}
         logs = _blockwise("logsumexp", x, operands, result, plan.axes, **given)
     else:
         if b is None:
