@@ -163,7 +163,7 @@ def logsumexp(
         workers=None, keepdims=keepdims, return_sign=return_sign,
     )  # fmt: skip
     result = _result("logsumexp", x, dtype, b)
-    options = {"axis": plan.axis, "return_sign": plan.return_sign}
+    options: dict[str, Any] = {"axis": plan.axis, "return_sign": plan.return_sign}
     operands = {"b": _aligned(x, b), "where": _aligned(x, where)}
     if _is_whole(x, plan.axes):
         given: dict[str, Any] = {**options, "dtype": dtype, "keepdims": True}
@@ -336,7 +336,7 @@ def _shares(sums: Array, *, function: str, axis: Any, dtype: Any, temperature: A
             rest = np.where(is_most, 0, weights).sum(**reduced)
             # That of a part far below the maximum is too small for the format, its logarithm not.
             far = _api.log_softmax(top, axis, temperature=temperature) + np.log(total / whole)
-            small = np.where(weights < np.finfo(weights.dtype).tiny * 2**64, far, np.log(share))
+            small = np.where(weights < np.finfo(weights.dtype).tiny * 2.0**64, far, np.log(share))
             share = np.where(is_most, -np.log1p(rest / weights), small)
     return _cast(share, dtype)
 
