@@ -523,6 +523,10 @@ def _family() -> Iterator[Case]:
         source="attention", where=True, quick=True, tags=family,
     )  # fmt: skip
     yield Case(
+        "blocks", (65536, 1000), "an array by blocks in a loop and by Dask, cut classes too",
+        tags=_tags("blocks"),
+    )  # fmt: skip
+    yield Case(
         "two-workers", (4096, 1000), "two workers on four million elements, in cache",
         out=True, workers=2, quick=True, tags=_tags("workers"),
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,37 @@ class Subject:
             calls["its parts"] = Call(
                 self._parts_of_cross_entropy, (data.x, data.labels, grad), to_numpy=_as_it_is
             )
+        if "blocks" in case.tags:
+            calls |= self._in_blocks(data.x)
+        return calls
+
+    def _in_blocks(self, x: Array) -> dict[str, Call]:
+        """Return a loop over blocks of rows, and Dask in one thread over them; none keeps results.
+
+        The same with the classes in four chunks. Without Dask there are none of its calls.
+        """
+        softmax = self.functions.softmax
+        rows, classes = len(x) // 8, x.shape[1]
+
+        def loop(columns: int) -> None:
+            for i, j in itertools.product(range(0, len(x), rows), range(0, classes, columns)):
+                softmax(x[i : i + rows, j : j + columns])
+
+        calls = {"loop": Call(loop, (classes,)), "loop, cut": Call(loop, (classes // 4,))}
+        try:
+            import dask.array as da
+
+            import fastsoftmax.dask as lazy
+        except ImportError:
+            return calls
+
+        def of_dask(columns: int) -> None:
+            p = lazy.softmax(da.from_array(x, chunks=(rows, columns), name=False))
+            ends = p.map_blocks(_end, chunks=tuple((1,) * n for n in p.numblocks))
+            ends.compute(scheduler="threads", num_workers=1)
+
+        calls["Dask"] = Call(of_dask, (classes,))
+        calls["Dask, cut"] = Call(of_dask, (classes // 4,))
         return calls
 
     def _plainly(self, x: Array) -> Call:
@@ -97,6 +129,11 @@ class Subject:
         self.functions.softmax(x, out=grad)
         grad[rows, labels] -= 1
         return loss, grad
+
+
+def _end(block: Array) -> Array:
+    """Return the last element of a block, so that the rest can be freed."""
+    return block[-1:, -1:].copy()
 
 
 def _as_it_is(result: Any) -> Any:

@@ -237,6 +237,14 @@ def _family_and_workers(document: Document) -> Iterator[Check]:
         yield _at_most(f"{cell['name']}, of its parts' time", [cell], "its parts", 0.8)
 
 
+def _dask(document: Document) -> Iterator[Check]:
+    cell = _first(document, "blocks")
+    for label, suffix, bound in (("whole rows", "", 0.8), ("chunked classes", ", cut", 0.4)):
+        loop, lazy = (ratio(cell, name + suffix) if cell else None for name in ("loop", "Dask"))
+        speed = loop / lazy if loop and lazy else None
+        yield Check(f"{label}, of a plain loop's speed", speed, bound)
+
+
 def _package(document: Document) -> Iterator[Check]:
     package = document.get("package") or {}
     milliseconds = package.get("import") or {}
@@ -264,6 +272,7 @@ _TARGETS: tuple[tuple[int, str, Callable[[Document], Iterator[Check]], str], ...
     (7, "Other axes", _axes, ""),
     (8, "AVX2 against torch on AVX2", _avx2, ""),
     (9, "Two workers, and the family", _family_and_workers, ""),
+    (11, "Dask", _dask, ""),
     (12, "The NumPy backend", _without_compiler, ""),
     (13, "A light package", _package, "build time is not measured here"),
 )
