@@ -95,7 +95,7 @@ class Subject:
         The same with the classes in four chunks. Without Dask there are none of its calls.
         """
         softmax = self.functions.softmax
-        rows, classes = len(x) // 8, x.shape[1]
+        rows, classes = len(x) // 4, x.shape[1]
 
         def loop(columns: int) -> None:
             for i, j in itertools.product(range(0, len(x), rows), range(0, classes, columns)):

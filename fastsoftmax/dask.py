@@ -84,7 +84,7 @@ def softmax(
     >>> x = dask.array.from_array([[7.0, 2.0, 0.1], [1000.0, 1000.0, 998.0]], chunks=(1, 2))
     >>> y = softmax(x)
     >>> y
-    dask.array<_apply, shape=(2, 3), dtype=float64, chunksize=(1, 2), chunktype=numpy.ndarray>
+    dask.array<merged, shape=(2, 3), dtype=float64, chunksize=(1, 2), chunktype=numpy.ndarray>
     >>> print(y.compute())
     [[0.9923138  0.00668616 0.00100004]
      [0.46831053 0.46831053 0.06337894]]

@@ -1,5 +1,6 @@
 """Dask arrays: lazy, chunked in any way, the bits of whole rows and the bounds of cut ones."""
 
+import doctest
 import pickle
 import subprocess
 import sys
@@ -345,6 +346,12 @@ def test_an_array_of_four_times_a_limit_stays_within_it(chunks):
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1, done.stdout
+
+
+def test_the_examples_in_the_docstrings():
+    result = doctest.testmod(lazy, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
 # ---- without Dask ----
