@@ -139,6 +139,7 @@ native = Extension(
     "fastsoftmax._native",
     sources=[
         "fastsoftmax/_native.pyx",
+        "fastsoftmax/_interface.c",
         "fastsoftmax/_memory.c",
         "fastsoftmax/_threads.c",
         *sorted(map(str, kernels.glob("*.c"))),
@@ -146,8 +147,11 @@ native = Extension(
     depends=[
         "setup.py",
         "fastsoftmax/_c.pxd",
+        "fastsoftmax/_interface.h",
+        "fastsoftmax/_interface_of.h",
         "fastsoftmax/_memory.h",
         "fastsoftmax/_threads.h",
+        "fastsoftmax/include/fastsoftmax.h",
         *sorted(map(str, kernels.glob("*.h"))),
     ],
     include_dirs=["fastsoftmax", str(kernels), np.get_include()],

@@ -12,11 +12,13 @@ from fastsoftmax._api import (
     softmax_cross_entropy,
 )
 from fastsoftmax._backend import show_config
+from fastsoftmax._interface import get_include
 from fastsoftmax._workers import get_workers, set_workers
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "get_include",
     "get_workers",
     "log_softmax",
     "log_softmax_backward",

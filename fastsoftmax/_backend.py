@@ -170,6 +170,20 @@ def default() -> Backend:
     return load("numpy" if fallback_reason() else "native")
 
 
+def interface() -> Any:
+    """Return the functions of ``fastsoftmax.h``, over the kernels that there are."""
+    reason = NO_EXTENSION
+    if not reason and os.environ.get(VARIABLE) == "numpy":
+        reason = f"{VARIABLE}=numpy asks for no kernels"
+    if reason or not INSTRUCTION_SETS:
+        raise ImportError(
+            "fastsoftmax has no compiled functions for C, Cython and numba here, only those in "
+            f"Python over NumPy: {reason or 'this CPU can run none of the kernels'}"
+        )
+    name = default().name
+    return _native.interface(name if name in INSTRUCTION_SETS else INSTRUCTION_SETS[0])
+
+
 def fallback_reason() -> str:
     """Return why NumPy is the default, or nothing where it is not."""
     if NO_EXTENSION:

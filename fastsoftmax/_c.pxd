@@ -176,6 +176,16 @@ cdef extern from "arrays.h" nogil:
     int fsm_supported(const fsm_kernels *kernels)
     void fsm_detect()
 
+cdef extern from "_interface.h":
+    const void *fsm_interface(const fsm_kernels *chosen)
+
+cdef extern from *:
+    """
+    #define FASTSOFTMAX_ONLY_TYPES
+    #include "include/fastsoftmax.h"
+    """
+    const char *FASTSOFTMAX_CAPSULE
+
 cdef extern from "_memory.h":
     size_t FSM_FRESH_ABOVE
     PyDataMem_Handler *fsm_keeping_handler(const PyDataMem_Handler *of_numpy)

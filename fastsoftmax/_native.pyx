@@ -68,6 +68,22 @@ def available():
     return tuple([tables[i].name.decode() for i in range(count) if fsm_supported(tables[i])])
 
 
+cdef const fsm_kernels *kernels_of(str instruction_set):
+    cdef const fsm_kernels *const *tables
+    cdef size_t count = fsm_compiled(&tables)
+    for i in range(count):
+        if tables[i].name.decode() == instruction_set:
+            return tables[i]
+    return NULL
+
+
+def interface(str instruction_set):
+    """The functions of include/fastsoftmax.h as a capsule; their kernels are chosen for good."""
+    return PyCapsule_New(
+        <void *>fsm_interface(kernels_of(instruction_set)), FASTSOFTMAX_CAPSULE, NULL
+    )
+
+
 def compiler():
     """The compiler that built the extension, with its version."""
     return FSM_COMPILER.decode()
@@ -962,16 +978,12 @@ def function(str name, str instruction_set, general, parameters):
     It takes the `parameters`, of :mod:`inspect`, and calls `general` for what it does not take. It
     is never freed: it refers to its definition for as long as it lives.
     """
-    cdef const fsm_kernels *const *tables
-    cdef size_t count = fsm_compiled(&tables)
     module = PyModule_Create(&fsm_self)
     cdef signature *s = <signature *>PyModule_GetState(<PyObject *>module)
     cdef PyMethodDef *definition = <PyMethodDef *>PyMem_Malloc(sizeof(PyMethodDef))
     if definition is NULL:
         raise MemoryError
-    for i in range(count):
-        if tables[i].name.decode() == instruction_set:
-            s.kernels = tables[i]
+    s.kernels = kernels_of(instruction_set)
     s.function = FUNCTIONS[name]
     s.general = <PyObject *>general
     s.parameters = len(parameters)

@@ -1,0 +1,11 @@
+/* The functions of include/fastsoftmax.h. */
+#ifndef FSM_INTERFACE_H
+#define FSM_INTERFACE_H
+
+#include "kernels.h"
+
+/* Chooses the kernels of these functions, before any of them is called; returns the
+ * fastsoftmax_functions that a capsule holds. */
+const void *fsm_interface(const fsm_kernels *chosen);
+
+#endif
