@@ -2,7 +2,7 @@
  * A. What include/fastsoftmax.h declares: each function makes a plan of its arguments, and runs it
  *    in the calling thread as a call from Python is run, so that the bits are the same. Nothing here
  *    needs the GIL.
- * B. Few rows go to the kernels at once (fsm_run_packed): 15 ns beside what the kernel takes.
+ * B. Few rows go to the kernels without a plan, whose making would take longer than a short row.
  * C. The kernels are chosen once, before the capsule is made; then nothing here changes.
  */
 #define FASTSOFTMAX_ONLY_TYPES
@@ -13,14 +13,23 @@
 #include "_interface.h"
 #include "_threads.h"
 
-/* More elements are worth asking whether their results are to go past the caches. */
-#define PACKED_ELEMENTS 8192
+/* Up to so many elements Python's calls are run at once, too. */
+#define FEW_ELEMENTS 8192
 
 static const fsm_kernels *kernels;
 static const fsm_temperature UNTEMPERED = {0, 1.0, 1.0, 0.0};
 
 static int is_temperature(double temperature) {
     return temperature > 0 && temperature < (double)INFINITY;
+}
+
+static fsm_temperature make_temperature(double temperature, enum fsm_dtype dtype) {
+    return temperature == 1 ? UNTEMPERED : fsm_make_temperature(temperature, dtype);
+}
+
+/* Whether there are rows, and few elements: what a plan would decide of them is known. */
+static inline int are_few(size_t rows, size_t n) {
+    return rows && n && (rows == 1 ? n <= FEW_ELEMENTS : n <= FEW_ELEMENTS / rows);
 }
 
 static void begin(fsm_plan *plan, enum fsm_function function, enum fsm_dtype dtype,
@@ -30,7 +39,7 @@ static void begin(fsm_plan *plan, enum fsm_function function, enum fsm_dtype dty
     plan->computing = dtype;
     memset(plan->base, 0, sizeof plan->base);
     memset(plan->foreign, 0, sizeof plan->foreign);
-    plan->temperature = temperature == 1 ? UNTEMPERED : fsm_make_temperature(temperature, dtype);
+    plan->temperature = make_temperature(temperature, dtype);
     plan->smoothing = 0;
     plan->weight = 1;
     plan->ignores = plan->fresh = plan->unmapped = 0;
@@ -85,23 +94,70 @@ static int run_laid_out(fsm_plan *plan, size_t rows, size_t n) {
     return run(plan);
 }
 
-static int run_rows(enum fsm_function function, enum fsm_dtype dtype, const void *x, const void *y,
-                    void *out, size_t rows, size_t n, double temperature) {
+static int plan_rows(enum fsm_function function, enum fsm_dtype dtype, const void *x, const void *y,
+                     void *out, size_t rows, size_t n, double temperature) {
     fsm_plan plan;
-    if (!is_temperature(temperature)) {
-        return FASTSOFTMAX_BAD_NUMBER;
-    }
-    if (!rows || !n) {
-        return FASTSOFTMAX_OK;
-    }
     begin(&plan, function, dtype, temperature);
     give(&plan, FSM_X, x, dtype);
     give(&plan, FSM_Y, y, dtype);
     give(&plan, FSM_OUT, out, dtype);
-    if (rows <= PACKED_ELEMENTS / n && fsm_run_packed(&plan, rows * n, n)) {
-        return FASTSOFTMAX_OK;
-    }
     return run_laid_out(&plan, rows, n);
+}
+
+static inline int run_rows(enum fsm_function function, enum fsm_dtype dtype, const void *x,
+                           const void *y, void *out, size_t rows, size_t n, double temperature) {
+    if (!is_temperature(temperature)) {
+        return FASTSOFTMAX_BAD_NUMBER;
+    }
+    if (!are_few(rows, n)) {
+        return rows && n ? plan_rows(function, dtype, x, y, out, rows, n, temperature)
+                         : FASTSOFTMAX_OK;
+    }
+    const ptrdiff_t size = dtype == FSM_F32 ? 4 : 8, row = (ptrdiff_t)n * size;
+    const fsm_temperature made = make_temperature(temperature, dtype);
+    const fsm_rows batch = {
+        .rows = rows,
+        .n = n,
+        .x = x,
+        .y = y,
+        .out = out,
+        .x_stride = row,
+        .y_stride = row,
+        .out_stride = function == FSM_LOGSUMEXP ? size : row,
+        .temperature = &made,
+    };
+    const uint64_t saved = fsm_enter();
+    kernels->rows[function][dtype](&batch);
+    fsm_leave(saved);
+    return FASTSOFTMAX_OK;
+}
+
+/* Few rows with labels, which have no options and whose gradients go to memory of their own. */
+static int run_labels(enum fsm_dtype dtype, const void *logits, const int64_t *labels, void *loss,
+                      void *grad, size_t rows, size_t n, double smoothing, double temperature) {
+    for (size_t r = 0; r < rows; r++) {
+        if ((uint64_t)labels[r] >= n) {
+            return FASTSOFTMAX_BAD_INDEX;
+        }
+    }
+    const ptrdiff_t row = (ptrdiff_t)n * (dtype == FSM_F32 ? 4 : 8);
+    const fsm_temperature made = make_temperature(temperature, dtype);
+    const fsm_cross_entropy batch = {
+        .rows = rows,
+        .n = n,
+        .x = logits,
+        .x_stride = row,
+        .label = (const intptr_t *)labels,
+        .smoothing = smoothing,
+        .temperature = &made,
+        .loss = loss,
+        .grad = grad,
+        .grad_stride = row,
+    };
+    const uint64_t saved = fsm_enter();
+    kernels->cross_entropy[dtype](&batch);
+    fsm_leave(saved);
+    return FASTSOFTMAX_OK;
 }
 
 static int run_entropies(enum fsm_dtype dtype, const void *logits, enum fsm_dtype dtype_of_labels,
@@ -119,6 +175,10 @@ static int run_entropies(enum fsm_dtype dtype, const void *logits, enum fsm_dtyp
     }
     if (!rows || !n) {
         return rows && fsm_is_integer(dtype_of_labels) ? FASTSOFTMAX_BAD_INDEX : FASTSOFTMAX_OK;
+    }
+    if (sizeof(intptr_t) == sizeof(int64_t) && fsm_is_integer(dtype_of_labels) && !sample_weight &&
+        ignore_index == FASTSOFTMAX_IGNORE_NONE && grad != logits && are_few(rows, n)) {
+        return run_labels(dtype, logits, labels, loss, grad, rows, n, label_smoothing, temperature);
     }
     begin(&plan, FSM_CROSS_ENTROPY, dtype, temperature);
     plan.smoothing = label_smoothing;
