@@ -15,6 +15,7 @@
 
 /* Up to so many elements Python's calls are run at once, too. */
 #define FEW_ELEMENTS 8192
+#define FEW_LABELS 64
 
 static const fsm_kernels *kernels;
 static const fsm_temperature UNTEMPERED = {0, 1.0, 1.0, 0.0};
@@ -132,13 +133,17 @@ static inline int run_rows(enum fsm_function function, enum fsm_dtype dtype, con
     return FASTSOFTMAX_OK;
 }
 
-/* Few rows with labels, which have no options and whose gradients go to memory of their own. */
+/* Few rows with labels, which have no options and whose gradients go to memory of their own. The
+ * labels are copied: another thread may change them after they have been checked. */
 static int run_labels(enum fsm_dtype dtype, const void *logits, const int64_t *labels, void *loss,
                       void *grad, size_t rows, size_t n, double smoothing, double temperature) {
+    intptr_t label[FEW_LABELS];
     for (size_t r = 0; r < rows; r++) {
-        if ((uint64_t)labels[r] >= n) {
+        const int64_t given = labels[r];
+        if ((uint64_t)given >= n) {
             return FASTSOFTMAX_BAD_INDEX;
         }
+        label[r] = (intptr_t)given;
     }
     const ptrdiff_t row = (ptrdiff_t)n * (dtype == FSM_F32 ? 4 : 8);
     const fsm_temperature made = make_temperature(temperature, dtype);
@@ -147,7 +152,7 @@ static int run_labels(enum fsm_dtype dtype, const void *logits, const int64_t *l
         .n = n,
         .x = logits,
         .x_stride = row,
-        .label = (const intptr_t *)labels,
+        .label = label,
         .smoothing = smoothing,
         .temperature = &made,
         .loss = loss,
@@ -176,7 +181,7 @@ static int run_entropies(enum fsm_dtype dtype, const void *logits, enum fsm_dtyp
     if (!rows || !n) {
         return rows && fsm_is_integer(dtype_of_labels) ? FASTSOFTMAX_BAD_INDEX : FASTSOFTMAX_OK;
     }
-    if (sizeof(intptr_t) == sizeof(int64_t) && fsm_is_integer(dtype_of_labels) && !sample_weight &&
+    if (fsm_is_integer(dtype_of_labels) && !sample_weight && rows <= FEW_LABELS &&
         ignore_index == FASTSOFTMAX_IGNORE_NONE && grad != logits && are_few(rows, n)) {
         return run_labels(dtype, logits, labels, loss, grad, rows, n, label_smoothing, temperature);
     }

@@ -22,6 +22,11 @@ def need(*tools):
     """Skip the test where a tool, or the C sources (a wheel tested by itself), is absent."""
     if not KERNELS.is_dir():
         pytest.skip("needs the kernels' C sources")
+    need_compiler(*tools)
+
+
+def need_compiler(*tools):
+    """Skip the test where a tool is absent."""
     for tool in tools:
         if shutil.which(tool) is None:
             pytest.skip(f"needs {tool}")
