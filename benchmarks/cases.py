@@ -7,6 +7,7 @@ the plots and ``pytest benchmarks/`` iterate over it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ except ImportError:
     HAS_BFLOAT16 = False
 else:
     HAS_BFLOAT16 = True
+HAS_NUMBA = find_spec("numba") is not None
 
 HOT_LOOP_CALLS = 100_000
 
@@ -61,6 +63,8 @@ class Case:
     """Further arguments that are arrays, by name: those in ``inputs.ARRAYS``."""
     options: tuple[tuple[str, Any], ...] = ()
     """Further keyword arguments of the call, by name."""
+    compiled: bool = False
+    """Whether the rows are given one by one by a loop that numba has compiled."""
     workers: int = 1
     calls: int | None = None
     """A fixed number of calls in one sample, where the loop itself is the subject."""
@@ -69,7 +73,9 @@ class Case:
 
     @property
     def lacks(self) -> str | None:
-        """The package without which NumPy has no such array, if it is not installed."""
+        """The package without which there is no such array or loop, if it is not installed."""
+        if self.compiled and not HAS_NUMBA:
+            return "numba"
         return "ml_dtypes" if self.dtype == "bfloat16" and not HAS_BFLOAT16 else None
 
     @property
@@ -118,6 +124,8 @@ class Case:
         found = {name for name, _ in self.options} | {self.layout, self.labels, *self.arrays}
         if self.result_dtype != self.dtype:
             found.add("dtype")
+        if self.compiled:
+            found.add("compiled")
         return frozenset(found - {"contiguous", "indices"})
 
     def option(self, name: str, default: Any = None) -> Any:
@@ -136,6 +144,8 @@ class Case:
             parts.append(f"axis={self.axis}")
         if self.where:
             parts.append("where=")
+        if self.compiled:
+            parts.append("in numba")
         parts += [f"{name}=array" for name in self.arrays]
         parts += [f"{name}={getattr(value, '__name__', value)}" for name, value in self.options]
         if self.out:
@@ -540,11 +550,20 @@ def _family() -> Iterator[Case]:
     )  # fmt: skip
 
 
+def _compiled() -> Iterator[Case]:
+    """Yield rows that a compiled loop gives one by one, as a bandit's or a simulation's does."""
+    for n, why in ((10, "as short as pays"), (46, "the classes of a classifier"), (200, "a menu")):
+        yield Case(
+            f"compiled-{n}", (256, n), f"rows one by one from a loop that numba compiles: {why}",
+            out=True, compiled=True, quick=n == 46, tags=_tags("compiled"),
+        )  # fmt: skip
+
+
 CASES: tuple[Case, ...] = tuple(
     case
     for group in (
         _latency, _calls, _short_rows, _rows_in_cache, _every_input, _long_rows, _large_arrays,
-        _one_row, _other_axes, _ragged, _family,
+        _one_row, _other_axes, _ragged, _family, _compiled,
     )
     for case in group()
 )  # fmt: skip

@@ -696,7 +696,7 @@ class Numba(Peer):
     """The textbook loops, compiled by numba: what one writes when SciPy is too slow."""
 
     name, module, distribution = "numba", "numba", "numba"
-    can = _ANY_LAYOUT | {"reversed"}
+    can = _ANY_LAYOUT | {"reversed", "compiled"}
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,8 @@ class Subject:
         """Return the call of a cell."""
         function = getattr(self.functions, case.function)
         args, options = _arguments(case, data)
+        if case.compiled:
+            return Call(_loop_of_numba(), (*args, options["out"]), to_numpy=_as_it_is)
         return Call(function, args, options, to_numpy=_as_it_is)
 
     def variants(self, case: Case, data: Data) -> dict[str, Call]:
@@ -129,6 +132,21 @@ class Subject:
         self.functions.softmax(x, out=grad)
         grad[rows, labels] -= 1
         return loss, grad
+
+
+@functools.cache
+def _loop_of_numba() -> Any:
+    """Return a loop over rows that numba compiles; the kernels are those of the default backend."""
+    from numba import njit
+
+    from fastsoftmax import softmax
+
+    def each_row(x: Array, out: Array) -> Array:
+        for i in range(len(x)):
+            softmax(x[i], out=out[i])
+        return out
+
+    return njit(each_row)
 
 
 def _end(block: Array) -> Array:

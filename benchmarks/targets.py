@@ -160,9 +160,10 @@ def _is_bound(cell: Cell) -> bool:
 
 
 def _first_everywhere(document: Document) -> Iterator[Check]:
-    known = [value for cell in document["cells"] if (value := best_ratio(cell)) is not None]
+    cells = [cell for cell in document["cells"] if "compiled" not in cell["tags"]]
+    known = [value for cell in cells if (value := best_ratio(cell)) is not None]
     yield Check("geometric mean over the best peers", geometric_mean(known), 2.5)
-    unbound = [cell for cell in document["cells"] if not _is_bound(cell)]
+    unbound = [cell for cell in cells if not _is_bound(cell)]
     yield _worst("worst cell", unbound, 1.2)
 
 
@@ -237,6 +238,18 @@ def _family_and_workers(document: Document) -> Iterator[Check]:
         yield _at_most(f"{cell['name']}, of its parts' time", [cell], "its parts", 0.8)
 
 
+def _compiled(document: Document) -> Iterator[Check]:
+    for name, nanoseconds, times in (
+        ("compiled-10", 35, 1), ("compiled-46", 55, 5), ("compiled-200", None, 12),
+    ):  # fmt: skip
+        cell = cell_named(document, name)
+        if nanoseconds:
+            seconds = subject(cell)["seconds"] if cell else None
+            median = 1e9 * seconds["median"] / cell["shape"][0] if cell and seconds else None
+            yield _measured(f"{name}, a row:", seconds, nanoseconds, unit=" ns", median=median)
+        yield _over(f"{name}, numba's own loop", cell, "numba", times)
+
+
 def _dask(document: Document) -> Iterator[Check]:
     cell = _first(document, "blocks")
     for label, suffix, bound in (("whole rows", "", 0.8), ("chunked classes", ", cut", 0.4)):
@@ -272,6 +285,7 @@ _TARGETS: tuple[tuple[int, str, Callable[[Document], Iterator[Check]], str], ...
     (7, "Other axes", _axes, ""),
     (8, "AVX2 against torch on AVX2", _avx2, ""),
     (9, "Two workers, and the family", _family_and_workers, ""),
+    (10, "From compiled code", _compiled, "from numba"),
     (11, "Dask", _dask, ""),
     (12, "The NumPy backend", _without_compiler, ""),
     (13, "A light package", _package, "build time is not measured here"),

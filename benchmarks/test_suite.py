@@ -276,7 +276,7 @@ def test_targets_count_a_wrong_peer_out(document: dict[str, Any]) -> None:
     first = targets(document)[1]
     assert first.verdict == "not met"
     assert first.checks[1].value == 0.5
-    assert len(targets(document)) == 12
+    assert len(targets(document)) == 13
 
 
 @pytest.mark.parametrize(
