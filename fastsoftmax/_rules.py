@@ -414,7 +414,7 @@ def _operand(name: str, array: Array, accepted: str = "") -> Array:
 def _float_of(dtype: np.dtype[Any], name: str = "x", accepted: str = "") -> np.dtype[Any]:
     """Return the dtype of the result for an operand of `dtype`."""
     if dtype.type in _BUILT_IN_FLOATS or _is_bfloat16(dtype):
-        return dtype.newbyteorder("=")
+        return dtype if dtype.isnative else dtype.newbyteorder("=")
     if dtype.kind in "biu" and dtype.num < FIRST_USER_DEFINED:
         return np.dtype(np.float64)
     raise _refused(name, dtype, accepted)
@@ -678,6 +678,8 @@ def _number(name: str, value: Any, accepted: str = "a real number") -> float:
 def _number_or_array(name: str, value: Any) -> float | Array:
     """Return a number, or an array of one axis or more, neither of them looked at."""
     kind = type(value)
+    if kind is float:
+        return float(value)
     is_text = issubclass(kind, (str, bytes, bytearray))
     if is_text or not (hasattr(kind, "__array__") or hasattr(kind, "__len__")):
         return _number(name, value, ACCEPTED[name])
@@ -734,6 +736,8 @@ def _shown(value: Any) -> str:
 
 
 def _flag(name: str, value: Any) -> bool:
+    if value is True or value is False:
+        return bool(value)
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, got {_shown(value)}")
     return bool(value)
@@ -760,6 +764,8 @@ def _count(workers: Any) -> int | None:
 
 def _integers(axis: Any, *, several: bool = True) -> tuple[int, ...] | None:
     """Return the axes as integers, whatever they stand for; None is all axes."""
+    if type(axis) is int:
+        return (axis,)
     if axis is None and several:
         return None
     given = axis if isinstance(axis, tuple) and several else (axis,)
