@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
 
+DOUBLE = np.dtype(np.float64)
 BLOCK = 1 << 14  # elements: the float64 temporaries of a block then fit a 1 MiB L2
 SHORT = 32  # elements: rows that are laid out as columns
 SMALL = 2.0**-12  # sums of weights without the largest that are computed again
@@ -125,37 +126,42 @@ class _Call:
     def __init__(self, plan: Plan) -> None:
         x, axes = plan.x, plan.axes
         self.plan = plan
-        kept = [d for d in range(x.ndim) if d not in axes]
-        self.order = (*kept, *axes)
-        self.lead = tuple(x.shape[d] for d in kept)
-        self.inner = tuple(x.shape[d] for d in axes)
-        self.n = math.prod(self.inner)
+        first = x.ndim - len(axes)
+        self.order: tuple[int, ...] | None = None
+        self.lead, inner = x.shape[:first], x.shape[first:]
+        if axes and axes[0] != first:
+            kept = [d for d in range(x.ndim) if d not in axes]
+            self.order = (*kept, *axes)
+            self.lead, inner = (tuple(x.shape[d] for d in ds) for ds in (kept, axes))
+        self.n = math.prod(inner)
         self.is_wide = plan.result.itemsize >= 8
-        self.wide = plan.result if self.is_wide else np.dtype(np.float64)
+        self.wide = plan.result if self.is_wide else DOUBLE
         self.is_short = self.n <= SHORT
         self.axis = 0 if self.is_short else 1
         self.tiles: list[Index] = [()]
         if self.n > BLOCK:
             whole = (slice(None),) * len(axes)
-            cut = _pieces(self.inner, BLOCK)
-            self.tiles = [(..., *tile, *whole[len(tile) :]) for tile in cut]
+            self.tiles = [(..., *tile, *whole[len(tile) :]) for tile in _pieces(inner, BLOCK)]
         self.x = self.rows(x)
-        is_like_x = plan.shape == x.shape and plan.function != "logsumexp"
-        self.out = plan.out
-        if plan.out is None:
-            self.out = (
-                np.empty_like(x, plan.result) if is_like_x else np.empty(plan.shape, plan.result)
-            )
+        reduces = plan.function in ("logsumexp", "softmax_cross_entropy")
+        if plan.out is not None:
+            self.out: Array = plan.out
+        elif reduces:
+            self.out = np.empty(plan.shape, plan.result)
+        else:
+            self.out = np.empty_like(x, plan.result)
         self.second = plan.grad
         if plan.return_sign:
             self.second = np.empty(plan.shape, plan.result)
         elif plan.return_grad and plan.grad is None:
             self.second = np.empty_like(x, plan.result)
         self.where = None if plan.where is None else self.rows(np.broadcast_to(plan.where, x.shape))
-        self.temperature = plan.temperature
+        self.temperature: Any = plan.temperature
         if isinstance(plan.temperature, np.ndarray):
             one_each = [1 if d in axes else n for d, n in enumerate(x.shape)]
             self.temperature = np.broadcast_to(plan.temperature, one_each).reshape(self.lead)
+        elif plan.temperature == 1.0:
+            self.temperature = None
 
     @property
     def results(self) -> Any:
@@ -167,7 +173,7 @@ class _Call:
 
     def rows(self, array: Array) -> Array:
         """Return a view with the reduced axes last."""
-        return array.transpose(self.order)
+        return array if self.order is None else array.transpose(self.order)
 
     def blocks(self) -> Iterable[Index]:
         """Return indices of blocks of whole rows, into the other axes."""
@@ -228,10 +234,13 @@ class _Call:
         """
         if not (exact or self.is_wide):
             return self.add(values), 0.0
-        exponent = np.frexp(self.largest(np.abs(values)) if largest is None else largest)[1]
-        exponent = exponent + values.shape[self.axis].bit_length()
-        limit = np.finfo(values.dtype).maxexp - 1
-        cut = np.ldexp(values.dtype.type(1), np.minimum(exponent, limit))
+        up = values.shape[self.axis].bit_length()
+        if largest is None:
+            exponent = up + np.frexp(self.largest(np.abs(values)))[1]
+            limit = np.finfo(values.dtype).maxexp - 1
+            cut = np.ldexp(values.dtype.type(1), np.minimum(exponent, limit))
+        else:
+            cut = 2.0 * largest * (1 << up)
         heads = values + cut
         heads -= cut
         tails = values - heads
@@ -287,6 +296,7 @@ class _Call:
 
     def softmax_backward(self) -> None:
         """Write y (g - sum(g y))."""
+        assert self.plan.y is not None
         out, y_rows = self.rows(self.out), self.rows(self.plan.y)
         for block in self.blocks():
             g, y = (
@@ -306,6 +316,7 @@ class _Call:
 
     def log_softmax_backward(self) -> None:
         """Write g - exp(y) sum(g), over what is not masked."""
+        assert self.plan.y is not None
         out, y_rows = self.rows(self.out), self.rows(self.plan.y)
         for block in self.blocks():
             g, y = self.x[block], y_rows[block]
@@ -364,7 +375,7 @@ class _Call:
             self.store(out[block], (), np.where(dropped, 0.0, loss), is_clean=False)
             if grad is None:
                 continue
-            slope = weight / (figure(1) if rows.divisor is None else rows.divisor)
+            slope = figure(1) * weight / (1.0 if rows.divisor is None else rows.divisor)
             scale = mass * slope / (rows.high.astype(figure) + rows.low)
             once = scale.astype(self.wide)
             again = _finite_or_0(((scale - once) / once).astype(self.wide))
@@ -402,8 +413,7 @@ class _Rows:
     def __init__(self, call: _Call, block: Index) -> None:
         self.call, self.x = call, call.x[block]
         self.where = None if call.where is None else call.where[block]
-        number = isinstance(call.temperature, float) and call.temperature == 1.0
-        self.divisor = None if number else call.figures(call.temperature, block)
+        self.divisor = call.figures(call.temperature, block)
         self.mends = call.is_wide and self.where is not None
         self.only: Any = None
         if len(call.tiles) == 1:
@@ -444,6 +454,9 @@ class _Rows:
 
     def sum(self) -> _Pair:
         """Return the sum of the weights, as high + low."""
+        if self.only is not None:
+            _, _, error, w = self.only
+            return self.call.sum(w, 1.0, times=error)
         sums = (self.call.sum(w, 1.0, times=error) for _, _, error, w in self.parts())
         return functools.reduce(_plus, sums)
 
@@ -653,7 +666,7 @@ def _plus(a: _Pair, b: _Pair) -> _Pair:
 def _rounded(pair: _Pair, dtype: Any = None) -> Array:
     """Return high + low in a dtype; of an infinite high there is no low."""
     high, low = pair
-    return np.where(np.isfinite(high), high.astype(dtype) + low, high)
+    return np.where(np.isfinite(high), high.astype(dtype or high.dtype) + low, high)
 
 
 def _are_finite(values: Array) -> bool:
