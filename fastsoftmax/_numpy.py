@@ -385,7 +385,7 @@ class _Call:
                 if smoothing == 0:  # without the cancellation
                     rest, rest_low = rows.rest()
                     of_label = scale * (
-                        np.expm1(d) * (1 + error) + error - (rest.astype(figure) + rest_low)
+                        np.expm1(d) + error * np.exp(d) - (rest.astype(figure) + rest_low)
                     )
                 of_label = np.where(dropped, 0.0, of_label)
             for tile, _, low, w in rows.parts():
