@@ -10,6 +10,7 @@ Design
 """
 
 import ctypes
+import functools
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,9 @@ def _take_flag(name: str, kind: Any) -> bool:
 
 # ---- calls of the C functions ----
 
+# Inlined, or counting the references to arrays takes as long as a short row.
+_overload = functools.partial(overload, prefer_literal=True, jit_options={"forceinline": True})
+
 
 @intrinsic(prefer_literal=True)
 def _call(typingctx, name, arguments):
@@ -187,7 +191,7 @@ def _call(typingctx, name, arguments):
     return types.int32(name, arguments), generate
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def _check(status):
     if status != 0:
         if status == 1:
@@ -208,7 +212,7 @@ def _packed(x):
     """Return rows that lie one after the other: a copy where these do not."""
 
 
-@overload(_packed)
+@_overload(_packed)
 def _typed_packed(x):
     return (lambda x: x) if x.layout == "C" else (lambda x: np.ascontiguousarray(x))
 
@@ -217,7 +221,7 @@ def _rows(x):
     """Return how many rows there are."""
 
 
-@overload(_rows)
+@_overload(_rows)
 def _typed_rows(x):
     if x.ndim == 1:
         return lambda x: 1
@@ -235,7 +239,7 @@ def _result(out, x):
     """Return memory for a result of the shape of `x`: `out`, or a new array."""
 
 
-@overload(_result)
+@_overload(_result)
 def _typed_result(out, x):
     if _is_absent(out):
         return lambda out, x: np.empty(x.shape, x.dtype)
@@ -249,7 +253,7 @@ def _typed_result(out, x):
     return given
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def _keep_apart(out, x):
     """Refuse results over part of an operand, whose elements would be read after that."""
     distance = out.ctypes.data - x.ctypes.data
@@ -261,7 +265,7 @@ def _numbers(x, keepdims):
     """Return memory for one number a row."""
 
 
-@overload(_numbers, prefer_literal=True)
+@_overload(_numbers)
 def _typed_numbers(x, keepdims):
     if _constant(keepdims):
         return lambda x, keepdims: np.empty(x.shape[:-1] + (1,), x.dtype)
@@ -272,7 +276,7 @@ def _given_numbers(out, x, keepdims):
     """Return memory for one number a row: `out`, or a new array."""
 
 
-@overload(_given_numbers, prefer_literal=True)
+@_overload(_given_numbers)
 def _typed_given_numbers(out, x, keepdims):
     if _is_absent(out):
         return lambda out, x, keepdims: _numbers(x, keepdims)
@@ -291,7 +295,7 @@ def _delivered(out, result):
     """Return a result: a new array without axes as a number."""
 
 
-@overload(_delivered)
+@_overload(_delivered)
 def _typed_delivered(out, result):
     if _is_absent(out) and result.ndim == 0:
         return lambda out, result: result[()]
@@ -302,7 +306,7 @@ def _labels(labels):
     """Return labels that lie one after the other: int64, or the probabilities that they are."""
 
 
-@overload(_labels)
+@_overload(_labels)
 def _typed_labels(labels):
     if isinstance(labels, types.Integer):
         return lambda labels: np.full(1, labels, np.int64)
@@ -315,7 +319,7 @@ def _weights(weights, rows):
     """Return weights that lie one after the other, as float64, or None."""
 
 
-@overload(_weights)
+@_overload(_weights)
 def _typed_weights(weights, rows):
     if _is_absent(weights):
         return lambda weights, rows: None
@@ -330,7 +334,7 @@ def _part(out, index):
     """Return one of a pair of buffers, which may be None altogether, as may each of them."""
 
 
-@overload(_part, prefer_literal=True)
+@_overload(_part)
 def _typed_part(out, index):
     if isinstance(out, types.BaseTuple):
         return (lambda out, index: out[0]) if _constant(index) == 0 else (lambda out, index: out[1])
@@ -343,7 +347,7 @@ def _typed_part(out, index):
 
 
 def _overload_softmax(name: str) -> None:
-    @overload(getattr(fastsoftmax, name), prefer_literal=True)
+    @_overload(getattr(fastsoftmax, name))
     def typed(x, axis=-1, where=None, out=None, dtype=None, temperature=1.0, workers=None):
         symbol = f"{name}_{_take_array('x', x)}"
         _take_axis(axis, x.ndim)
@@ -361,7 +365,7 @@ def _overload_softmax(name: str) -> None:
 
 
 def _overload_backward(name: str) -> None:
-    @overload(getattr(fastsoftmax, name), prefer_literal=True)
+    @_overload(getattr(fastsoftmax, name))
     def typed(grad_output, output, axis=-1, where=None, out=None, workers=None):
         symbol = f"{name}_{_take_array('grad_output', grad_output)}"
         _take_array("output", output, like=grad_output)
@@ -386,7 +390,7 @@ for _name in ("softmax", "log_softmax"):
     _overload_backward(f"{_name}_backward")
 
 
-@overload(fastsoftmax.logsumexp, prefer_literal=True)
+@_overload(fastsoftmax.logsumexp)
 def _typed_logsumexp(
     x,
     axis=-1,
@@ -425,7 +429,7 @@ def _typed_logsumexp(
     return compute
 
 
-@overload(fastsoftmax.softmax_cross_entropy, prefer_literal=True)
+@_overload(fastsoftmax.softmax_cross_entropy)
 def _typed_softmax_cross_entropy(
     logits,
     labels,
@@ -524,14 +528,14 @@ def _options_of_labels(ignore_index):
     """Return what the function takes of labels alone: the one to ignore."""
 
 
-@overload(_options_of_labels)
+@_overload(_options_of_labels)
 def _typed_options_of_labels(ignore_index):
     if _is_absent(ignore_index):
         return lambda ignore_index: (NO_LABEL_IS_IGNORED,)
     return lambda ignore_index: (np.int64(ignore_index),)
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def _options_of_targets(ignore_index):
     return ()
 
@@ -540,7 +544,7 @@ def _check_shapes(logits, labels, weights):
     """Refuse labels and weights of other shapes than those of the logits."""
 
 
-@overload(_check_shapes)
+@_overload(_check_shapes)
 def _typed_check_shapes(logits, labels, weights):
     are_indices = isinstance(labels, types.Array) and labels.ndim < logits.ndim
     are_probabilities = isinstance(labels, types.Array) and not are_indices
@@ -561,7 +565,7 @@ def _given_grads(out, x, has_grad):
     """Return memory for gradients: `out`, a new array, or None."""
 
 
-@overload(_given_grads, prefer_literal=True)
+@_overload(_given_grads)
 def _typed_given_grads(out, x, has_grad):
     if _constant(has_grad):
         return lambda out, x, has_grad: _result(out, x)
@@ -572,7 +576,7 @@ def _loss_and_grad(loss, grad):
     """Return the losses, or the pair where there are gradients."""
 
 
-@overload(_loss_and_grad)
+@_overload(_loss_and_grad)
 def _typed_loss_and_grad(loss, grad):
     return (lambda loss, grad: loss) if _is_absent(grad) else (lambda loss, grad: (loss, grad))
 
@@ -589,14 +593,14 @@ def _take_segments(data: Any, indptr: Any) -> str:
     return _take_array("data", data)
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def _check_segments(status):
     if status == 2:
         raise ValueError("indptr must start with 0, not decrease, and end with len(data)")
     _check(status)
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def _segments(indptr):
     if len(indptr) == 0:
         raise ValueError("indptr must not be empty")
@@ -604,7 +608,7 @@ def _segments(indptr):
 
 
 def _overload_segment_softmax(name: str) -> None:
-    @overload(getattr(fastsoftmax, name), prefer_literal=True)
+    @_overload(getattr(fastsoftmax, name))
     def typed(data, indptr, out=None, temperature=1.0, workers=None):
         symbol = f"{name}_{_take_segments(data, indptr)}"
         _take_out("out", out, data, 1)
@@ -625,7 +629,7 @@ _overload_segment_softmax("segment_softmax")
 _overload_segment_softmax("segment_log_softmax")
 
 
-@overload(fastsoftmax.segment_logsumexp, prefer_literal=True)
+@_overload(fastsoftmax.segment_logsumexp)
 def _typed_segment_logsumexp(data, indptr, out=None, workers=None):
     symbol = f"segment_logsumexp_{_take_segments(data, indptr)}"
     _take_out("out", out, data, 1)
@@ -644,7 +648,7 @@ def _result_of_segments(out, data, segments):
     """Return memory for one number a segment: `out`, or a new array."""
 
 
-@overload(_result_of_segments)
+@_overload(_result_of_segments)
 def _typed_result_of_segments(out, data, segments):
     if _is_absent(out):
         return lambda out, data, segments: np.empty(segments, data.dtype)
