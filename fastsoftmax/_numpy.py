@@ -303,10 +303,10 @@ class _Call:
                 functools.partial(self.load, self.x[block]),
                 functools.partial(self.load, y_rows[block]),
             )
-            inner = np.add(*self.total(g(tile) * y(tile) for tile in self.tiles))
+            inner = _rounded(self.total(g(tile) * y(tile) for tile in self.tiles))
             if self.wide == np.float64 and np.count_nonzero(np.abs(inner) < TINY):
-                lifted = np.add(
-                    *self.total(g(tile) * np.ldexp(y(tile), LIFT) for tile in self.tiles)
+                lifted = _rounded(
+                    self.total(g(tile) * np.ldexp(y(tile), LIFT) for tile in self.tiles)
                 )
                 is_tiny = (np.abs(inner) < TINY) & np.isfinite(lifted)
                 inner = np.where(is_tiny, np.ldexp(lifted, -LIFT), inner)
@@ -322,7 +322,7 @@ class _Call:
             g, y = self.x[block], y_rows[block]
             where = None if self.where is None else self.where[block]
             taken = functools.partial(self.load, g, where=where, masked=0.0)
-            total = np.add(*self.total(map(taken, self.tiles)))
+            total = _rounded(self.total(map(taken, self.tiles)))
             for tile in self.tiles:
                 logs = self.load(y, tile, where=where)
                 product = np.exp(logs)
@@ -344,6 +344,8 @@ class _Call:
         if isinstance(weights, np.ndarray):
             weights = np.broadcast_to(weights, self.lead)
         # Figures are computed in long double where float64 has no digits to spare.
+        asked: Any
+        mass: Any
         is_wide = self.is_wide or plan.y.dtype.char == "g"
         figure = np.longdouble if is_wide else np.float64
         smoothing = figure(plan.label_smoothing)
@@ -356,7 +358,7 @@ class _Call:
             if by_index:
                 if plan.ignore_index is not None:
                     dropped = dropped | (self.figures(t, dtype=np.int64) == plan.ignore_index)
-                label = np.clip(t.astype(np.int64).reshape(-1), 0, self.n - 1)
+                label = _clipped(t.astype(np.int64).reshape(-1), 0, self.n - 1)
                 at = np.arange(len(label)), label
                 d, error = rows.at(at)
                 asked, mass = d.astype(figure) + error, figure(1)
@@ -581,7 +583,7 @@ def _weighted_logsumexp(call: _Call, block: Index) -> _Pair:
         d, error = _difference(x, top, None, exact=True)
         assert error is not None
         # e^d = 2^q e^r, where the powers of two are those of no subnormal number.
-        d = np.clip(d, -20000, 20000)
+        d = _clipped(d, -20000, 20000)
         q = np.where(np.abs(d) < 600, 0, np.rint(d / LOG_2))
         mantissas, powers = np.frexp(b)
         powers += q.astype(powers.dtype) - power + LIFT
@@ -624,7 +626,7 @@ def _difference(x: Array, top: Array, divisor: Any, *, exact: bool) -> tuple[Arr
         return (d if divisor is None else d / divisor), None
     if divisor is None:
         return _two_sum(x, -top)
-    power = np.clip(np.frexp(divisor)[1], -1000, 1000)
+    power = _clipped(np.frexp(divisor)[1], -1000, 1000)
     lower = np.ldexp(1.0, -np.maximum(power, 1))  # so that the difference does not overflow
     d, error = _two_sum(x * lower, -top * lower)
     higher = np.ldexp(1.0, np.maximum(1 - power, 0))
@@ -669,10 +671,14 @@ def _rounded(pair: _Pair, dtype: Any = None) -> Array:
     return np.where(np.isfinite(high), high.astype(dtype or high.dtype) + low, high)
 
 
+def _clipped(values: Array, low: float, high: float) -> Array:
+    # numpy.clip imports Python code, which a finaliser cannot; so does numpy.all.
+    return np.minimum(np.maximum(values, low), high)
+
+
 def _are_finite(values: Array) -> bool:
     if values.size == 1:
         return math.isfinite(values.item())
-    # numpy.all imports Python code, which a finaliser cannot.
     return bool(np.count_nonzero(np.isfinite(values)) == values.size)
 
 

@@ -18,7 +18,8 @@ NAMES = [name for name in GENERAL if name != "name"]
 
 
 def test_the_package_exports_every_function_and_nothing_else():
-    public = {name for name in vars(fastsoftmax) if not name.startswith("_")}
+    names = {name for name in vars(fastsoftmax) if not name.startswith("_")}
+    public = names - {"dask"}  # a module that some test has imported
     assert public == set(fastsoftmax.__all__)
     assert set(NAMES) <= public
     assert isinstance(fastsoftmax.__version__, str)

@@ -2120,8 +2120,8 @@ static int plan_strips(fsm_plan *p) {
     p->piece = has_pieces(p) ? fsm_piece_length(p->n) : 0;
     const size_t size = size_of(p->computing), n = p->piece ? p->piece : p->n;
     const size_t rows = p->outer ? p->dimension[p->outer - 1].extent : 1;
-    if (n > PTRDIFF_MAX / 1024) {
-        return FSM_NO_MEMORY;
+    if (p->n > PTRDIFF_MAX / 1024) {
+        return FSM_NO_MEMORY; /* of a piece there would be, but no time */
     }
     const int along = lies_along(p);
     const size_t least = along ? 1 : TILE, most = p->beside ? BESIDE_ROWS : STRIP_ROWS;
