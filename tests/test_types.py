@@ -38,6 +38,8 @@ def is_of(value, hint):
     if hint is typing.Any:
         return True
     arguments = typing.get_args(hint)
+    if hasattr(typing.get_origin(hint), "__value__"):  # an alias with a parameter, as NDArray is
+        return is_of(value, typing.get_origin(hint).__value__[arguments])
     if typing.get_origin(hint) is tuple:
         return len(value) == len(arguments) and all(map(is_of, value, arguments))
     if typing.get_origin(hint) is np.ndarray:
