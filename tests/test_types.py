@@ -44,7 +44,7 @@ def is_of(value, hint):
         return len(value) == len(arguments) and all(map(is_of, value, arguments))
     if typing.get_origin(hint) is np.ndarray:
         shape, dtype = arguments
-        axes = typing.get_args(shape)
+        axes = typing.get_args(getattr(shape, "__value__", shape))
         return (
             isinstance(value, np.ndarray)
             and issubclass(value.dtype.type, typing.get_args(dtype)[0])
