@@ -20,7 +20,6 @@ from typing import (
 )
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastsoftmax import _backend, _rules
 
@@ -34,7 +33,7 @@ class HasArray(Protocol):
 
 
 # For typing.get_type_hints, and what checks calls by it; type checkers read `_api.pyi`.
-Array: TypeAlias = NDArray[Any]
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]  # numpy.typing takes a millisecond to import
 ArrayLike: TypeAlias = SupportsFloat | HasArray | Sequence[Any]  # NumPy's takes complex numbers
 Axis: TypeAlias = SupportsIndex | tuple[SupportsIndex, ...] | None
 Bool: TypeAlias = bool | np.bool_

@@ -2,7 +2,7 @@
  * A. What include/fastsoftmax.h declares: each function makes a plan of its arguments, and runs it
  *    in the calling thread as a call from Python is run, so that the bits are the same. Nothing here
  *    needs the GIL.
- * B. Few rows go to the kernels without a plan, whose making would take longer than a short row.
+ * B. Few rows go to the kernels without a plan.
  * C. The kernels are chosen once, before the capsule is made; then nothing here changes.
  */
 #define FASTSOFTMAX_ONLY_TYPES
@@ -13,7 +13,7 @@
 #include "_interface.h"
 #include "_threads.h"
 
-/* Up to so many elements Python's calls are run at once, too. */
+/* Calls on at most this many elements skip the plan, as calls from Python do. */
 #define FEW_ELEMENTS 8192
 #define FEW_LABELS 64
 
@@ -114,22 +114,8 @@ static inline int run_rows(enum fsm_function function, enum fsm_dtype dtype, con
         return rows && n ? plan_rows(function, dtype, x, y, out, rows, n, temperature)
                          : FASTSOFTMAX_OK;
     }
-    const ptrdiff_t size = dtype == FSM_F32 ? 4 : 8, row = (ptrdiff_t)n * size;
     const fsm_temperature made = make_temperature(temperature, dtype);
-    const fsm_rows batch = {
-        .rows = rows,
-        .n = n,
-        .x = x,
-        .y = y,
-        .out = out,
-        .x_stride = row,
-        .y_stride = row,
-        .out_stride = function == FSM_LOGSUMEXP ? size : row,
-        .temperature = &made,
-    };
-    const uint64_t saved = fsm_enter();
-    kernels->rows[function][dtype](&batch);
-    fsm_leave(saved);
+    fsm_run_rows(kernels, function, dtype, &made, x, y, out, rows, n);
     return FASTSOFTMAX_OK;
 }
 

@@ -126,7 +126,7 @@ def _take_array(name: str, kind: Any, like: Any = None, ndim: int | None = None)
 
 
 def _take_out(name: str, kind: Any, like: Any, ndim: int) -> None:
-    """Check an array for results of one dtype and so many axes, or None."""
+    """Check an array for results of the dtype of `like` with `ndim` axes, or None."""
     if _is_absent(kind):
         return
     if (

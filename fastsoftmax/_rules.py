@@ -736,8 +736,6 @@ def _shown(value: Any) -> str:
 
 
 def _flag(name: str, value: Any) -> bool:
-    if value is True or value is False:
-        return bool(value)
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, got {_shown(value)}")
     return bool(value)

@@ -6,8 +6,8 @@ of a row is computed by itself, and then multiplied by its share of the row::
 
     share = weight / sum(weights)    weight = q / max(p)
 
-with p the softmax of the part, and q that of the maxima of all parts: its weight is what the part
-adds to the sum of exponentials. Nothing large is subtracted, so nothing is lost in rounding.
+with p the softmax of the part, and q the softmax of the maxima of all parts: the weight is what the
+part adds to the sum of exponentials. Nothing large is subtracted, so nothing is lost in rounding.
 """
 
 from __future__ import annotations
@@ -331,10 +331,10 @@ def _shares(sums: Array, *, function: str, axis: Any, dtype: Any, temperature: A
         whole = weights.sum(**reduced)
         share = weights / whole
         if function == "log_softmax":
-            # That of a part with more than half is as far from 1 as the others together from 0.
+            # The share of a part with more than half is as far from 1 as the others are from 0.
             is_most = share > 0.5
             rest = np.where(is_most, 0, weights).sum(**reduced)
-            # That of a part far below the maximum is too small for the format, its logarithm not.
+            # The share of a part far below the maximum may underflow, its logarithm does not.
             far = _api.log_softmax(top, axis, temperature=temperature) + np.log(total / whole)
             small = np.where(weights < np.finfo(weights.dtype).tiny * 2.0**64, far, np.log(share))
             share = np.where(is_most, -np.log1p(rest / weights), small)

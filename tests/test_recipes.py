@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[1] / "RECIPES.md"
+PAGE = Path(__file__).parents[1] / "fastsoftmax" / "RECIPES.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 RECIPES = [
     (title, code)

@@ -715,8 +715,8 @@ static run_of_rows run_of(size_t n, size_t size, size_t rows, ptrdiff_t step, si
     return (run_of_rows){together, together * n};
 }
 
-/* n elements of a format, in any byte order and at any address, to the computing one: by blocks that
- * stay in the nearest cache. */
+/* n elements of a format, in any byte order and at any address, to the computing one, by blocks
+ * that stay in the nearest cache. */
 static void widen_foreign(const fsm_plan *p, int operand, char *to, const char *from, size_t n) {
     const enum fsm_dtype dtype = p->dtype[operand];
     const size_t size = size_of(dtype), wide = size_of(p->computing);
@@ -1906,6 +1906,26 @@ static int run_segments_beside(const part *group, size_t first, void *unused) {
     return status;
 }
 
+void fsm_run_rows(const fsm_kernels *kernels, enum fsm_function function, enum fsm_dtype dtype,
+                  const fsm_temperature *temperature, const void *x, const void *y, void *out,
+                  size_t rows, size_t n) {
+    const ptrdiff_t size = (ptrdiff_t)size_of(dtype), row = (ptrdiff_t)n * size;
+    const fsm_rows batch = {
+        .rows = rows,
+        .n = n,
+        .x = x,
+        .y = y,
+        .out = out,
+        .x_stride = row,
+        .y_stride = row,
+        .out_stride = function == FSM_LOGSUMEXP ? size : row,
+        .temperature = temperature,
+    };
+    const uint64_t saved = fsm_enter();
+    kernels->rows[function][dtype](&batch);
+    fsm_leave(saved);
+}
+
 int fsm_run_packed(const fsm_plan *p, size_t elements, size_t n) {
     if (p->function >= FSM_ROW_FUNCTIONS || !is_computable(p, FSM_X) ||
         !is_computable(p, FSM_OUT) || (p->base[FSM_Y] && !is_computable(p, FSM_Y)) ||
@@ -1913,22 +1933,8 @@ int fsm_run_packed(const fsm_plan *p, size_t elements, size_t n) {
         (p->function == FSM_LOGSUMEXP && (p->base[FSM_Y] || p->base[FSM_GRAD]))) {
         return 0;
     }
-    const size_t size = p->computing == FSM_F64 ? sizeof(double) : sizeof(float);
-    const ptrdiff_t row = (ptrdiff_t)(n * size);
-    const fsm_rows batch = {
-        .rows = elements == n ? 1 : elements / n,
-        .n = n,
-        .x = p->base[FSM_X],
-        .y = p->base[FSM_Y],
-        .out = p->base[FSM_OUT],
-        .x_stride = row,
-        .y_stride = row,
-        .out_stride = p->function == FSM_LOGSUMEXP ? (ptrdiff_t)size : row,
-        .temperature = &p->temperature,
-    };
-    const uint64_t saved = fsm_enter();
-    p->kernels->rows[p->function][p->computing](&batch);
-    fsm_leave(saved);
+    fsm_run_rows(p->kernels, p->function, p->computing, &p->temperature, p->base[FSM_X],
+                 p->base[FSM_Y], p->base[FSM_OUT], elements == n ? 1 : elements / n, n);
     return 1;
 }
 
@@ -2120,8 +2126,8 @@ static int plan_strips(fsm_plan *p) {
     p->piece = has_pieces(p) ? fsm_piece_length(p->n) : 0;
     const size_t size = size_of(p->computing), n = p->piece ? p->piece : p->n;
     const size_t rows = p->outer ? p->dimension[p->outer - 1].extent : 1;
-    if (p->n > PTRDIFF_MAX / 1024) {
-        return FSM_NO_MEMORY; /* of a piece there would be, but no time */
+    if (n > PTRDIFF_MAX / 1024) {
+        return FSM_NO_MEMORY;
     }
     const int along = lies_along(p);
     const size_t least = along ? 1 : TILE, most = p->beside ? BESIDE_ROWS : STRIP_ROWS;

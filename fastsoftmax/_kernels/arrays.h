@@ -127,6 +127,12 @@ static inline void fsm_append(fsm_plan *plan, int from, int *count, const fsm_di
     plan->dimension[(*count)++] = *added;
 }
 
+/* Computes few rows of n elements, one after the other in every operand, in the default environment:
+ * one of the functions of fsm_rows. */
+void fsm_run_rows(const fsm_kernels *kernels, enum fsm_function function, enum fsm_dtype dtype,
+                  const fsm_temperature *temperature, const void *x, const void *y, void *out,
+                  size_t rows, size_t n);
+
 /* Runs the plainest plan as it is, without dimensions: few unmasked rows of n elements, one after
  * the other in every operand. Returns 0, and nothing is done, where an operand is to be converted
  * or the function is not one of fsm_rows. */
@@ -152,8 +158,8 @@ typedef struct {
     fsm_piece *sums; /* of all pieces, where threads share them */
 } fsm_row_at_work;
 
-/* Begins row `index` of a plan that has `pieces`, for whose sums and for the plan's scratch there is
- * memory. What follows is to run its pieces, and to end that, until no pass is left. */
+/* Begins row `index` of a plan that has `pieces`: `sums` is memory for one of each, `scratch` for
+ * what the plan needs. What follows is to run its pieces, and to end that, until no pass is left. */
 void fsm_begin_row(fsm_row_at_work *row, const fsm_plan *plan, size_t index, fsm_piece *sums,
                    char *scratch, fsm_watch *watch);
 

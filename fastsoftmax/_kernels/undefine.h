@@ -14,6 +14,7 @@
 #undef SMALL_MASS
 #undef FOLDED
 #undef STREAMED
+#undef STREAMS_SOFTMAX
 #undef FETCH_AHEAD
 #undef PIECE
 #undef GROUP
