@@ -39,7 +39,7 @@ MEMBERS = (
     "segment_logsumexp",
 )
 SUFFIXES = {types.float32: "f32", types.float64: "f64"}
-NOT_IMPORTED = 4
+NOT_IMPORTED, MISSHAPEN, OVERLAPPING = 4, 5, 6
 NO_LABEL_IS_IGNORED = -(2**63)
 
 _reasons_for_none: list[str] = []
@@ -166,14 +166,21 @@ _overload = functools.partial(overload, prefer_literal=True, jit_options={"force
 
 
 @intrinsic(prefer_literal=True)
-def _call(typingctx, name, arguments):
-    """Call a C function by its name; arrays are given by their memory, None by no memory."""
+def _call(typingctx, name, refused, *arguments):
+    """Call a C function by its name, unless a status says already what is wrong; return its status.
+
+    Arrays are given by their memory, None by no memory. What is raised is raised after the call
+    alone, so that numba's compiler finds pairs of references which it need not count.
+    """
 
     def generate(context, builder, signature, values):
         given = []
-        for i, kind in enumerate(signature.args[1]):
-            value = builder.extract_value(values[1], i)
-            if isinstance(kind, types.Array):
+
+        def give(kind, value):
+            if isinstance(kind, types.BaseTuple):
+                for part, member in zip(kind, cgutils.unpack_tuple(builder, value), strict=True):
+                    give(part, member)
+            elif isinstance(kind, types.Array):
                 memory = context.make_array(kind)(context, builder, value).data
                 given.append(builder.bitcast(memory, cgutils.voidptr_t))
             elif isinstance(kind, types.NoneType):
@@ -181,14 +188,19 @@ def _call(typingctx, name, arguments):
             else:
                 wide = types.float64 if isinstance(kind, types.Float) else types.int64
                 given.append(context.cast(builder, value, kind, wide))
+
+        give(signature.args[2], values[2])
         function = cgutils.get_or_insert_function(
             builder.module,
             ir.FunctionType(ir.IntType(32), [value.type for value in given]),
             _symbol(name.literal_value),
         )
-        return builder.call(function, given)
+        status = cgutils.alloca_once_value(builder, values[1])
+        with builder.if_then(cgutils.is_null(builder, values[1]), likely=True):
+            builder.store(builder.call(function, given), status)
+        return builder.load(status)
 
-    return types.int32(name, arguments), generate
+    return types.int32(name, types.int32, types.StarArgTuple(arguments)), generate
 
 
 @register_jitable(forceinline=True)
@@ -202,6 +214,12 @@ def _check(status):
             raise ValueError(
                 "temperature must be finite and above 0, label_smoothing from 0 to 1, and "
                 "sample_weight finite"
+            )
+        if status == MISSHAPEN:
+            raise ValueError("out must have the shape of the result")
+        if status == OVERLAPPING:
+            raise ValueError(
+                "out must not overlap an operand in part inside numba: copy that first"
             )
         raise RuntimeError(
             "fastsoftmax has no compiled functions here, and had when this was cached"
@@ -235,6 +253,36 @@ def _typed_rows(x):
     return count
 
 
+@intrinsic
+def _misplaced(typingctx, out, shape, operand):
+    """Return MISSHAPEN for another shape of `out`, OVERLAPPING for a part of an operand; else 0."""
+
+    def generate(context, builder, signature, values):
+        def ends(array):
+            start = builder.ptrtoint(array.data, cgutils.intp_t)
+            return start, builder.add(start, builder.mul(array.nitems, array.itemsize))
+
+        result = context.make_array(out)(context, builder, values[0])
+        start, end = ends(result)
+        first, last = ends(context.make_array(operand)(context, builder, values[2]))
+        overlaps = builder.and_(
+            builder.icmp_unsigned("!=", start, first),
+            builder.and_(
+                builder.icmp_unsigned("<", start, last), builder.icmp_unsigned("<", first, end)
+            ),
+        )
+        status = builder.select(
+            overlaps, *(ir.Constant(ir.IntType(32), n) for n in (OVERLAPPING, 0))
+        )
+        lengths = cgutils.unpack_tuple(builder, result.shape)
+        for given, wanted in zip(lengths, cgutils.unpack_tuple(builder, values[1]), strict=True):
+            differs = builder.icmp_signed("!=", given, wanted)
+            status = builder.select(differs, ir.Constant(ir.IntType(32), MISSHAPEN), status)
+        return status
+
+    return types.int32(out, shape, operand), generate
+
+
 def _result(out, x):
     """Return memory for a result of the shape of `x`: `out`, or a new array."""
 
@@ -243,33 +291,18 @@ def _result(out, x):
 def _typed_result(out, x):
     if _is_absent(out):
         return lambda out, x: np.empty(x.shape, x.dtype)
-
-    def given(out, x):
-        if out.shape != x.shape:
-            raise ValueError("out must have the shape of the result")
-        _keep_apart(out, x)
-        return out
-
-    return given
+    return lambda out, x: out
 
 
-@register_jitable(forceinline=True)
-def _keep_apart(out, x):
-    """Refuse results over part of an operand, whose elements would be read after that."""
-    distance = out.ctypes.data - x.ctypes.data
-    if distance != 0 and -out.nbytes < distance < x.nbytes:
-        raise ValueError("out must not overlap an operand in part inside numba: copy that first")
+def _shape_of_numbers(x, keepdims):
+    """Return the shape of one number a row."""
 
 
-def _numbers(x, keepdims):
-    """Return memory for one number a row."""
-
-
-@_overload(_numbers)
-def _typed_numbers(x, keepdims):
+@_overload(_shape_of_numbers)
+def _typed_shape_of_numbers(x, keepdims):
     if _constant(keepdims):
-        return lambda x, keepdims: np.empty(x.shape[:-1] + (1,), x.dtype)
-    return lambda x, keepdims: np.empty(x.shape[:-1], x.dtype)
+        return lambda x, keepdims: x.shape[:-1] + (1,)
+    return lambda x, keepdims: x.shape[:-1]
 
 
 def _given_numbers(out, x, keepdims):
@@ -279,16 +312,8 @@ def _given_numbers(out, x, keepdims):
 @_overload(_given_numbers)
 def _typed_given_numbers(out, x, keepdims):
     if _is_absent(out):
-        return lambda out, x, keepdims: _numbers(x, keepdims)
-    keeps = _constant(keepdims)
-
-    def given(out, x, keepdims):
-        if out.shape != (x.shape[:-1] + (1,) if keeps else x.shape[:-1]):
-            raise ValueError("out must have the shape of the result")
-        _keep_apart(out, x)
-        return out
-
-    return given
+        return lambda out, x, keepdims: np.empty(_shape_of_numbers(x, keepdims), x.dtype)
+    return lambda out, x, keepdims: out
 
 
 def _delivered(out, result):
@@ -358,7 +383,9 @@ def _overload_softmax(name: str) -> None:
         def compute(x, axis=-1, where=None, out=None, dtype=None, temperature=1.0, workers=None):
             rows = _packed(x)
             result = _result(out, rows)
-            _check(_call(symbol, (rows, result, _rows(rows), rows.shape[-1], float(temperature))))
+            wrong = _misplaced(result, rows.shape, rows)
+            n, number = rows.shape[-1], float(temperature)
+            _check(_call(symbol, wrong, rows, result, _rows(rows), n, number))
             return result
 
         return compute
@@ -378,8 +405,12 @@ def _overload_backward(name: str) -> None:
                 raise ValueError("grad_output and output must have the same shape")
             gradients, outputs = _packed(grad_output), _packed(output)
             result = _result(out, gradients)
-            _keep_apart(result, outputs)
-            _check(_call(symbol, (gradients, outputs, result, _rows(outputs), outputs.shape[-1])))
+            wrong = max(
+                _misplaced(result, gradients.shape, gradients),
+                _misplaced(result, outputs.shape, outputs),
+            )
+            count, n = _rows(outputs), outputs.shape[-1]
+            _check(_call(symbol, wrong, gradients, outputs, result, count, n))
             return result
 
         return compute
@@ -423,7 +454,8 @@ def _typed_logsumexp(
     ):
         rows = _packed(x)
         result = _given_numbers(out, rows, keeps)
-        _check(_call(symbol, (rows, result, _rows(rows), rows.shape[-1])))
+        wrong = _misplaced(result, _shape_of_numbers(rows, keeps), rows)
+        _check(_call(symbol, wrong, rows, result, _rows(rows), rows.shape[-1]))
         return _delivered(out, result)
 
     return compute
@@ -462,12 +494,12 @@ def _typed_softmax_cross_entropy(
         if not _is_absent(ignore_index):
             raise TypingError("ignore_index must be None with probabilities as labels")
         symbol = f"softmax_cross_entropy_targets_{suffix}"
-        options = _options_of_targets
+        given_options = _options_of_targets
     else:
         if not _is_absent(ignore_index) and not isinstance(ignore_index, (int, types.Integer)):
             raise TypingError(f"ignore_index must be an integer or None, got {ignore_index}")
         symbol = f"softmax_cross_entropy_{suffix}"
-        options = _options_of_labels
+        given_options = _options_of_labels
 
     def compute(
         logits,
@@ -488,9 +520,11 @@ def _typed_softmax_cross_entropy(
         count = _rows(rows)
         losses = _given_numbers(_part(out, 0), rows, False)
         grads = _given_grads(_part(out, 1), rows, has_grad)
-        operands = (rows, given, _weights(sample_weight, count), losses, grads)
-        numbers = (float(label_smoothing), float(temperature))
-        _check(_call(symbol, operands + (count, rows.shape[-1]) + options(ignore_index) + numbers))
+        weights, options = _weights(sample_weight, count), given_options(ignore_index)
+        numbers = options + (float(label_smoothing), float(temperature))
+        n = rows.shape[-1]
+        wrong = max(_misplaced(losses, rows.shape[:-1], rows), _misplaced_grads(grads, rows))
+        _check(_call(symbol, wrong, rows, given, weights, losses, grads, count, n, numbers))
         return _loss_and_grad(_delivered(_part(out, 0), losses), grads)
 
     return compute
@@ -572,6 +606,17 @@ def _typed_given_grads(out, x, has_grad):
     return lambda out, x, has_grad: None
 
 
+def _misplaced_grads(grad, x):
+    """Return what is wrong with memory for gradients, if there is any."""
+
+
+@_overload(_misplaced_grads)
+def _typed_misplaced_grads(grad, x):
+    if _is_absent(grad):
+        return lambda grad, x: np.int32(0)
+    return lambda grad, x: _misplaced(grad, x.shape, x)
+
+
 def _loss_and_grad(loss, grad):
     """Return the losses, or the pair where there are gradients."""
 
@@ -618,8 +663,10 @@ def _overload_segment_softmax(name: str) -> None:
         def compute(data, indptr, out=None, temperature=1.0, workers=None):
             values, pointers, segments = _packed(data), _labels(indptr), _segments(indptr)
             result = _result(out, values)
-            operands = (values, pointers, result, segments, len(values), float(temperature))
-            _check_segments(_call(symbol, operands))
+            count, number = len(values), float(temperature)
+            wrong = _misplaced(result, values.shape, values)
+            status = _call(symbol, wrong, values, pointers, result, segments, count, number)
+            _check_segments(status)
             return result
 
         return compute
@@ -638,7 +685,8 @@ def _typed_segment_logsumexp(data, indptr, out=None, workers=None):
     def compute(data, indptr, out=None, workers=None):
         values, pointers, segments = _packed(data), _labels(indptr), _segments(indptr)
         result = _result_of_segments(out, values, segments)
-        _check_segments(_call(symbol, (values, pointers, result, segments, len(values))))
+        wrong = _misplaced(result, (segments,), values)
+        _check_segments(_call(symbol, wrong, values, pointers, result, segments, len(values)))
         return result
 
     return compute
@@ -653,10 +701,4 @@ def _typed_result_of_segments(out, data, segments):
     if _is_absent(out):
         return lambda out, data, segments: np.empty(segments, data.dtype)
 
-    def given(out, data, segments):
-        if len(out) != segments:
-            raise ValueError("out must have the shape of the result")
-        _keep_apart(out, data)
-        return out
-
-    return given
+    return lambda out, data, segments: out
