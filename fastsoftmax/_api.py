@@ -414,6 +414,8 @@ def softmax_backward(
     >>> print(softmax_backward([1.0, 0.0], y))
     [ 0.25 -0.25]
     """
+    if _rules.is_dask(grad_output) or _rules.is_dask(output):
+        return _lazily("softmax_backward", grad_output, output, axis, out=out)
     return _run(
         _rules.backward("softmax_backward", grad_output, output, axis, out=out, workers=workers)
     )
@@ -478,6 +480,8 @@ def log_softmax_backward(
     >>> print(log_softmax_backward([1.0, 0.0], y))
     [ 0.5 -0.5]
     """
+    if _rules.is_dask(grad_output) or _rules.is_dask(output):
+        return _lazily("log_softmax_backward", grad_output, output, axis, where=where, out=out)
     return _run(
         _rules.backward(
             "log_softmax_backward", grad_output, output, axis, where=where, out=out, workers=workers

@@ -317,6 +317,11 @@ def _array(name: str, value: Any, *, has_mask: bool = False) -> Array:
     """
     if type(value) is np.ndarray:
         return value
+    if is_dask(value):
+        raise TypeError(
+            f"{name} must not be a Dask array here, which would be computed at once; "
+            f"pass {name}.compute()"
+        )
     array = _converted(name, value)
     if isinstance(array, np.ma.MaskedArray):
         hint = f"{name}.filled({FILLS.get(name, 'value')})"

@@ -39,7 +39,14 @@ if TYPE_CHECKING:
 
     from fastsoftmax._rules import Array
 
-__all__ = ["log_softmax", "logsumexp", "softmax", "softmax_cross_entropy"]
+__all__ = [
+    "log_softmax",
+    "log_softmax_backward",
+    "logsumexp",
+    "softmax",
+    "softmax_backward",
+    "softmax_cross_entropy",
+]
 
 
 def softmax(
@@ -263,6 +270,68 @@ def softmax_cross_entropy(
     if not plan.return_grad:
         return loss
     return loss, _blockwise(_item, found, {}, result, i=1).rechunk({classes: chunks})
+
+
+def softmax_backward(grad_output: Any, output: Any, axis: Any = -1) -> Any:
+    """Gradient with respect to the input of softmax, from that with respect to its output.
+
+    Parameters
+    ----------
+    grad_output, output : dask.array.Array or array_like
+        As in :func:`fastsoftmax.softmax_backward`. Chunks of the reduced axes are merged.
+    axis : int, None or tuple of int, default -1
+        The axis that softmax was taken over.
+
+    Returns
+    -------
+    dask.array.Array
+        Of the shape and chunks of `output`, and the common dtype; with the bits of the function
+        itself.
+
+    Raises
+    ------
+    TypeError, ValueError, numpy.exceptions.AxisError
+        As :func:`fastsoftmax.softmax_backward`; see :func:`softmax`.
+
+    Examples
+    --------
+    >>> import dask.array
+    >>> from fastsoftmax import softmax, softmax_backward
+    >>> y = softmax(dask.array.zeros((2, 2), chunks=1))
+    >>> print(softmax_backward([[1.0, 0.0], [0.0, 0.0]], y).compute())
+    [[ 0.25 -0.25]
+     [ 0.    0.  ]]
+    """
+    return _backward("softmax_backward", grad_output, output, axis, None)
+
+
+def log_softmax_backward(
+    grad_output: Any, output: Any, axis: Any = -1, *, where: Any = None
+) -> Any:
+    """Gradient of log_softmax; arguments, result and errors as :func:`softmax_backward`.
+
+    Examples
+    --------
+    >>> import dask.array
+    >>> from fastsoftmax import log_softmax, log_softmax_backward
+    >>> y = log_softmax(dask.array.zeros(2, chunks=1))
+    >>> print(log_softmax_backward([1.0, 0.0], y).compute())
+    [ 0.5 -0.5]
+    """
+    return _backward("log_softmax_backward", grad_output, output, axis, where)
+
+
+def _backward(function: str, grad_output: Any, output: Any, axis: Any, where: Any) -> da.Array:
+    plan = _rules.backward(
+        function, _stand_in(grad_output), _stand_in(output), axis, out=None, workers=None,
+        where=_stand_in(where),
+    )  # fmt: skip
+    chunked = _dask_array(output)
+    y = chunked.rechunk(dict.fromkeys(plan.axes, -1))
+    g, _ = _aligned(y, _dask_array(grad_output))
+    operands = {"output": (y, _axes_of(y)), "where": _aligned(y, where)}
+    found = _blockwise(function, g, operands, plan.result, axis=plan.axis)
+    return found.rechunk(chunked.chunks)
 
 
 # ---- softmax and log_softmax ----

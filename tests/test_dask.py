@@ -233,6 +233,9 @@ def test_nothing_is_computed_before_it_is_asked_for():
             fastsoftmax.log_softmax(d, 0),
             fastsoftmax.logsumexp(d, keepdims=True, b=d),
             *fastsoftmax.softmax_cross_entropy(d, labels, return_grad=True, sample_weight=d[:, 0]),
+            fastsoftmax.softmax_backward(d, d, 0),
+            fastsoftmax.softmax_backward(np.zeros((4, 6), np.float32), d),
+            fastsoftmax.log_softmax_backward(d, np.zeros((4, 6), np.float32), where=d > 0),
         ):
             assert isinstance(result, da.Array)
             assert result.dtype == np.float32
@@ -266,6 +269,16 @@ def test_what_else_is_refused():
     d = da.zeros((4, 6), chunks=3)
     with pytest.raises(TypeError, match="out must be None for a Dask array"):
         fastsoftmax.softmax(d, out=np.zeros((4, 6)))
+    for call in (
+        lambda: fastsoftmax.segment_softmax(d, [0, 4]),
+        lambda: fastsoftmax.softmax(np.zeros((4, 6)), where=d > 0),
+        lambda: fastsoftmax.softmax_cross_entropy(np.zeros((6, 2)), d[0].astype(int)),
+        lambda: fastsoftmax.softmax(np.zeros((4, 6)), out=d),
+    ):
+        with pytest.raises(
+            TypeError, match=r"not be a Dask array here.*compute\(\)|be a NumPy array"
+        ):
+            call()
     with pytest.raises(TypeError, match="must not be a MaskedArray"):
         lazy.softmax(da.ma.masked_array(d, d > 0))
     with pytest.raises(TypeError, match="x must be of dtype bool"):
@@ -289,6 +302,7 @@ def _results(x):
         lazy.softmax(d.rechunk((2, -1))),
         lazy.log_softmax(d, 0, temperature=2),
         lazy.logsumexp(d, None),
+        lazy.softmax_backward(d, d),
         *lazy.softmax_cross_entropy(d, labels, return_grad=True),
     )
 
