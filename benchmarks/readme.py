@@ -152,21 +152,39 @@ def reproducibility_section(document: Document) -> str:
     return "\n\n".join([introduction, table(["with", *names], rows)])
 
 
-def sections(document: Document) -> dict[str, str]:
-    """Return the sections that a document fills, by the name of their markers."""
+def accuracy_summary(document: Document) -> str:
+    """Return a sentence on the largest error of each library's softmax."""
+    entries = [entry for entry in document["accuracy"] if entry["function"] == "softmax"]
+    worst: dict[str, float] = {}
+    for entry in entries:
+        worst[entry["library"]] = max(worst.get(entry["library"], 0), entry["max_ulp"])
+    families = len({entry["family"] for entry in entries})
+    errors = ", ".join(f"{name} {ulp(value)}" for name, value in worst.items())
+    return (
+        f"Largest error of `softmax` in {families} families of rows, float32 and float64, in ULP: "
+        f"{errors}."
+    )
+
+
+def sections(document: Document) -> dict[str, dict[str, str]]:
+    """Return the sections that a document fills, by the page and the name of their markers."""
     if document["kind"] == "speed":
-        return {"benchmark": benchmark_section(document)}
+        return {"README.md": {"benchmark": benchmark_section(document)}}
     return {
-        "accuracy": accuracy_section(document),
-        "reproducibility": reproducibility_section(document),
+        "README.md": {"accuracy": accuracy_summary(document)},
+        "benchmarks/ACCURACY.md": {
+            "accuracy": accuracy_section(document),
+            "reproducibility": reproducibility_section(document),
+        },
     }
 
 
-def update(document: Document, path: Path = ROOT / "README.md") -> None:
-    """Rewrite the README's sections from a run on compiled kernels."""
+def update(document: Document, root: Path = ROOT) -> None:
+    """Rewrite the README's sections, and those of ACCURACY.md, from a run on compiled kernels."""
     if not document["native"]:
         raise UsageError("the README shows compiled kernels: not updated from the NumPy fallback")
-    text = path.read_text(encoding="utf-8")
-    for name, body in sections(document).items():
-        text = replace_between(text, name, body)
-    path.write_text(text, encoding="utf-8")
+    for page, bodies in sections(document).items():
+        text = (root / page).read_text(encoding="utf-8")
+        for name, body in bodies.items():
+            text = replace_between(text, name, body)
+        (root / page).write_text(text, encoding="utf-8")

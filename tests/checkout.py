@@ -6,4 +6,5 @@ It comes last there, so that an installed fastsoftmax is found first.
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1]))
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))

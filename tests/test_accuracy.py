@@ -1,4 +1,4 @@
-"""Right to a few ULP on any row: the bounds of README.md's section on accuracy, on every backend.
+"""Right to a few ULP on any row: the bounds of benchmarks/ACCURACY.md, on every backend.
 
 `python tests/test_accuracy.py` prints what is measured: for each function, dtype and backend the
 family with the largest error, and the largest mean.

@@ -14,7 +14,7 @@ import toolchain
 import fastsoftmax
 from fastsoftmax import _backend
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+PAGE = Path(__file__).parents[1] / "fastsoftmax" / "RECIPES.md"
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 TYPES = {np.float32: "float", np.float64: "double"}
@@ -241,28 +241,28 @@ assert (out == fastsoftmax.softmax(x)).all()
     assert done.returncode == 0, done.stderr
 
 
-def readmes(language):
-    return re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)[1]
+def recipe(language):
+    return re.search(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1]
 
 
-def test_the_readmes_cython_module_works(tmp_path):
+def test_the_recipe_for_cython_works(tmp_path):
     source = tmp_path / "rows.pyx"
-    source.write_text(readmes("cython"))
+    source.write_text(recipe("cython"))
     x, _ = arrays((5, 10), np.float32)
     out = np.empty_like(x)
     load(build(tmp_path, source, "rows"), "rows").softmax_of_rows(x, out)
     np.testing.assert_array_equal(out, fastsoftmax.softmax(x))
 
 
-def test_the_readmes_c_module_works(tmp_path):
+def test_the_recipe_for_c_works(tmp_path):
     source = tmp_path / "example.c"
-    source.write_text(readmes("c"))
+    source.write_text(recipe("c"))
     found = load(build(tmp_path, source, "example"), "example").largest()
     assert found == fastsoftmax.softmax(np.array([2, 1, 0.1], np.float32))[0]
 
 
 def test_a_call_before_the_import_is_a_status(tmp_path):
     source = tmp_path / "example.c"
-    source.write_text(readmes("c").replace("fastsoftmax_import() < 0", "0"))
+    source.write_text(recipe("c").replace("fastsoftmax_import() < 0", "0"))
     with pytest.raises(MemoryError):
         load(build(tmp_path, source, "example"), "example").largest()

@@ -1,8 +1,6 @@
 """Inside numba's nopython mode the public functions have their own bits, or are refused in words."""
 
 import importlib.metadata
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -198,13 +196,3 @@ def test_without_kernels_the_reason_is_an_error_and_cached_code_does_not_crash(t
     cached = toolchain.run_python(str(program), backend="numpy")
     assert cached.returncode == 1
     assert "fastsoftmax has no compiled functions here" in cached.stderr, cached.stderr
-
-
-def test_the_readmes_bandit_pulls_the_arms_as_often_as_they_are_worth(tmp_path):
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    code = next(c for c in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "njit" in c)
-    program = tmp_path / "bandit.py"
-    program.write_text(code + "\nprint(*pulls(np.array([0.0, 1.0]), 100_000) / 100_000)")
-    done = toolchain.run_python(str(program))
-    found = np.array(done.stdout.split(), float)
-    np.testing.assert_allclose(found, fs.softmax([0, 2]), atol=0.01, err_msg=done.stderr)
