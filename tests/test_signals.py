@@ -121,10 +121,8 @@ def check_layout(fs, function, layout, workers, alarms):
         if call is None:
             pytest.skip("has no such axis")
         # Of two, since the first call may spend most of its time on pages that are new to it.
-        if (
-            min(seconds(lambda call=call: call(fs, workers=workers)) for _ in range(2))
-            > LONG_ENOUGH
-        ):
+        took = [seconds(lambda call=call: call(fs, workers=workers)) for _ in range(2)]
+        if min(took) > LONG_ENOUGH:
             break
     check_interrupted(lambda: call(fs, workers=workers), alarms)
 
