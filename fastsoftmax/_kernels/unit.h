@@ -1,5 +1,6 @@
-/* One instruction set's kernels: include after its vector vocabulary, with FSM_UNIT its name.
- * The algorithms are compiled here for both formats and collected in the table fsm_<name>. */
+/* The kernels of one instruction set: included by softmax_*.c after the vector operations, with
+ * FSM_UNIT as its name. Compiles the algorithms for both formats and collects them in the table
+ * fsm_<name>. */
 
 #include <float.h>
 #include <math.h>
@@ -20,7 +21,7 @@
 #define F32_MINUS_ZERO -0.0f
 #define F32_MAX FLT_MAX
 #define F32_NARROW 3
-#define F32_HARMLESS_LOG 40.0f /* times its exponential nothing harmless overflows */
+#define F32_HARMLESS_LOG 40.0f /* e^40, and its product with a harmless number, do not overflow */
 #define F64_NAN f64_nan()
 #define F64_MINUS_ZERO -0.0
 #define F64_MAX DBL_MAX
@@ -99,7 +100,7 @@ static void from_bf16(float *out, const uint16_t *x, size_t n) {
     }
 }
 
-/* Ties to even; a NaN becomes the canonical one. */
+/* Rounds half to even; a NaN becomes the canonical one. */
 static void to_bf16(uint16_t *out, const float *x, size_t n) {
     for (size_t i = 0; i < n; i++) {
         uint32_t bits;
@@ -118,7 +119,7 @@ static void to_bf16(uint16_t *out, const float *x, size_t n) {
         memcpy((char *)to + i * sizeof a, &a, sizeof a);                                           \
     }
 
-/* Shifts and masks, which compilers turn into a permutation of bytes where vectors have one. */
+/* Shifts and masks, which compilers turn into a byte permutation where the vectors have one. */
 static void swap_bytes(void *to, const void *from, size_t n, size_t size) {
     if (size == 2) {
         SWAP(uint16_t, a >> 8 | a << 8)
