@@ -1,26 +1,25 @@
 /* float64: as core_f32.h, with a polynomial of degree 7 and a compensated sum.
  *
  * Design (where it differs)
- * C. Bias 128: the smallest softmax weight kept, e^-745.5, is 2^-948.
- * E. Sum of a softmax: as in float32, over 8 lanes that start at 2^137, above which their sums have
- *    bits enough to be added exactly as they are. No row is long enough for remainders to matter:
- *    2^44.5 of a chunk, beside a largest weight of 2^127.5.
+ * C. Bias 128: the smallest softmax weight kept, e^-745.5 of the largest, is 2^-948.
+ * E. The mass: as in float32, over 8 lanes that start at 2^137. A chunk's sums have so few bits
+ *    above the unit of that binade that the lanes are added exactly as they are. Remainders need no
+ *    settling: they lose at most 2^44.5 in a chunk, beside a largest weight of 2^127.5.
  * F. Error of a weight, relative, with u = 2^-53: table 0.036 u, polynomial 0.024 u, r and q half a
  *    unit of theirs, u/32 each, the terms of q from r^2 on 0.004 u, and the last rounding u: 1.126
- *    u. In parts (G), without that, 0.126 u.
- * G. Rows of up to 64 elements add powers by two-sums, what is beside them, at most 0.045 of a
- *    weight, in the low part.
+ *    u. In parts (G), without the last rounding, 0.126 u.
+ * G. Rows of up to 64 elements add powers by two-sums, whose errors join the low part with power *
+ *    q, at most 0.045 of a weight.
  * H. Bounds.
  *    - softmax: 2 * 1.126 u (0.06 u more with a temperature) and 0.5 ulp: 2.8, promised 3; nearly
  *      subnormal 3.3 (promised 3.55); subnormal 1.13 + 1 (promised 2.3).
  *    - log_softmax, logsumexp: the others in parts 0.126 u, the rounding of the low parts 0.18 u in
  *      lanes of 8 and 0.14 u in their fold, the largest weight 0.126 u: 0.57 u of the quotient.
- *      log1p makes of that 0.57 * c u, c = R / (1 + R) / log1p(R), and adds 0.36 u at most, where R
- *      is about 0.41 and c 0.85 (core_scalar.h). So log_softmax, which two subtractions round, errs
- *      by 1.9 ulp at most; logsumexp, where log1p may be twice the result, by 1.9 where the result
- *      is just below 1/8 (promised 2 each). What a quotient lacks is subnormal itself where the
- *      result is nearly so: 0.5 ulp more in the lowest binade (promised 2.25).
- */
+ *      log1p turns that into 0.57 * c u, c = R / (1 + R) / log1p(R), and adds 0.36 u at most, where
+ *      R is about 0.41 and c 0.85 (core_scalar.h). So log_softmax, which two subtractions round,
+ *      errs by 1.9 ulp at most; logsumexp, where log1p may be twice the result, by 1.9 where the
+ *      result is just below 1/8 (promised 2 each). The quotient's low part is itself subnormal
+ *      where the result is nearly so: 0.5 ulp more in the lowest binade (promised 2.25). */
 #ifndef FSM_CORE_F64_H
 #define FSM_CORE_F64_H
 
@@ -34,17 +33,17 @@
 #define F64_LIFTED_MAGIC 0x1p-893
 #define F64_LIFT_BITS 0x1p-895
 #define F64_LOG_CUT 767.0
-/* As in float32, where it matters: here what a mass loses is nothing beside any of these. */
+/* As in float32; in float64 a mass loses far less than this allows for. */
 #define F64_OTHERS_FROM 0x1p116
 #define F64_LOG_IN_TWO 1
 #define F64_PARTS_AT_ONCE 2
 #define F64_SHIFT_ABOVE 4096.0
 
-/* Where the lanes of a mass start: the sum of a chunk, CHUNK * C * 2^(128.5) < 2^138 at most, then
- * fits 53 bits above its unit, 2^85. */
+/* Where the lanes of a mass start: a chunk's sum of all lanes, at most CHUNK * C * 2^(128.5) <
+ * 2^138, fits 53 bits above their unit, 2^85. */
 #define F64_MASS_START 0x1p137
-/* No chunk is long enough for the first, no row but a very long one for the second (core_f32.h,
- * long_rows.h). */
+/* No settling within a chunk, and chunks start alike but in very long rows (long_rows.h,
+ * starts_apart). */
 #define F64_SETTLED FSM_CHUNK_VECTORS
 #define F64_OWN_STARTS 0
 #if defined(FSM_ONE_REGISTER)
@@ -73,6 +72,8 @@ typedef struct {
     f64x8 z, q;
 } f64_reduced;
 
+/* z, k and r as in float32 with 8 steps a unit of log2; q = r + c2 r^2 + ... + c7 r^7, pairs of
+ * terms by powers of r^2. */
 FSM_INLINE f64_reduced f64_reduce(f64x8 x, f64x8 magic, f64x8 residual, int rare) {
     const f64x8 z = f64x8_fma(x, f64x8_set1(F64_STEPS_PER_UNIT), magic);
     const f64x8 k = f64x8_sub(z, magic);
@@ -89,6 +90,7 @@ FSM_INLINE f64_reduced f64_reduce(f64x8 x, f64x8 magic, f64x8 residual, int rare
     q = f64x8_fma(q, square, q23);
     return (f64_reduced){z, f64x8_fma(q, square, r)};
 }
+/* w = p + p q with p = C * 2^(k/8 + bias - N); 0 where x is below the limit. */
 FSM_INLINE f64x8 f64_weight_of(f64_reduced a, f64x8 x, f64x8 limit) {
     const f64x8 power = f64x8_power(a.z);
     return f64x8_zero_below(f64x8_fma(power, a.q, power), x, limit);
@@ -141,14 +143,14 @@ FSM_INLINE f64_sum f64_sum_zero(void) {
     const f64x8 zero = f64x8_set1(0.0);
     return (f64_sum){zero, zero};
 }
-/* Adds a to *sum, and returns what that rounds off. */
+/* Adds a to *sum and returns the rounding error (two-sum). */
 FSM_CORE f64x8 f64_add_to(f64x8 *sum, f64x8 a) {
     const f64x8 before = *sum, after = f64x8_add(before, a);
     const f64x8 of_a = f64x8_sub(after, before);
     *sum = after;
     return f64x8_add(f64x8_sub(before, f64x8_sub(after, of_a)), f64x8_sub(a, of_a));
 }
-/* hi + lo += a + low, the rounding of hi kept in lo. */
+/* hi + lo += a + low; lo takes the rounding error of hi. */
 FSM_CORE void f64_sum_add2(f64_sum *sum, f64x8 a, f64x8 low) {
     const f64x8 error = f64_add_to(&sum->hi, a);
     sum->lo = f64x8_add(f64x8_add(sum->lo, low), error);
@@ -161,7 +163,7 @@ FSM_CORE void f64_sum_add_product(f64_sum *sum, f64x8 a, f64x8 b) {
     f64_sum_add2(sum, product, f64x8_fma(a, b, f64x8_sub(f64x8_set1(-0.0), product)));
 }
 
-/* Powers are added by two-sums; what these round off, and what is beside the powers, in lo. */
+/* hi: the sum of the powers; lo: the errors of its two-sums, and power * q. */
 typedef f64_sum f64_part_sum;
 
 FSM_CORE f64_part_sum f64_part_sum_first(f64_parts a) {
@@ -209,7 +211,7 @@ FSM_INLINE void f64_mass_settle(f64_mass *mass) {
 
 typedef pair f64_total;
 
-/* Of a mass that has begun at `start`. */
+/* The total of a mass whose lanes started at `start`. */
 FSM_CORE f64_total f64_mass_above(const f64_mass *mass, double start) {
     const f64x8 units = f64x8_sub(mass->hi, f64x8_set1(start));
     return fast_two_sum(f64x8_reduce_add(units), f64x8_reduce_add(mass->lo));
@@ -257,14 +259,14 @@ FSM_INLINE void f64_split(pair a, double *hi, double *lo) {
     *lo = a.hi - a.hi == 0.0 ? a.lo : 0.0;
 }
 
-/* 1 / total as hi + lo; one division. */
+/* 1 / total as hi + lo, by one division. */
 FSM_INLINE void f64_inverse(f64_total total, double *hi, double *lo) {
     const double inverse = 1.0 / total.hi;
     *hi = inverse;
     *lo = fma(-inverse, total.lo, fma(-inverse, total.hi, 1.0)) * inverse;
 }
 
-/* numerator / total as hi + lo, the low part from the remainder. */
+/* numerator / total as hi + lo; lo from the remainder of hi. */
 FSM_INLINE void f64_quotient(pair numerator, pair total, double *hi, double *lo) {
     const double quotient = numerator.hi / total.hi;
     const double remainder =
@@ -277,7 +279,7 @@ FSM_INLINE pair f64_top_weight(double hi, double lo, double steps) {
     return precise_weight(hi, lo, F64_MAGIC + F64_STEPS * (F64_BIAS - steps));
 }
 
-/* others / top: the quotient of the high parts, and its correction to first order. */
+/* others / top: the quotient of the high parts, and a first-order correction. */
 FSM_INLINE pair f64_ratio(pair others, pair top) {
     const double ratio = others.hi / top.hi;
     const double residual = fma(-ratio, top.hi, others.hi) + (others.lo - ratio * top.lo);

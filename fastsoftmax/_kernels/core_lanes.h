@@ -1,6 +1,6 @@
-/* core_scalar.h and the ends of core_f32.h and core_f64.h lane by lane, for columns.h: each lane
- * does the operations that the scalar function of the same purpose does, in that order, so that
- * either gives the bits of the other. */
+/* core_scalar.h and the last steps of core_f32.h and core_f64.h, lane by lane, for columns.h and
+ * folded rows. Each lane performs the operations of the scalar function named above a function, in
+ * the same order, so that both give the same bits. */
 #ifndef FSM_CORE_LANES_H
 #define FSM_CORE_LANES_H
 
@@ -8,7 +8,7 @@
 #include "core_f64.h"
 #include "core_scalar.h"
 
-/* An unevaluated sum hi + lo in every lane. */
+/* The number hi + lo in every lane. */
 typedef struct {
     f64x8 hi, lo;
 } pairs;
@@ -84,9 +84,9 @@ FSM_CORE pairs lanes_log_one_plus(pairs a, const int in_two) {
         f64x8_where_equal(sum.hi, zero, f64x8_fma(minus_half, a.hi, a.lo), f64x8_add(sum.lo, low)));
 }
 
-/* ---- float32: a sum's low and high are the lanes' totals ---- */
+/* ---- float32: f32_sum holds the totals of lanes 0 to 7 in `low`, 8 to 15 in `high` ---- */
 
-/* f32_quotient of numerators and totals */
+/* f32_quotient */
 FSM_CORE void f32_lanes_quotient(const f32_sum *numerator, const f32_sum *total, f32x16 *hi,
                                  f32x16 *lo) {
     const f64x8 low = f64x8_div(numerator->low, total->low);
@@ -95,8 +95,7 @@ FSM_CORE void f32_lanes_quotient(const f32_sum *numerator, const f32_sum *total,
     *lo =
         f32x16_narrow(f64x8_sub(low, f64x8_widen_low(*hi)), f64x8_sub(high, f64x8_widen_high(*hi)));
 }
-/* f32_mass_total: the lanes' counts of units, `lanes` of them added, and their remainders
- * folded. */
+/* f32_mass_total: `units` and `low` are the counts and remainders of `lanes` lanes, added. */
 typedef struct {
     f32x16 hi, lo;
 } f32_totals;
@@ -113,7 +112,7 @@ FSM_INLINE f32_totals f32_lanes_total(f32x16 units, f32x16 low, uint32_t lanes) 
     const f32x16 hi = f32x16_add(high, rest);
     return (f32_totals){hi, f32x16_sub(rest, f32x16_sub(hi, high))};
 }
-/* f32_running_add to 0, f32_running_less */
+/* f32_running_add to 0, then f32_running_less */
 FSM_INLINE f32_sum f32_lanes_others(f32x16 units, f32x16 low, uint32_t lanes, f32x16 own,
                                     f32x16 own_low) {
     const f32x16 unit = f32x16_set1(F32_MASS_UNIT);
@@ -129,7 +128,7 @@ FSM_INLINE f32_sum f32_lanes_others(f32x16 units, f32x16 low, uint32_t lanes, f3
     return (f32_sum){f64x8_sub(a, f64x8_widen_low(own_low)),
                      f64x8_sub(b, f64x8_widen_high(own_low))};
 }
-/* One bit a lane, as f32x16_equal: whether a sum is not below `least`. */
+/* Whether a sum is at least `least`: one bit a lane, as f32x16_equal. */
 FSM_INLINE unsigned f32_lanes_at_least(const f32_sum *a, double least) {
     const f64x8 l = f64x8_set1(least);
     return f64x8_equal(f64x8_max(l, a->low), a->low) | f64x8_equal(f64x8_max(l, a->high), a->high)
@@ -162,7 +161,7 @@ FSM_INLINE f32_sum f32_lanes_top_weight(f32x16 hi, f32x16 lo, f32x16 steps) {
     const pairs high = lanes_precise_weight(f64x8_widen_high(hi), f64x8_widen_high(lo), magic_high);
     return (f32_sum){f64x8_mul(low.hi, to_f32), f64x8_mul(high.hi, to_f32)};
 }
-/* What float64 holds of a lane, for every lane. */
+/* A float64 for every lane. */
 typedef struct {
     f64x8 low, high;
 } f32_wide;
@@ -183,19 +182,19 @@ FSM_CORE void f32_lanes_split_log(f32x16 maximum, f32_wide logarithm, f32x16 *hi
                         f64x8_add(f64x8_sub(high, f64x8_widen_high(*hi)), logarithm.high));
 }
 
-/* The cross-entropy's: others + top, 1, the top weight as float32, entropy_at_label of labels
- * without smoothing. */
+/* Parts of the cross-entropy: others + top; 1; a number a row; the loss at a label without
+ * smoothing (entropy_loss); the top weight in float32; the gradient at a label (entropy_at_label).
+ */
 FSM_INLINE f32_sum f32_lanes_with_top(const f32_sum *others, const f32_sum *top) {
     return (f32_sum){f64x8_add(others->low, top->low), f64x8_add(others->high, top->high)};
 }
 FSM_INLINE f32_sum f32_lanes_one(void) {
     return (f32_sum){f64x8_set1(1.0), f64x8_set1(1.0)};
 }
-/* Of each row a float64. */
 FSM_INLINE f32_sum f32_lanes_numbers(const double *a) {
     return (f32_sum){f64x8_load(a), f64x8_load(a + 8)};
 }
-/* entropy_loss of labels without smoothing or temperature, with a weight. */
+/* entropy_loss for class indices without smoothing or temperature, times a weight. */
 FSM_INLINE f64x8 lanes_weighted_loss(f64x8 maximum, f64x8 x, pairs log, f64x8 weight) {
     const pairs given = lanes_two_sum(maximum, lanes_negated(x));
     const pairs sum = lanes_two_sum(given.hi, log.hi);
@@ -215,8 +214,8 @@ FSM_INLINE f32x16 f32_lanes_weighted_loss(f32x16 maximum, f32x16 x, f32_wide log
 FSM_INLINE f32x16 f32_lanes_high(const f32_sum *a) {
     return f32x16_narrow(a->low, a->high);
 }
-/* softmax - 1, i.e. minus what is missing: of the largest, others / (top + others); of another, 1 -
- * w / total. */
+/* softmax - 1, as minus the probability of all others: for a maximal element others / (top +
+ * others), else 1 - w / total. */
 FSM_INLINE f64x8 lanes_minus_missing(f64x8 x, f64x8 maximum, f64x8 w, f64x8 total, f64x8 ratio) {
     const f64x8 one = f64x8_set1(1.0);
     const f64x8 of_top = f64x8_div(ratio, f64x8_add(one, ratio));
@@ -234,13 +233,13 @@ FSM_INLINE f32x16 f32_lanes_at_label(f32x16 x, f32x16 maximum, f32x16 w, const f
     return f32x16_add(minus_missing, f32x16_set1(0.0f));
 }
 
-/* f32_split, of finite totals */
+/* f32_split of finite totals */
 FSM_INLINE void f32_lanes_split(const f32_sum *a, f32x16 *hi, f32x16 *lo) {
     *hi = f32x16_narrow(a->low, a->high);
     *lo = f32x16_narrow(f64x8_sub(a->low, f64x8_widen_low(*hi)),
                         f64x8_sub(a->high, f64x8_widen_high(*hi)));
 }
-/* total / C, and 2^(N - bias): backward.h, log_softmax_backward_row */
+/* total / C and 2^(N - bias), for the gradient of log_softmax (backward.h, expected_of) */
 FSM_INLINE f32_sum f32_lanes_unscaled(const f32_sum *total) {
     const f64x8 inverse = f64x8_set1(F32_SCALE_INVERSE);
     return (f32_sum){f64x8_mul(total->low, inverse), f64x8_mul(total->high, inverse)};
@@ -251,7 +250,7 @@ FSM_INLINE f32x16 f32_lanes_unbias(f32x16 steps) {
                          f64x8_power_of_two(f64x8_sub(f64x8_widen_high(steps), bias)));
 }
 
-/* ---- float64: a sum's hi and lo are the lanes' totals ---- */
+/* ---- float64: f64_sum holds the lanes' totals as hi + lo ---- */
 
 FSM_CORE void f64_lanes_quotient(const f64_sum *numerator, const f64_sum *total, f64x8 *hi,
                                  f64x8 *lo) {

@@ -1,5 +1,5 @@
-/* Scalar float64 helpers of one row: exact sums, the weight of the maximum, log1p. No C library
- * call but fma(). */
+/* float64 arithmetic needed once a row: sums in two numbers, the weight of the maximum, log1p. No C
+ * library call but fma(). */
 #ifndef FSM_CORE_SCALAR_H
 #define FSM_CORE_SCALAR_H
 
@@ -9,18 +9,19 @@
 #include "coefficients.h"
 #include "portable.h"
 
-/* An unevaluated sum hi + lo. */
+/* The number hi + lo, unevaluated. */
 typedef struct {
     double hi, lo;
 } pair;
 
+/* a + b exactly (Knuth). */
 FSM_INLINE pair two_sum(double a, double b) {
     const double sum = a + b;
     const double of_b = sum - a;
     return (pair){sum, (a - (sum - of_b)) + (b - of_b)};
 }
 
-/* a + b where |a| >= |b|, or a is 0. */
+/* a + b exactly if |a| >= |b| or a is 0 (Dekker). */
 FSM_INLINE pair fast_two_sum(double a, double b) {
     const double sum = a + b;
     return (pair){sum, b - (sum - a)};
@@ -46,7 +47,7 @@ FSM_INLINE uint64_t f64_to_bits(double value) {
     return bits;
 }
 
-/* 2^e, subnormal, zero or infinite where it must be. */
+/* 2^e: subnormal, 0 or infinite where e is out of range. */
 FSM_INLINE double power_of_two(int e) {
     if (e > 1023) {
         return f64_from_bits(0x7ff0000000000000u);
@@ -57,9 +58,9 @@ FSM_INLINE double power_of_two(int e) {
     return f64_from_bits((uint64_t)(e + 1023) << 52);
 }
 
-/* The float64 weight of the argument hi + lo, i.e. the vector core on one element, with the last
- * rounding kept in lo: good to about 0.06 ulp, so that dividing by it adds nothing to the error of
- * the logarithmic functions. */
+/* The float64 weight of the argument hi + lo: the vector core on one element, in Horner's form and
+ * with its last rounding kept in lo. Good to about 0.06 ulp, so that dividing by it adds nothing to
+ * the error of the logarithmic functions. */
 FSM_INLINE pair precise_weight(double hi, double lo, double magic) {
     static const uint64_t table[8] = F64_TABLE;
     const double steps = fma(hi, F64_STEPS_PER_UNIT, magic);
@@ -79,14 +80,16 @@ FSM_INLINE pair precise_weight(double hi, double lo, double magic) {
 
 #define SQRT_HALF_BITS 0x3fe6a09e667f3bcdu
 
-/* log(1 + a) for a >= 0, within 2^-54 of itself as hi + lo if `in_two`, else (for float32) within
- * 2^-52 with lo = 0. With s = 1 + a = 2^k (1 + u), -0.3 < u < 0.42, and t = u / (2 + u): log(1 + u)
- * = 2 atanh(t) = u - u^2/2 + t (u^2/2 + t^2 P(t^2)), the arrangement of fdlibm's e_log.c; P is the
- * Taylor series of 2 atanh, 2/3 + 2/5 z + ..., cut where 0.0295^11 is below 2^-55. Of hi + lo: k ln
- * 2, u and u^2/2 are had exactly, as two numbers each. What is rounded is the last term, below a
- * 19th of the result for every u: by up to 5.3 * 2^-53 of it, 0.28 * 2^-53 of the result. What u
- * lacks, `rest`, below 2^-53, is multiplied by 1 - u + u^2 - u^3 in place of 1 / (1 + u): 0.08 *
- * 2^-53. Where a is below 2^-53, so that u is 0, log(1 + a) is a - a^2/2. */
+/* log(1 + a) for a >= 0: within 2^-54 of itself as hi + lo if `in_two`, else (for float32) within
+ * 2^-52 with lo = 0. Steps:
+ * s = 1 + a = 2^k (1 + u) with -0.3 < u < 0.42; t = u / (2 + u);
+ * log(1 + u) = 2 atanh(t) = u - u^2/2 + t (u^2/2 + t^2 P(t^2)), the arrangement of fdlibm's
+ * e_log.c; P is the Taylor series of 2 atanh, 2/3 + 2/5 z + ..., cut where 0.0295^11 is below
+ * 2^-55.
+ * Of hi + lo, k ln 2, u and u^2/2 are exact, in two numbers each. The last term, below a 19th of
+ * the result for every u, is rounded: by up to 5.3 * 2^-53 of itself, 0.28 * 2^-53 of the result.
+ * `rest`, what u lacks, below 2^-53, is multiplied by 1 - u + u^2 - u^3 in place of 1 / (1 + u):
+ * 0.08 * 2^-53. Where a is below 2^-53, so that u is 0, the result is a - a^2/2. */
 FSM_INLINE pair log_one_plus(pair a, const int in_two) {
     const pair s = two_sum(1.0, a.hi);
     const int64_t k = (int64_t)(f64_to_bits(s.hi) - SQRT_HALF_BITS) >> 52;
@@ -120,7 +123,7 @@ FSM_INLINE pair log_one_plus(pair a, const int in_two) {
     const double slope = fma(-u, fma(-u, 1.0 - u, 1.0), 1.0);
     const double small = fma(rest, slope, last - square_low);
     const pair below = fast_two_sum(u, -square);
-    const pair sum = fast_two_sum(count * LN2_HI, below.hi); /* the first is 0 or the larger */
+    const pair sum = fast_two_sum(count * LN2_HI, below.hi); /* the first is 0 or the larger one */
     if (sum.hi == 0) {
         return fast_two_sum(a.hi, fma(-0.5 * a.hi, a.hi, a.lo));
     }
