@@ -19,12 +19,12 @@
  *    above its own largest weight, so that the unit suits its weights. One definition for every
  *    length and path. (MEASUREMENTS.md has the alternatives and their cost in ulp.)
  * F. Error of a weight against C * 2^(64 - N) * e^x, over all 2^32 inputs: at most 0.7536 ulp,
- *    witness 0xc253c210, x = -52.940; relative, at most 1.151 * 2^-24 too small, witness
- *    0xc313ba1e, and 1.117 * 2^-24 too large, witness 0x3fa66327. (tests/c/exhaustive_exp.c, which
- *    checks D on every input, too.)
+ *    witness 0xc253c210, x = -52.940; at most 1.151 * 2^-24 of itself below, witness 0xc313ba1e,
+ *    and 1.117 * 2^-24 above, witness 0x3fa66327. (tests/c/exhaustive_exp.c, which checks D on
+ *    every input, too.)
  * G. The logarithmic functions do not round a weight to float32 before they add it: its parts,
- *    `power` and `factor` * q, join the sum separately, which takes no more operations. The parts
- *    are within 0.294 * 2^-24, witness 0x455ff233. What is below the cut-off weighs as much as the
+ *    `power` and `factor` * q, join the sum separately, which takes no more operations. They are
+ *    within 0.294 * 2^-24, witness 0x455ff233. What is below the cut-off weighs as much as the
  *    limit, e^-126 of the largest, which vanishes in every result. Rows of up to 64 elements add
  *    powers in float64 and the rest in float32; longer ones are summed as in E, with the exact
  *    remainder of each addition.
