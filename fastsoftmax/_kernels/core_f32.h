@@ -71,7 +71,7 @@
 /* Vectors in parts that are computed together; with two, a machine of 16 registers keeps a sum in
  * memory. */
 #define F32_PARTS_AT_ONCE 1
-/* Where |max| is larger, max is subtracted first: exact for all that contributes, by Sterbenz's
+/* Where |max / T| is larger, max is subtracted first: exact for all that contributes, by Sterbenz's
  * lemma, as 2 * 126 <= 4096. */
 #define F32_SHIFT_ABOVE 4096.0f
 

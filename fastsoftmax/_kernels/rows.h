@@ -1,24 +1,23 @@
-/* The algorithms, row by row, written once and included for float32 and float64 by unit.h, which
- * defines
+/* softmax, log_softmax and logsumexp of rows in row-major order, written once and included for
+ * float32 and float64 by unit.h, which defines
  *   REAL the element type, VEC the vector type, LANES its width, V(op) a vector operation, F(name)
  *   a name of this format, FC(name) a constant of this format, FMA the scalar fma.
  *
  * Design
  * A. One definition of the sum of a row (core_*.h, E) for every path below, so that paths are free
  *    to differ in anything else.
- * B. Padding is -inf: the identity of max, and weight exactly +0, the identity of the sum.
- * C. The weights of up to CHUNK elements are added to accumulators that start above every sum of
- *    them, so that the rounding of each addition is had by two subtractions (Dekker's Fast2Sum),
- *    and that the accumulators of all lanes add up exactly. What the rounding of the remainders,
- *    which is not compensated, comes to: core_f32.h, H.
+ * B. Padding is -inf: the identity of max; its weight is exactly +0, the identity of the sum.
+ * C. The mass of up to CHUNK weights: accumulators start above every sum of them, so that two
+ *    subtractions give the rounding error of each addition (Dekker's Fast2Sum), and the
+ *    accumulators of all lanes are added exactly. The errors themselves are added without
+ *    compensation; for what that loses see core_f32.h, H.
  * D. A vector that lies wholly beyond the row is left out: adding +0 changes nothing.
- * E. Rows of up to FOLDED elements are taken in groups of LANES: what a row ends with in the lanes
- *    of a vector (its maximum, its mass) is folded for all of them at once to one row a lane, and
- *    what follows is computed for all at once (core_lanes.h).
+ * E. Rows of up to FOLDED elements are taken in groups of LANES. What is left in the lanes of their
+ *    vectors (maxima, masses) is reduced for all of them at once to one row a lane, and the
+ *    arithmetic that follows is done for all rows at once (core_lanes.h).
  * F. A subnormal operand or result takes Intel's processors some 150 cycles. Once there has been
- *    one (the processor keeps a flag), results come from other operations, with the same bits,
- *    until a group of rows has had none.
- */
+ *    one (the processor keeps a flag), results come from other operations that give the same bits
+ *    (scale_low), until a group of rows has had none. */
 
 #define ROW(base, stride, i) ((REAL *)((char *)(base) + (ptrdiff_t)(i) * (stride)))
 #define CONST_ROW(base, stride, i)                                                                 \
@@ -26,12 +25,12 @@
 
 #define BLOCK (4 * LANES)
 #define ALL_LANES ((1u << LANES) - 1)
-/* Elements whose weights go into one compensated sum. */
+/* Elements of a chunk: their weights go into one mass. */
 #define CHUNK (FSM_CHUNK_VECTORS * LANES)
-/* Rows computed together: so many, and so many bytes of them, at most. */
+/* Rows of a group: at most GROUP, and GROUP_BYTES of them, but at least one. */
 #define GROUP 8
 #define GROUP_BYTES (8 * 1024)
-/* Whether the results of long rows go past the caches, where the vocabulary can do that. */
+/* Whether to stream results; never where the unit has no streaming stores. */
 #if defined(FSM_STREAMS)
 #define STREAMED(b) ((b)->streamed)
 #else
@@ -45,45 +44,45 @@
 #else
 #define STREAMS_SOFTMAX(b) ((void)(b), 0)
 #endif
-/* So far ahead, in bytes, is fetched what is streamed. */
+/* Bytes to prefetch ahead in streamed rows. */
 #define FETCH_AHEAD 2048
-/* Of a long row, so many results are computed at a time. */
+/* Weights scaled at a time in rows of more than this (scale_pieces). */
 #define PIECE (2 * CHUNK)
-/* Rows of so many elements at most may go across (columns.h). */
+/* The longest rows that go across (columns.h). */
 #define ACROSS 64
-/* Rows of so many elements at most, and so many of them, are worth folding their ends together. */
+/* The longest rows, and the fewest of them, whose reductions are folded together. */
 #define FOLDED (16 * LANES)
 #define FOLD_FROM (LANES / 4)
 _Static_assert(FOLDED * sizeof(REAL) <= FSM_STREAM_ABOVE, "rows are streamed from a line on");
 _Static_assert(2 * CHUNK * sizeof(REAL) >= GROUP_BYTES,
                "a row of several chunks is alone in its group");
 
-/* Where results are streamed, a line that two rows share waits here until it is whole: a store of a
+/* A cache line of streamed results that two rows share, held until it is whole: a plain store of a
  * part of it would wait for memory, and all streaming stores after it too. */
 typedef struct {
-    REAL *at; /* where the elements belong, `held` of them, from the start of a line on */
+    REAL *at; /* where the line belongs; its first `held` elements are known */
     size_t held;
     REAL line[LANES];
 } F(edge);
 
-/* What a row needs before its weights can be computed. */
+/* What the maximum of a row determines, needed before its weights. `shifted`: the maximum is
+ * subtracted first; magic, limit and N are as in core_f32.h. */
 typedef struct {
     int shifted;
     REAL maximum, magic, limit;
-    double top_hi, top_lo; /* the argument of the maximum: maximum / T - shift / T */
+    double top_hi, top_lo; /* maximum / T, or 0 if shifted */
     double steps;          /* N */
-    const REAL *chunks; /* the largest element of each chunk, where a row of several needs them */
+    const REAL *chunks;    /* the largest element of each chunk, where has_chunks() */
 } F(start);
 
-/* Whether a row has several chunks, each of which starts its sum above its own largest weight. */
+/* Whether a row has several chunks, each of which starts its mass above its own largest weight. */
 FSM_INLINE int F(has_chunks)(size_t n) {
     return FC(OWN_STARTS) && n > CHUNK;
 }
-/* Of a row that is not long. */
+/* Chunks of the longest row that is not long; 1 where chunks need no maxima. */
 #define MOST_CHUNKS (FC(OWN_STARTS) ? FSM_ASK_EVERY / CHUNK : 1)
 
-/* From one group of rows to the next, to fetch that; 0 after the last, as what lies there may not
- * be mapped. */
+/* Byte distance to the next group, for prefetching; 0 for the last. */
 FSM_INLINE ptrdiff_t F(ahead)(const fsm_rows *b, size_t first, size_t rows) {
     return first + rows < b->rows ? (ptrdiff_t)rows * b->x_stride : 0;
 }
@@ -94,8 +93,7 @@ FSM_INLINE void F(fill_nan)(REAL *out, size_t n) {
     }
 }
 
-/* The largest element of each lane; NaNs are passed over where possible (they reach the sum
- * anyway). */
+/* The largest element of each lane. NaNs are skipped where possible; they reach the sum anyway. */
 FSM_CORE VEC F(row_top)(const REAL *x, size_t n) {
     VEC m0 = V(set1)(-INFINITY), m1 = m0, m2 = m0, m3 = m0;
     size_t i = 0;
@@ -114,13 +112,13 @@ FSM_CORE VEC F(row_top)(const REAL *x, size_t n) {
     return V(max)(V(max)(m0, m1), V(max)(m2, m3));
 }
 
-/* How many elements of a long row come before the first cache line that starts in it. */
+/* Elements before the first cache line that starts in the row; 0 for rows of up to FOLDED. */
 FSM_INLINE size_t F(before_line)(const REAL *row, size_t n) {
     return n > FOLDED ? -((uintptr_t)row / sizeof(REAL)) % LANES : 0;
 }
 
-/* The largest element. A longer row is read by lines between its ends, which may overlap them;
- * which of two zeros is found does not matter. */
+/* The largest element. A longer row is read by whole cache lines and by a vector at either end,
+ * which may overlap them; which of two zeros is found does not matter. */
 FSM_INLINE REAL F(row_max)(const REAL *x, size_t n) {
     if (n <= FOLDED) {
         return V(reduce_max)(F(row_top)(x, n));
@@ -130,7 +128,7 @@ FSM_INLINE REAL F(row_max)(const REAL *x, size_t n) {
     return V(reduce_max)(V(max)(F(row_top)(x + first, (n - first) / LANES * LANES), ends));
 }
 
-/* The same, and the largest element of each chunk to `chunks`, where the row needs them. */
+/* The same; where the row has several chunks, also the largest element of each to `chunks`. */
 FSM_INLINE REAL F(row_maxima)(const REAL *x, size_t n, REAL *chunks) {
     if (!F(has_chunks)(n)) {
         return F(row_max)(x, n);
@@ -144,7 +142,7 @@ FSM_INLINE REAL F(row_maxima)(const REAL *x, size_t n, REAL *chunks) {
     return largest;
 }
 
-/* Index of the first element equal to `value`; n if there is none. */
+/* The index of the first element equal to `value`; n if there is none. */
 FSM_CORE size_t F(row_find)(const REAL *x, size_t n, REAL value) {
     const VEC wanted = V(set1)(value);
     size_t i = 0;
@@ -159,6 +157,8 @@ FSM_CORE size_t F(row_find)(const REAL *x, size_t n, REAL value) {
     return i;
 }
 
+/* top + residual = maximum / T; N = round(top log2 e); magic and limit from these. A NaN or
+ * infinite maximum counts as shifted. */
 FSM_INLINE F(start) F(row_start)(REAL maximum, REAL cut, const fsm_temperature *t) {
     F(start) s;
     REAL top = maximum, residual = 0;
@@ -172,8 +172,7 @@ FSM_INLINE F(start) F(row_start)(REAL maximum, REAL cut, const fsm_temperature *
     if (s.shifted) {
         top = residual = 0;
     }
-    /* magic + STEPS (bias - steps) straight from the rounded sum; every operation after it is
-     * exact. */
+    /* rounded = MAGIC + N, so this is MAGIC + STEPS (BIAS - N), exactly. */
     const REAL rounded = FMA(top, FC(LOG2E), FC(MAGIC));
     const REAL steps = rounded - FC(MAGIC);
     s.magic = FMA(rounded, -FC(STEPS), (FC(STEPS) + 1) * FC(MAGIC) + FC(STEPS) * FC(BIAS));
@@ -185,7 +184,7 @@ FSM_INLINE F(start) F(row_start)(REAL maximum, REAL cut, const fsm_temperature *
     return s;
 }
 
-/* Where the sum of a chunk starts that has this largest element (core_*.h, E). */
+/* Where the lanes of a chunk start whose largest element this is (core_*.h, E). */
 FSM_INLINE REAL F(chunk_start)(REAL largest, const F(start) *s, const fsm_temperature *t) {
     if (s->shifted) {
         largest -= s->maximum;
@@ -197,7 +196,7 @@ FSM_INLINE REAL F(chunk_start)(REAL largest, const F(start) *s, const fsm_temper
     return F(start_below)(rounded - FC(MAGIC) - (REAL)s->steps);
 }
 
-/* Of a whole row: its start, with the largest elements of its chunks where it has several. */
+/* The start of a whole row, with the maxima of its chunks where it has several. */
 FSM_INLINE F(start)
     F(row_begin)(const REAL *x, size_t n, REAL cut, const fsm_temperature *t, REAL *chunks) {
     F(start) s = F(row_start)(F(row_maxima)(x, n, chunks), cut, t);
@@ -205,13 +204,13 @@ FSM_INLINE F(start)
     return s;
 }
 
-/* LANES rows' worth of F(start). */
+/* F(start) of LANES rows, one a lane. */
 typedef struct {
     F(row) row;
     VEC maximum, top, residual, steps;
 } F(starts);
 
-/* The temperatures of LANES rows. */
+/* The temperatures of LANES rows, from t on. */
 FSM_NOINLINE void F(lanes_temperatures)(F(row) *row, const fsm_temperature *t) {
     REAL scale[LANES], inv_hi[LANES], inv_lo[LANES];
     for (size_t r = 0; r < LANES; r++) {
@@ -224,8 +223,9 @@ FSM_NOINLINE void F(lanes_temperatures)(F(row) *row, const fsm_temperature *t) {
     row->inv_lo = V(load)(inv_lo);
 }
 
-/* row_start, with temperatures from `t` on, `step` apart, where `tempered`; whether every row is
- * plain. */
+/* row_start of LANES rows with these maxima. If `tempered`, the temperatures are those at t, `step`
+ * apart (0: one for all). Returns whether every row is plain, |max / T| <= SHIFT_ABOVE; else the
+ * result is of no use. */
 FSM_CORE int F(starts_of)(F(starts) *s, VEC maximum, REAL cut, const fsm_temperature *t,
                           size_t step, int tempered) {
     const VEC zero = V(set1)(0), magic = V(set1)(FC(MAGIC)), above = V(set1)(FC(SHIFT_ABOVE));
@@ -251,12 +251,12 @@ FSM_CORE int F(starts_of)(F(starts) *s, VEC maximum, REAL cut, const fsm_tempera
     s->row.magic = V(fma)(rounded, V(set1)(-FC(STEPS)),
                           V(set1)((FC(STEPS) + 1) * FC(MAGIC) + FC(STEPS) * FC(BIAS)));
     s->row.limit = V(sub)(s->top, V(set1)(cut));
-    /* The second operand of max wins against a NaN. */
+    /* max returns its second operand where either is NaN. */
     const VEC magnitude = V(max)(s->top, V(sub)(zero, s->top));
     return V(equal)(V(max)(above, magnitude), above) == ALL_LANES;
 }
 
-/* A start in vectors, for the loop that weighs. */
+/* A start in vectors, as F(weight) takes it. */
 FSM_INLINE F(row) F(row_of)(const F(start) *s, const fsm_temperature *t) {
     return (F(row)){
         .shift = V(set1)(s->shifted ? s->maximum : 0),
@@ -279,13 +279,14 @@ FSM_CORE void F(store_weights)(REAL *w, VEC a, size_t count) {
     }
 }
 
-/* How weights are computed and added: rows that are shifted or tempered are `rare`; whether weights
- * are `stored`; `parts` is a logarithm's way (core_*.h, G). */
+/* How a mass is computed: `rare`, rows are shifted or have a temperature; `stored`, weights are
+ * stored; `parts`, weights are added before their rounding, as logarithms need it (core_*.h, G). */
 typedef struct {
     int rare, stored, parts;
 } F(how);
 
-/* The weights of up to LANES elements from i on join the mass. */
+/* Adds the weights of elements i to i + count, at most LANES, to the mass; stores them if asked to.
+ */
 FSM_CORE void F(mass_take)(F(mass) *mass, const REAL *x, REAL *w, size_t i, size_t count,
                            const F(row) *row, const F(how) how) {
     const VEC a = F(load_padded)(x + i, count);
@@ -307,18 +308,20 @@ FSM_CORE void F(mass_take)(F(mass) *mass, const REAL *x, REAL *w, size_t i, size
     F(mass_add_parts)(mass, parts);
 }
 
+/* w (hi + lo), where hi + lo = 1 / sum. */
 FSM_CORE VEC F(normalised)(VEC w, VEC hi, VEC lo) {
     return V(fma)(w, hi, V(mul)(w, lo));
 }
 
-/* A row whose weights wait in scratch, as far from the start of a line as its results will be. */
+/* A row whose weights are in scratch, at the offset from a cache line that its results will have;
+ * the first `done` results have been stored; hi + lo is the inverse of its sum. */
 typedef struct {
     REAL *w, *out;
     size_t done, n;
     REAL hi, lo;
 } F(waiting);
 
-/* `vectors` more of its results. */
+/* Streams `vectors` more of its results. */
 FSM_INLINE void F(stream_waiting)(F(waiting) *row, size_t vectors) {
     const VEC hi = V(set1)(row->hi), lo = V(set1)(row->lo);
     for (size_t v = 0; v < vectors; v++) {
@@ -327,7 +330,7 @@ FSM_INLINE void F(stream_waiting)(F(waiting) *row, size_t vectors) {
     }
 }
 
-/* Whether masses are settled before the vector that starts with element i joins. */
+/* Whether to settle masses before the vector that starts with element i (core_f32.h, E). */
 FSM_INLINE int F(settles)(size_t i) {
     return FC(SETTLED) < FSM_CHUNK_VECTORS && i % (FC(SETTLED) * LANES) == 0 && i;
 }
@@ -337,9 +340,10 @@ FSM_CORE void F(mass_settle_at)(F(mass) *mass, size_t i) {
     }
 }
 
-/* The mass of up to CHUNK elements, from where its lanes start. What lies `ahead` bytes further,
- * the next row, is fetched meanwhile, and results of the row before, if one is `waiting`, are
- * streamed: all that is bound by memory, this is not. */
+/* The mass of up to CHUNK elements, its lanes starting at `start`: w_i = weight(x_i), stored if
+ * `how.stored`, and added. The loop is bound by arithmetic, so it also prefetches what lies `ahead`
+ * bytes further, the next row, and streams results of the row that is `waiting`, if there is one.
+ */
 FSM_CORE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, REAL start, ptrdiff_t ahead,
                             const F(row) *row, const F(how) how, F(waiting) *waiting) {
     const size_t pair_of = 2 * LANES;
@@ -379,7 +383,7 @@ FSM_CORE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, REAL start, ptrdif
     return mass;
 }
 
-/* Weights of the row, stored to w, and their sum. */
+/* Stores the weights of the row to w and returns their sum: a mass for each chunk, added up. */
 FSM_INLINE F(total)
     F(weights_as)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
                   const fsm_temperature *t, int rare, F(waiting) *waiting) {
@@ -412,8 +416,8 @@ FSM_INLINE F(total) F(weights)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead
     return F(weights_as)(x, w, n, ahead, s, t, 0, NULL);
 }
 
-/* The same, meanwhile streaming what is `waiting`; a function of its own, for the registers it
- * needs. */
+/* The same, streaming the results of a waiting row meanwhile. A function of its own, for the
+ * registers that it needs. */
 FSM_NOINLINE F(total)
     F(weights_meanwhile)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
                          const fsm_temperature *t, F(waiting) *waiting) {
@@ -426,9 +430,9 @@ FSM_NOINLINE F(total)
     return total;
 }
 
-/* Sums in parts of all weights but that of element `skip`, with a relative accuracy that a mass has
- * not where they are small; of up to ACROSS elements. Weights are stored to w when given, element
- * `skip`'s as 0. */
+/* The sum in parts of the weights of up to ACROSS elements but element `skip`, with a relative
+ * accuracy that a mass has not where they are small. Stores the weights to w unless that is NULL,
+ * element `skip`'s as 0. */
 FSM_CORE F(part_sum)
     F(some_others)(const REAL *x, REAL *w, size_t n, size_t skip, const F(row) *row, int rare) {
     F(part_sum) sum;
@@ -453,7 +457,7 @@ FSM_CORE F(part_sum)
     }
     return sum;
 }
-/* Adds those of a row of more elements, as sums of ACROSS of them. */
+/* Adds the same of a longer row, as sums of ACROSS elements. */
 FSM_CORE void F(add_others)(F(sum) *sum, const REAL *x, REAL *w, size_t n, size_t skip,
                             const F(row) *row, int rare) {
     for (size_t i = 0; i < n; i += ACROSS) {
@@ -482,14 +486,14 @@ FSM_NOINLINE pair F(others_summed)(const REAL *x, REAL *w, size_t n, const F(sta
                                      : F(others_summed_as)(x, w, n, s, t, 0);
 }
 
-/* Without one maximal weight. */
+/* A row's sum without one maximal weight. */
 FSM_CORE pair F(without_top)(pair running, REAL maximum, const F(row) *row, int rare) {
     VEC low;
     const VEC own = F(weight_split)(V(set1)(maximum), row, rare, &low);
     return F(running_less)(running, V(reduce_max)(own), V(reduce_max)(low));
 }
 
-/* The mass of the row without one maximal weight; weights are stored to w when given. */
+/* The mass of the row without one maximal weight; stores weights to w unless that is NULL. */
 FSM_CORE pair F(others_massed)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
                                const fsm_temperature *t, const int rare) {
     const F(row) row = F(row_of)(s, t);
@@ -510,14 +514,14 @@ FSM_NOINLINE pair F(others_massed_rare)(const REAL *x, REAL *w, size_t n, const 
     return F(others_massed)(x, w, n, 0, s, t, 1);
 }
 
-/* From where on the others' mass is as accurate as their sum. */
+/* From this value on the others' mass is as accurate as adding them up by themselves. */
 FSM_INLINE double F(others_from)(size_t n) {
     return (double)(n < CHUNK ? n : CHUNK) * FC(OTHERS_FROM);
 }
 
-/* All weights but one of the largest, and what they are stored as: by their mass where the row is
- * long and that is not small beside the largest, else by a sum with a relative accuracy of its
- * own. */
+/* The sum of all weights but one of the largest, and the weights to w unless that is NULL. Long
+ * enough rows take it from their mass, if it is not small beside the largest weight; others add it
+ * up with a relative accuracy of its own. */
 FSM_INLINE pair F(others)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
                           const fsm_temperature *t) {
     if (n > ACROSS) {
@@ -530,11 +534,13 @@ FSM_INLINE pair F(others)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, con
     return F(others_summed)(x, w, n, s, t);
 }
 
+/* The weight of the maximum, nearly exactly. */
 FSM_INLINE pair F(log_top)(const F(start) *s) {
     return F(top_weight)(s->top_hi, s->top_lo, s->steps);
 }
 
-/* A NaN, nothing above -inf, or an infinite maximum, whose own term alone would be NaN. */
+/* Whether a row has a NaN, nothing above -inf, or an infinite maximum, whose own term alone would
+ * be NaN. */
 FSM_INLINE int F(no_answer)(REAL maximum, pair logarithm) {
     return !(logarithm.hi == logarithm.hi && maximum <= FC(MAX));
 }
@@ -543,13 +549,14 @@ FSM_INLINE VEC F(normalised_partial)(const REAL *w, size_t n, VEC hi, VEC lo) {
     return F(normalised)(V(load_partial)(w, n, 0), hi, lo);
 }
 
-/* What is held goes where it belongs; of no edge, nothing. */
+/* Stores what is held of a shared line; nothing if `edge` is NULL. */
 FSM_NOINLINE void F(edge_flush)(F(edge) *edge) {
     if (edge && edge->held) {
         V(store_partial)(edge->at, V(load)(edge->line), edge->held);
         edge->held = 0;
     }
 }
+/* The first results of a row: completes and streams the held line if they belong to it. */
 FSM_NOINLINE void F(edge_first)(REAL *out, VEC a, size_t first, F(edge) *edge) {
     if (edge->held && edge->at + edge->held == out && edge->held + first == LANES) {
         V(store_partial)(edge->line + edge->held, a, first);
@@ -559,6 +566,7 @@ FSM_NOINLINE void F(edge_first)(REAL *out, VEC a, size_t first, F(edge) *edge) {
         V(store_partial)(out, a, first);
     }
 }
+/* The last results of a row: holds them until the next row completes their line. */
 FSM_NOINLINE void F(edge_last)(REAL *out, VEC a, size_t last, F(edge) *edge) {
     F(edge_flush)(edge);
     edge->at = out;
@@ -566,7 +574,8 @@ FSM_NOINLINE void F(edge_last)(REAL *out, VEC a, size_t last, F(edge) *edge) {
     V(store)(edge->line, a);
 }
 
-/* The first results of a row, up to where a line starts; the last, less than a line. */
+/* Stores the results of a row before its first whole cache line, and those after its last: by way
+ * of `edge` where results are streamed. */
 FSM_INLINE void F(put_first)(REAL *out, VEC a, size_t first, F(edge) *edge) {
     if (edge) {
         F(edge_first)(out, a, first, edge);
@@ -582,7 +591,8 @@ FSM_INLINE void F(put_last)(REAL *out, VEC a, size_t last, F(edge) *edge) {
     }
 }
 
-/* A whole vector of results: to the start of a line where they are streamed. */
+/* Stores a whole vector of results; streams it, to the start of a cache line, if there is an
+ * `edge`. */
 FSM_INLINE void F(put)(REAL *out, VEC x, const F(edge) *edge) {
     if (edge) {
         V(stream)(out, x);
@@ -591,8 +601,8 @@ FSM_INLINE void F(put)(REAL *out, VEC x, const F(edge) *edge) {
     }
 }
 
-/* out = out (hi + lo), from element `first` on as far as there are whole vectors. This is bound by
- * loads and stores: of a long row `first` is where the first cache line starts. */
+/* out = out (hi + lo) for the whole vectors from element `first` on. Bound by loads and stores: in
+ * rows of more than FOLDED elements `first` is where the first cache line starts. */
 FSM_CORE void F(scale_lines)(REAL *out, size_t first, size_t n, REAL inv_hi, REAL inv_lo) {
     const VEC hi = V(set1)(inv_hi), lo = V(set1)(inv_lo);
     size_t i = first;
@@ -610,8 +620,8 @@ FSM_CORE void F(scale_lines)(REAL *out, size_t first, size_t n, REAL inv_hi, REA
         V(store)(out + i, F(normalised)(V(load)(out + i), hi, lo));
     }
 }
-/* The elements before and after those lines. A masked store holds up loads from its line, so this
- * comes after all lines: of its row, or of several rows, where these are short. */
+/* The same for the elements before and after these. A masked store holds up loads from its cache
+ * line, so this comes after all lines of its row, or of several short rows. */
 FSM_CORE void F(scale_ends)(REAL *out, size_t first, size_t n, REAL inv_hi, REAL inv_lo) {
     const VEC hi = V(set1)(inv_hi), lo = V(set1)(inv_lo);
     const size_t last = (n - first) % LANES;
@@ -628,18 +638,22 @@ FSM_CORE void F(scale_row)(REAL *out, size_t first, size_t n, REAL inv_hi, REAL 
     F(scale_ends)(out, first, n, inv_hi, inv_lo);
 }
 
-/* The results of weights in place, with other operations for weights below `limit`, whose product
- * with `lo` is subnormal. None of these has a subnormal operand or result. They are those of
- * normalised(), lifted by a power of two; `magic` rounds the product with `lo` to multiples of the
- * smallest number, `normal` a result that is subnormal. Returns whether there were such weights. */
+/* Scales weights in place as normalised() does, w hi + (w lo) with the same bits, but with no
+ * subnormal operand or result. Weights of `limit` or more, whose product with lo is normal, go the
+ * usual way. Others are computed times LIFT, as y LIFT = w (hi LIFT) + low:
+ * - low = w (lo LIFT), which adding and subtracting `magic` rounds as the subnormal w lo would be;
+ * - a sum of `normal` or more is a normal y: LIFT is taken off its exponent;
+ * - a lower one is rounded by adding `normal`, whose last bit is then the smallest subnormal's: the
+ *   bits above those of `normal` are those of y.
+ * Returns whether there were such weights. */
 FSM_NOINLINE int F(scale_low)(REAL *out, size_t n, VEC hi, VEC lo) {
     const VEC zero = V(set1)(0), normal = V(set1)(FC(LIFTED_NORMAL)), lift = V(set1)(FC(LIFT));
     const VEC lifted_hi = V(mul)(hi, lift), lifted_lo = V(mul)(lo, lift);
     const VEC magnitude = V(max)(lifted_lo, V(sub)(zero, lifted_lo));
     const VEC below = V(set1)(FC(LIFTED_NORMAL) * (1 - (REAL)0x1p-22));
     const VEC limit = V(div)(below, V(max)(magnitude, normal));
-    /* Of the other sign than the product: their sum, below `magic`, has the smallest number for its
-     * unit. */
+    /* Of the other sign than the product, so that their sum stays below |magic|, where the last bit
+     * is the smallest subnormal's, times LIFT. */
     const VEC magic =
         V(where_equal)(magnitude, lifted_lo, V(set1)(-FC(LIFTED_MAGIC)), V(set1)(FC(LIFTED_MAGIC)));
     int found = 0;
@@ -654,7 +668,7 @@ FSM_NOINLINE int F(scale_low)(REAL *out, size_t n, VEC hi, VEC lo) {
             const VEC lifted = V(fma)(small, lifted_hi, low);
             const VEC as_normal = V(sub_bits)(lifted, V(set1)(FC(LIFT_BITS)));
             const VEC units = V(sub_bits)(V(fma)(small, lifted_hi, V(add)(normal, low)), normal);
-            /* At most one of the three is not 0. */
+            /* At most one of the three is not 0, so that their bits can be added. */
             y = V(sub_bits)(y, V(sub_bits)(zero, V(zero_below)(as_normal, lifted, normal)));
             y = V(sub_bits)(y, V(sub_bits)(V(zero_below)(units, lifted, normal), units));
             found = 1;
@@ -668,7 +682,7 @@ FSM_NOINLINE int F(scale_low)(REAL *out, size_t n, VEC hi, VEC lo) {
     return found;
 }
 
-/* Some rows of weights by scale_low; a sum that is NaN has such factors. */
+/* Scales some rows by scale_low. A NaN sum has NaN factors. */
 FSM_NOINLINE void F(scale_rows_low)(const fsm_rows *b, size_t first, size_t rows, const REAL *hi,
                                     const REAL *lo) {
     int found = 0;
@@ -685,7 +699,7 @@ FSM_NOINLINE void F(scale_rows_low)(const fsm_rows *b, size_t first, size_t rows
     }
 }
 
-/* A long row of weights, by pieces, so that it is not done before subnormal results are noticed. */
+/* Scales a long row piece by piece, asking before each whether a result has been subnormal. */
 FSM_NOINLINE void F(scale_pieces)(REAL *out, size_t n, REAL hi, REAL lo) {
     size_t first = F(before_line)(out, n);
     for (size_t i = 0; i < n; first = 0) {
@@ -699,11 +713,12 @@ FSM_NOINLINE void F(scale_pieces)(REAL *out, size_t n, REAL hi, REAL lo) {
     }
 }
 
-/* A few rows at a time, phase by phase: what a row waits for (its maximum, its sum, the division)
- * is computed while the processor has the other rows to go on with. */
+/* A group of rows, phase by phase: (1) maxima and starts; (2) weights, stored to out, and their
+ * sum; (3) hi + lo = 1 / sum; (4) out = w (hi + lo). What a row waits for is computed while the
+ * processor works on other rows. */
 static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
     F(start) start[GROUP];
-    REAL chunks[MOST_CHUNKS]; /* of a row that has several, which is alone in its group */
+    REAL chunks[MOST_CHUNKS]; /* of a row of several, which is a group by itself */
     F(total) total[GROUP];
     REAL hi[GROUP], lo[GROUP];
     const ptrdiff_t ahead = F(ahead)(b, first, rows);
@@ -735,7 +750,8 @@ static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
     }
 }
 
-/* Up to where its results lie in whole lines, and what is left of them. */
+/* Stores the results before the first whole cache line; the others are streamed later.
+ * finish_waiting streams and stores what is left. */
 FSM_NOINLINE void F(begin_waiting)(F(waiting) *row, F(edge) *edge) {
     row->done = F(before_line)(row->out, row->n);
     if (row->done) {
@@ -753,7 +769,7 @@ FSM_NOINLINE void F(finish_waiting)(F(waiting) *row, F(edge) *edge) {
     }
 }
 
-/* All of its results, by scale_low. */
+/* Stores all results of a row by way of scale_low. */
 FSM_NOINLINE void F(stream_low)(const F(waiting) *row) {
     if (!F(scale_low)(row->w, row->n, V(set1)(row->hi), V(set1)(row->lo))) {
         FSM_FORGET_UNDERFLOW();
@@ -766,6 +782,9 @@ FSM_NOINLINE void F(stream_low)(const F(waiting) *row) {
     memcpy(row->out + i, row->w + i, (row->n - i) * sizeof(REAL));
 }
 
+/* Row by row: (1) maximum; (2) weights and their sum to scratch, while the results of the row
+ * before are streamed; (3) what is left of those; (4) the inverse of the sum. The row's own results
+ * wait for the next row. */
 static void F(softmax_streamed)(const fsm_rows *b) {
     const size_t n = b->n, pitch = (n + 2 * LANES - 1) / LANES * LANES;
     const size_t next = 1 + (FETCH_AHEAD - 1) / (n * sizeof(REAL));
@@ -800,7 +819,10 @@ static void F(softmax_streamed)(const fsm_rows *b) {
 }
 
 #ifndef FSM_CORE_CALLED
-/* Up to LANES rows of up to FOLDED elements, phase by phase. */
+/* Up to LANES rows of up to FOLDED elements, phase by phase: (1) the maxima of each row's lanes,
+ * folded to one row a lane, and the starts of all; (2) weights and masses along each row, masses
+ * folded; (3) 1 / sum of all; (4) scaling. Absent rows repeat the first. If a row is not plain, all
+ * go to softmax_group. */
 static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
     const size_t n = b->n;
     const ptrdiff_t ahead = F(ahead)(b, first, rows);
@@ -855,10 +877,10 @@ static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
     }
 }
 
-/* A row of `count` vectors held in registers: one load, one store. It has only itself to wait for,
- * so its exponentials are begun before the maximum is known: N only moves their exponents. (Its
- * parity would decide where an element lies half way between two steps; but no float times
- * STEPS_PER_UNIT does, up to SHIFT_ABOVE.) */
+/* A row of `count` vectors held in registers: one load and one store an element. It has only itself
+ * to wait for, so its exponentials begin before its maximum is known, with N = 0; N is then
+ * subtracted from their exponents. (magic then has another parity, which would decide ties of x *
+ * STEPS_PER_UNIT; but no element of up to SHIFT_ABOVE gives a tie.) */
 FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int count) {
     const size_t last = (size_t)(count - 1) * LANES;
     VEC a[8];
@@ -966,8 +988,8 @@ FSM_INLINE VEC F(logged)(VEC x, VEC hi, VEC lo) {
     return V(sub)(V(sub)(x, hi), lo);
 }
 
-/* out = (x - hi) - lo, where hi + lo = max + log(sum): no cancellation but the exact one of x - hi;
- * `first` as in scale_row, `edge` where results are streamed. */
+/* out = (x - hi) - lo with hi + lo = max + log(sum / w_max): nothing cancels but in x - hi, which
+ * is then exact. `first` as in scale_row; `edge` if results are streamed. */
 FSM_CORE void F(log_softmax_plain)(const REAL *x, REAL *out, size_t first, size_t n, REAL log_hi,
                                    REAL log_lo, F(edge) *edge) {
     const VEC hi = V(set1)(log_hi), lo = V(set1)(log_lo);
@@ -983,14 +1005,14 @@ FSM_CORE void F(log_softmax_plain)(const REAL *x, REAL *out, size_t first, size_
     }
 }
 
-/* (x - max) / T - log(sum), with x - max as a two-sum and the product's residual carried along;
- * `row` as log_softmax_tempered has it, `first` being the first factor of x. */
+/* (x - max) / T - log, with x - max as a two-sum and the residual of the division carried along.
+ * `row` and `first`, a factor of x, are as log_softmax_tempered sets them. */
 FSM_CORE VEC F(log_softmax_tempered_vector)(VEC x, VEC first, const F(row) *row, VEC log_hi,
                                             VEC log_lo) {
     const VEC zero = V(set1)(0), maximum = row->shift;
     x = V(mul)(x, first);
     const VEC d = V(sub)(x, maximum);
-    const VEC of_max = V(sub)(d, x); /* -(what was taken of max) */
+    const VEC of_max = V(sub)(d, x); /* -(what was subtracted of max) */
     const VEC error = V(sub)(V(sub)(x, V(sub)(d, of_max)), V(add)(maximum, of_max));
     const VEC scaled = V(mul)(d, row->scale);
     const VEC high = V(mul)(scaled, row->inv_hi);
@@ -1003,9 +1025,9 @@ FSM_CORE VEC F(log_softmax_tempered_vector)(VEC x, VEC first, const F(row) *row,
 
 FSM_NOINLINE void F(log_softmax_tempered)(const REAL *x, REAL *out, size_t n, const F(start) *s,
                                           const fsm_temperature *t, pair logarithm) {
-    /* 1 / T as three factors, so that nothing overflows that has a result: the first, a half or 1,
-     * lets x - max fit; the second is a power of two; the last is 1 to 2, so that no product is
-     * larger than the result. */
+    /* 1 / T as three factors, so that nothing overflows that has a finite result: `first`, 1/2 or
+     * 1, keeps x - max finite; the second is a power of two; the third lies in 1 to 2, so that no
+     * product exceeds the result. */
     const REAL factor = t->scale < 2 ? (REAL)0.5 : 1;
     F(row) row = F(row_of)(s, t);
     row.shift = V(set1)(s->maximum * factor);
@@ -1028,7 +1050,7 @@ FSM_NOINLINE void F(log_softmax_tempered)(const REAL *x, REAL *out, size_t n, co
     }
 }
 
-/* A row with an infinite maximum or a NaN. */
+/* logsumexp of a row with an infinite maximum or a NaN. */
 FSM_NOINLINE REAL F(logsumexp_special)(const REAL *x, size_t n, REAL maximum) {
     for (size_t i = 0; i < n; i++) {
         if (x[i] != x[i]) {
@@ -1038,7 +1060,7 @@ FSM_NOINLINE REAL F(logsumexp_special)(const REAL *x, size_t n, REAL maximum) {
     return maximum;
 }
 
-/* A row's answer from its logarithm. */
+/* The results of a row from its maximum and log(sum / w_max). */
 FSM_INLINE void F(log_softmax_row)(const REAL *x, REAL *out, size_t n, const F(start) *s,
                                    const fsm_temperature *t, pair logarithm, F(edge) *edge) {
     if (FSM_UNLIKELY(F(no_answer)(s->maximum, logarithm))) {
@@ -1066,11 +1088,12 @@ FSM_INLINE void F(logsumexp_row)(const REAL *x, REAL *out, size_t n, const F(sta
     *out = hi;
 }
 
-/* A few rows at a time, phase by phase, as softmax_group. */
+/* A group of rows, phase by phase: (1) maxima and starts; (2) the sum of all weights but a maximal
+ * one; (3) log1p(others / top); (4) x - max - log, or max + log if `single`. */
 FSM_NOINLINE void F(log_group)(const fsm_rows *b, size_t first, size_t rows, int single,
                                F(edge) *edge) {
     F(start) start[GROUP];
-    REAL chunks[MOST_CHUNKS]; /* of a row that has several, which is alone in its group */
+    REAL chunks[MOST_CHUNKS]; /* of a row of several, which is a group by itself */
     pair others[GROUP];
     pair logarithm[GROUP];
     const ptrdiff_t ahead = F(ahead)(b, first, rows);
