@@ -1,30 +1,31 @@
-/* Short rows, across: a block of LANES rows is transposed so that column i is one vector and a lane
- * is a row; included after rows.h and backward.h for each format.
+/* Short rows, transposed: of a block of LANES rows, column i (element i of each row) is one vector,
+ * and a lane is a row. Included after rows.h and backward.h for each format.
  *
  * Design
  * A. The weights of a column, the sum over columns and all that follows are the operations of the
- *    row kernels, lane by lane: the sum's tree adds columns 8, 4, 2, 1 apart as the row kernel
- *    folds its lanes. So a row has the same bits here and alone; there is no horizontal step, and
+ *    row kernels, lane by lane. What these have in lane i of their accumulators is here the
+ *    accumulator of columns i, i + LANES, ...; these are added 8, 4, 2, 1 apart, as the row kernel
+ *    folds its lanes. So a row has the same bits here and there. There is no horizontal step, and
  *    one division and one logarithm serve a block.
  * B. A block with a row that is not plain (a NaN, an infinite or large maximum) is left to the row
  *    kernels, before anything of it is written.
- * C. What remains of a batch is padded to a block if that pays, else left to the row kernels.
- * D. gather and scatter are the same transposes for arrays.c: rows side by side to contiguous rows,
- *    and back.
- * E. Rows side by side of up to FSM_BESIDE_LENGTH elements need no transposing: a block of them is
- *    columns as it lies. Longer ones, in a softmax, are computed where they lie.
- */
+ * C. The last rows of a batch are padded to a block if that pays, else left to the row kernels.
+ * D. gather and scatter are the same transposes for arrays.c: from rows side by side in memory to
+ *    contiguous rows, and back.
+ * E. Rows side by side in memory, of up to FSM_BESIDE_LENGTH elements, need no transposing: a block
+ *    of them is columns as it lies. Longer ones, in a softmax, are computed where they lie
+ *    (softmax_tall). */
 
-/* Rows of so many elements at most go across (a softmax, whose rows are folded together otherwise,
- * not so many); up to PADDED, what remains of a batch is padded to a span. */
+/* The longest rows that go across in a softmax; longer ones are folded together (rows.h, E). Up to
+ * PADDED elements, the last rows of a batch are padded to a span, i.e. the rows that one call of a
+ * columns function computes. */
 #define SOFTMAX_ACROSS (3 * LANES - 1)
 #define PADDED 16
-/* Rows of FC(NARROW) elements at most, one after the other, are transposed as what they are
- * together; so are those of less than COLUMNS anyway, by a copy. */
+/* The longest rows that are transposed by permuting whole vectors: contiguous ones of up to
+ * FC(NARROW) elements, and those of fewer than COLUMNS, which are copied together first. */
 #define MOST_NARROW 3
-/* Blocks side by side in a softmax: what one waits for (its maximum, sum, division) the other
- * fills. One where a vector is loops; where it is two registers, one from 5 columns on, and for a
- * single column, which is not compiled by itself. */
+/* Blocks interleaved in a softmax, so that one computes while the other waits for its maximum, sum
+ * and division: generic 1, AVX-512 2, others 2 for 2 to 4 columns, else 1. */
 #ifdef FSM_CORE_CALLED
 #define BLOCKS(n) 1
 #elif defined(FSM_ONE_REGISTER)
@@ -34,12 +35,13 @@
 #endif
 #define MOST_BLOCKS 2
 
-/* Computes some rows of the batch from `first` on, a block or several, and returns how many; or
- * nothing: 0. */
+/* Computes rows of the batch from `first` on, one block or several. Returns how many rows; 0 if
+ * they need the row kernels. */
 typedef size_t F(columns_function)(const fsm_rows *b, size_t first);
 
+/* Transposes LANES rows of n elements, `stride` bytes apart, to columns a. */
 FSM_CORE void F(columns_load)(const REAL *x, ptrdiff_t stride, VEC *a, size_t n) {
-    a[0] = V(set1)(0); /* n is not 0, which gcc cannot know and warns of */
+    a[0] = V(set1)(0); /* n is never 0, which gcc cannot know: it warns */
     if (n <= FC(NARROW) && stride == (ptrdiff_t)(n * sizeof(REAL))) {
         V(load_narrow)(x, n, a);
     } else if (n >= COLUMNS) {
@@ -58,6 +60,7 @@ FSM_CORE void F(columns_load)(const REAL *x, ptrdiff_t stride, VEC *a, size_t n)
     }
 }
 
+/* Transposes columns a to rows. */
 FSM_CORE void F(columns_store)(REAL *out, ptrdiff_t stride, const VEC *a, size_t n) {
     if (n <= FC(NARROW) && stride == (ptrdiff_t)(n * sizeof(REAL))) {
         V(store_narrow)(out, n, a);
@@ -77,7 +80,7 @@ FSM_CORE void F(columns_store)(REAL *out, ptrdiff_t stride, const VEC *a, size_t
     }
 }
 
-/* The same where n is known only when they run. */
+/* The same, not inlined, for an n that is not a constant. */
 FSM_NOINLINE void F(columns_read)(const REAL *x, ptrdiff_t stride, VEC *a, size_t n) {
     F(columns_load)(x, stride, a, n);
 }
@@ -94,7 +97,7 @@ FSM_CORE VEC F(columns_max)(const VEC *a, size_t n) {
     return V(max)(m0, m1);
 }
 
-/* Folds what n lanes of the row kernel hold. */
+/* Joins lane[0 .. n) into lane[0] by halves, as a row kernel folds the lanes of a vector. */
 #define COLUMNS_FOLD(lane, n, join)                                                                \
     do {                                                                                           \
         size_t left = (n) < LANES ? (n) : LANES;                                                   \
@@ -106,13 +109,13 @@ FSM_CORE VEC F(columns_max)(const VEC *a, size_t n) {
         }                                                                                          \
     } while (0)
 
-/* What one block's columns weigh: the units of all, and lane by lane of the row kernel what is not
- * whole units. */
+/* The mass of a block's rows: the counts of units of all accumulators, added, and the remainder of
+ * each (A). */
 typedef struct {
     VEC units, low[LANES];
 } F(columns_mass);
 
-/* The weights of the columns, to w when given (which may be x), and their mass. */
+/* The weights of the columns, to w unless that is NULL (it may be x), and their mass. */
 FSM_CORE void F(columns_weigh)(const VEC *x, VEC *w, size_t n, const F(row) *row, int tempered,
                                F(columns_mass) *mass) {
     mass->units = V(set1)(0);
@@ -134,7 +137,7 @@ FSM_CORE void F(columns_weigh)(const VEC *x, VEC *w, size_t n, const F(row) *row
     }
 }
 
-/* The same for a logarithm. */
+/* The mass of the columns' weights in parts, for a logarithm. */
 FSM_CORE void F(columns_weigh_parts)(const VEC *x, size_t n, const F(row) *row,
                                      F(columns_mass) *mass) {
     mass->units = V(set1)(0);
@@ -148,7 +151,8 @@ FSM_CORE void F(columns_weigh_parts)(const VEC *x, size_t n, const F(row) *row,
     }
 }
 
-/* The sum of what is not whole units. Absent lanes are left out: they would add +0. */
+/* The sum of the remainders, by halves. Accumulators without a column are left out: they would add
+ * +0. */
 FSM_CORE VEC F(columns_low)(F(columns_mass) *mass, size_t lanes) {
     FSM_UNROLL
     for (size_t half = LANES / 2; half; half /= 2) {
@@ -166,8 +170,8 @@ FSM_INLINE uint32_t F(columns_lanes)(size_t n) {
     return (uint32_t)(n < LANES ? n : LANES);
 }
 
-/* The sum of the columns' weights in parts, as of a logarithm; the weights to w when given (which
- * may be x). */
+/* The sum in parts of the columns' weights, for a logarithm; the weights to w unless that is NULL
+ * (it may be x). */
 FSM_CORE F(sum) F(columns_sum)(const VEC *x, VEC *w, size_t n, const F(row) *row) {
     F(part_sum) lane[LANES];
     for (size_t i = 0; i < n && i < LANES; i++) {
@@ -187,7 +191,7 @@ FSM_CORE F(sum) F(columns_sum)(const VEC *x, VEC *w, size_t n, const F(row) *row
     return F(part_sum_whole)(&lane[0]);
 }
 
-/* A sum of gradients, or of products as F(add_products) has it. */
+/* sum(a_i b_i), with products grouped as F(add_products) does; sum(a_i) if b is NULL. */
 FSM_CORE F(sum) F(columns_dot)(const VEC *a, const VEC *b, size_t n) {
     F(sum) lane[LANES];
     for (size_t i = 0; i < n && i < LANES; i++) {
@@ -208,13 +212,16 @@ FSM_CORE F(sum) F(columns_dot)(const VEC *a, const VEC *b, size_t n) {
     return lane[0];
 }
 
-/* Whether every lane lies strictly between -limit and limit. */
+/* Whether |a| < limit in every lane. */
 FSM_INLINE int F(columns_below)(VEC a, REAL limit) {
     const VEC zero = V(set1)(0), one = V(set1)(1);
     const VEC magnitude = V(max)(a, V(sub)(zero, a));
     return V(equal)(V(zero_below)(one, magnitude, V(set1)(limit)), zero) == ALL_LANES;
 }
 
+/* The softmax of `blocks` blocks, interleaved: (1) transpose; (2) maxima and starts; (3) weights
+ * and masses; (4) hi + lo = 1 / sum; (5) w (hi + lo); (6) transpose back. `exactly`: n is a
+ * constant. */
 FSM_INLINE size_t F(softmax_columns_of)(const fsm_rows *b, size_t first, const size_t n,
                                         const int blocks, const int tempered, const int exactly) {
     VEC a[MOST_BLOCKS][ACROSS], hi[MOST_BLOCKS], lo[MOST_BLOCKS];
@@ -267,7 +274,7 @@ FSM_INLINE size_t F(softmax_columns_of)(const fsm_rows *b, size_t first, const s
 }
 
 #ifndef FSM_CORE_CALLED
-/* Rows side by side (kernels.h), of up to FSM_BESIDE_LENGTH elements. */
+/* fsm_beside_function of softmax: the steps above on a block that is columns already. */
 static int F(softmax_beside)(void *block, size_t n) {
     VEC *const a = block;
     VEC hi, lo;
@@ -295,7 +302,7 @@ static int F(softmax_beside)(void *block, size_t n) {
     return 1;
 }
 
-/* A block by that, as it can do with subnormal results. */
+/* A block of contiguous rows by way of softmax_beside, which can do with subnormal results. */
 FSM_NOINLINE size_t F(softmax_columns_low)(const fsm_rows *b, size_t first) {
     VEC a[ACROSS];
     if (fsm_is_tempered(b)) {
@@ -310,7 +317,7 @@ FSM_NOINLINE size_t F(softmax_columns_low)(const fsm_rows *b, size_t first) {
 }
 #endif
 
-/* Compiled for each length of up to 16 (float64: 10), where a vector is registers. */
+/* Compiled for each length up to 16 (float64: 10), where a vector is registers. */
 static size_t F(softmax_columns)(const fsm_rows *b, size_t first) {
 #ifndef FSM_CORE_CALLED
     if (FSM_UNLIKELY(FSM_UNDERFLOWED())) {
@@ -347,7 +354,7 @@ static size_t F(softmax_columns)(const fsm_rows *b, size_t first) {
     return F(softmax_columns_of)(b, first, b->n, 1, fsm_is_tempered(b), 0);
 }
 
-/* Fewer rows than a span, with zeros for the rest. */
+/* Computes fewer rows than a span, the others being 0; returns 0 if they need the row kernels. */
 FSM_NOINLINE int F(across_padded)(const fsm_rows *b, F(columns_function) *columns, size_t span,
                                   size_t outputs) {
     REAL x[PADDED * MOST_BLOCKS * LANES] = {0}, y[PADDED * MOST_BLOCKS * LANES] = {0};
@@ -362,7 +369,7 @@ FSM_NOINLINE int F(across_padded)(const fsm_rows *b, F(columns_function) *column
         .x_stride = stride,
         .y_stride = stride,
         .out_stride = (ptrdiff_t)(outputs * sizeof(REAL)),
-        .temperature = b->temperature, /* of all rows */
+        .temperature = b->temperature, /* the same for all rows */
     };
     for (size_t r = 0; r < b->rows; r++) {
         memcpy(x + r * b->n, CONST_ROW(b->x, b->x_stride, r), b->n * sizeof(REAL));
@@ -379,8 +386,8 @@ FSM_NOINLINE int F(across_padded)(const fsm_rows *b, F(columns_function) *column
     return 1;
 }
 
-/* A batch of short rows: by `span` rows or more where that works, by rows elsewhere. `outputs`:
- * elements a row of the result has. */
+/* A batch of short rows: by `columns`, `span` rows or more at a time, and by `along` what that
+ * leaves. A result has `outputs` elements a row. */
 FSM_INLINE void F(across)(const fsm_rows *b, F(columns_function) *columns, size_t span,
                           fsm_rows_function *along, size_t outputs) {
     fsm_rows part = *b;
@@ -414,7 +421,7 @@ static void F(softmax_rows)(const fsm_rows *b) {
     }
 }
 
-/* What LANES rows' logarithms are made of. */
+/* What the logarithms of LANES rows, log1p(others / top), are made of. */
 typedef struct {
     F(starts) start;
     F(sum) others, top;
@@ -427,15 +434,15 @@ FSM_NOINLINE void F(logs_finish)(F(logs) *s) {
     s->logarithm = F(lanes_log_one_plus)(s->ratio);
 }
 
-/* The sums of a block's columns without the first largest element of a row, for logs_finish; 0 if a
- * row is not plain. w is scratch, and has the `weights` afterwards if they are asked for, 0 for
- * that element. */
+/* The start and `others` of a block, for logs_finish: the sum in parts of its columns without the
+ * first largest element of each row. Returns 0 if a row is not plain. Overwrites w; with `weights`,
+ * w then holds the weights, 0 for that element. */
 FSM_CORE int F(columns_logs_of)(const VEC *a, VEC *w, size_t n, F(logs) *s, const int weights) {
     const VEC nothing = V(set1)(-INFINITY), found = V(set1)(FC(NAN));
     if (!F(starts_of)(&s->start, F(columns_max)(a, n), FC(LOG_CUT), &untempered, 0, 0)) {
         return 0;
     }
-    /* After the first maximal element, no element is equal to `wanted`. */
+    /* Becomes NaN at the first maximal element, which no later one is equal to. */
     VEC wanted = s->start.maximum;
     for (size_t i = 0; i < n; i++) {
         w[i] = V(where_equal)(a[i], wanted, nothing, a[i]);
@@ -451,7 +458,8 @@ FSM_NOINLINE int F(columns_logs_and_weights)(const VEC *a, VEC *w, size_t n, F(l
     return F(columns_logs_of)(a, w, n, s, 1);
 }
 
-/* maximum + log(sum) of every row of a few blocks as hi + lo; 0 if a row is not plain. */
+/* max + log(sum / w_max) of every row of a few blocks, as hi + lo. Returns 0 if a row is not plain.
+ */
 FSM_INLINE int F(columns_log)(VEC (*a)[ACROSS], const int blocks, size_t n, VEC *hi, VEC *lo) {
     VEC w[ACROSS];
     F(logs) s[MOST_BLOCKS];
@@ -459,7 +467,7 @@ FSM_INLINE int F(columns_log)(VEC (*a)[ACROSS], const int blocks, size_t n, VEC 
     for (int k = 0; k < blocks; k++) {
         plain = plain && F(columns_logs)(a[k], w, n, &s[k]);
     }
-    /* One after the other, as each waits for itself. */
+    /* Interleaved by the processor: each is one chain of dependent operations. */
     for (int k = 0; k < blocks && plain; k++) {
         F(logs_finish)(&s[k]);
     }
@@ -470,7 +478,7 @@ FSM_INLINE int F(columns_log)(VEC (*a)[ACROSS], const int blocks, size_t n, VEC 
     return plain;
 }
 
-/* The same of rows from `first` on; returns of how many blocks. */
+/* The same of the rows from `first` on, which are transposed to a. Returns the number of blocks. */
 FSM_NOINLINE int F(columns_log_of)(const fsm_rows *b, size_t first, VEC (*a)[ACROSS], VEC *hi,
                                    VEC *lo) {
     const int blocks = b->rows - first < MOST_BLOCKS * LANES ? 1 : MOST_BLOCKS;
@@ -481,8 +489,10 @@ FSM_NOINLINE int F(columns_log_of)(const fsm_rows *b, size_t first, VEC (*a)[ACR
 }
 
 #ifndef FSM_CORE_CALLED
-/* Up to LANES rows of up to FOLDED elements, folded together (rows.h, E); rows that need more than
- * that, one by one. */
+/* Up to LANES rows of up to FOLDED elements, folded together (rows.h, E): (1) maxima and starts;
+ * (2) masses in parts along each row; (3) others = mass - top, log1p(others / top) and max + log of
+ * all; (4) results. Rows that are not plain, or whose others are small beside their largest weight,
+ * go to log_group one by one. */
 FSM_NOINLINE void F(log_folded)(const fsm_rows *b, size_t first, size_t rows, int single) {
     const size_t n = b->n;
     VEC hi[LANES], lo[LANES];
@@ -533,7 +543,7 @@ FSM_NOINLINE void F(log_folded)(const fsm_rows *b, size_t first, size_t rows, in
 
 #endif
 
-/* A batch of rows, those of up to FOLDED elements folded together where a vector is registers. */
+/* A batch of rows: those of up to FOLDED elements folded together, others by log_groups. */
 static void F(log_folds)(const fsm_rows *b, int single) {
 #ifndef FSM_CORE_CALLED
     if (b->n <= FOLDED && b->rows >= FOLD_FROM && !fsm_is_tempered(b)) {
@@ -587,6 +597,7 @@ static void F(logsumexp_rows)(const fsm_rows *b) {
     }
 }
 
+/* y (g - dot) with dot = sum(g y) of a block. */
 static size_t F(softmax_backward_columns)(const fsm_rows *b, size_t first) {
     VEC g[ACROSS], y[ACROSS], hi, lo;
     F(columns_load)(CONST_ROW(b->x, b->x_stride, first), b->x_stride, g, b->n);
@@ -603,7 +614,8 @@ static size_t F(softmax_backward_columns)(const fsm_rows *b, size_t first) {
     return LANES;
 }
 
-/* Two operands to transpose and no exp: from 13 elements on that costs what it saves. */
+/* Two operands are to be transposed, and there is no exponential: from 13 elements on this costs
+ * what it saves. */
 static void F(softmax_backward_rows)(const fsm_rows *b) {
     if (FSM_UNLIKELY(b->n > FSM_ASK_EVERY)) {
         F(softmax_backward_long)(b);
@@ -614,6 +626,7 @@ static void F(softmax_backward_rows)(const fsm_rows *b) {
     }
 }
 
+/* g - e^y sum(g) of a block. */
 static size_t F(log_softmax_backward_columns)(const fsm_rows *b, size_t first) {
     VEC g[ACROSS], y[ACROSS], hi, lo, minus_hi, minus_lo;
     F(starts) s;
@@ -621,7 +634,8 @@ static size_t F(log_softmax_backward_columns)(const fsm_rows *b, size_t first) {
     F(columns_load)(CONST_ROW(b->y, b->y_stride, first), b->y_stride, y, b->n);
     const F(sum) total = F(columns_dot)(g, NULL, b->n);
     F(lanes_split)(&total, &hi, &lo);
-    /* As in the row kernel. One far above 0 could leave the range of 2^(N - bias). */
+    /* The unit of the weights, as in the row kernel; a maximum far above 0 could leave the range of
+     * 2^(N - bias). */
     const VEC top = V(max)(F(columns_max)(y, b->n), V(set1)(0));
     if (!F(starts_of)(&s, top, FC(CUT), &untempered, 0, 0) || !F(columns_below)(top, 32) ||
         !F(columns_below)(hi, FC(MAX) * (REAL)0x1p-60)) {
@@ -639,7 +653,8 @@ static size_t F(log_softmax_backward_columns)(const fsm_rows *b, size_t first) {
         sum = V(add)(sum, g[i]);
     }
     if (V(equal)(sum, sum) !=
-        ALL_LANES) { /* for the row kernel to make every NaN the canonical one */
+        /* The row kernel makes every NaN the canonical one. */
+        ALL_LANES) {
         return 0;
     }
     F(columns_store)(ROW(b->out, b->out_stride, first), b->out_stride, g, b->n);
@@ -656,8 +671,8 @@ static void F(log_softmax_backward_rows)(const fsm_rows *b) {
     }
 }
 
-/* The losses of a block with weights, `plain` where a weight is 1; NaN where one is infinite, or a
- * weight so small or large that F(entropy_slopes) has another way. */
+/* The losses of a block times their weights; those in `plain` where a weight is 1. NaN where a loss
+ * is infinite, or a weight so small or large that entropy_slopes takes another way. */
 FSM_NOINLINE VEC F(weighted_losses)(const F(logs) *s, VEC of_label, VEC plain,
                                     const double *weight) {
     REAL moderate[LANES], is_one[LANES];
@@ -673,8 +688,10 @@ FSM_NOINLINE VEC F(weighted_losses)(const F(logs) *s, VEC of_label, VEC plain,
     return V(add)(loss, V(sub)(spoilt, spoilt));
 }
 
-/* LANES losses and gradients of labels without smoothing or temperature, as F(entropy_row) has
- * them; 0 if a row is not plain. */
+/* Losses and gradients of LANES rows with class indices, without smoothing or temperature, as
+ * F(entropy_row) computes them: (1) others, top and log; (2) loss = max + log - x at the label; (3)
+ * gradient = w / sum, at the label softmax - 1, each times the row's weight. Returns 0 if a row is
+ * not plain. */
 FSM_CORE int F(cross_entropy_columns)(const fsm_cross_entropy *b, size_t first) {
     const size_t n = b->n;
     VEC a[ACROSS], w[ACROSS], hi, lo;
@@ -751,11 +768,10 @@ static void F(cross_entropy_rows)(const fsm_cross_entropy *b) {
 }
 
 #ifndef FSM_CORE_CALLED
-/* ---- rows side by side, of one chunk (kernels.h) ---- */
+/* ---- rows side by side in memory, of at most one chunk (kernels.h, fsm_tall) ---- */
 
-/* Longer rows, in passes over all blocks of them, so that whole lines are read and written in turn.
- * `first` and `second` are a block's maxima, then its magic and limit, then its factor; the masses
- * are those of each lane of the row kernel. */
+/* The state of a block between passes: its maxima in `first`; then magic and limit; then hi and lo
+ * of 1 / sum. Beside it, the scratch holds a mass for each accumulator of each block (A). */
 typedef struct {
     VEC first, second;
 } F(pair_of);
@@ -771,8 +787,8 @@ FSM_INLINE void F(tall_maxima)(const fsm_tall *t, F(pair_of) *own) {
     }
 }
 
-/* Element i of all blocks, and element i + LANES where there is one: two of one lane of the row
- * kernel. */
+/* Weighs element i of all blocks, and element i + LANES where there is one: both join the same
+ * accumulators. */
 FSM_INLINE void F(tall_weigh)(const fsm_tall *t, const F(pair_of) *own, F(mass) *lane, size_t i,
                               const int both) {
     const size_t j = both ? i + LANES : i;
@@ -801,6 +817,7 @@ FSM_INLINE void F(tall_weigh)(const fsm_tall *t, const F(pair_of) *own, F(mass) 
     }
 }
 
+/* 1 / sum of a block from its masses. */
 FSM_INLINE void F(tall_factor)(F(pair_of) *own, const F(mass) *lane, size_t blocks) {
     F(columns_mass) mass;
     mass.units = V(set1)(0);
@@ -812,7 +829,7 @@ FSM_INLINE void F(tall_factor)(F(pair_of) *own, const F(mass) *lane, size_t bloc
     F(lanes_inverse)(&total, &own->first, &own->second);
 }
 
-/* One element of all blocks, by scale_low. */
+/* Scales one element of all blocks by scale_low. */
 FSM_NOINLINE void F(tall_low)(const fsm_tall *t, const F(pair_of) *own, REAL *out) {
     int found = 0;
     for (size_t k = 0; k < t->blocks; k++) {
@@ -825,6 +842,9 @@ FSM_NOINLINE void F(tall_low)(const fsm_tall *t, const F(pair_of) *own, REAL *ou
     }
 }
 
+/* Passes over all blocks, so that whole pages are read and written in turn: (1) maxima; (2) starts;
+ * (3) weights, stored to out, and masses; (4) 1 / sum; (5) scaling; (6) NaNs for rows whose sum is
+ * NaN. */
 static void F(softmax_tall)(const fsm_tall *t) {
     F(pair_of) *const own = t->scratch;
     F(mass) *const lanes = (F(mass) *)(own + t->blocks);
@@ -876,7 +896,8 @@ static void F(softmax_tall)(const fsm_tall *t) {
     }
 }
 
-/* As columns_log, and of longer rows. */
+/* max + log(sum / w_max) of a block as hi + lo, by the sum that a row of n elements has. Returns 0
+ * if a row is not plain, or its others are small beside its largest weight. */
 FSM_NOINLINE int F(beside_log)(const VEC *a, size_t n, VEC *hi, VEC *lo) {
     F(logs) s;
     F(columns_mass) mass;
@@ -924,7 +945,8 @@ static int F(logsumexp_beside)(void *block, size_t n) {
 
 #endif
 
-/* Element i of all rows is one run: no more to transpose than COLUMNS of them at a time. */
+/* fsm_kernels.gather and scatter: element i of all rows is one run. COLUMNS elements of LANES rows
+ * are transposed at a time, the last ones overlapping those before. */
 static size_t F(gather)(void *packed, size_t pitch, const void *x, ptrdiff_t step, size_t rows,
                         size_t n) {
     const size_t whole = n < COLUMNS ? 0 : rows / LANES * LANES;
