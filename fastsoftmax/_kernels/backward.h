@@ -1,18 +1,17 @@
 /* Gradients and the fused cross-entropy, included after rows.h for each format.
  *
- * Bounds, in ulp of the sum of the sizes of the terms; u is half a unit in the last place of 1, a
- * weight's error at most 1.14 u (core_*.h, F).
+ * Bounds, in ulp of the sum of the magnitudes of the terms; u is half a unit in the last place of
+ * 1, a weight's error at most 1.14 u (core_*.h, F).
  * - softmax_backward: of four products of a lane the first is rounded four times, the last once: 4
- *   u; g - dot rounds twice, the product once: 7 (what underflows apart).
+ *   u; g - dot rounds twice, the product once: 7 (underflow apart).
  * - log_softmax_backward: a weight, two roundings: 2.2 (promised 3).
- * - cross-entropy: a distance d is rounded once, sums of t d and t, and their products with the
+ * - cross-entropy: a distance d is rounded once; sums of t d and t, and their products with the
  *   smoothing, the temperature and the weight, are two numbers each, as the logarithm is but for
  *   0.93 u; the last rounding is 0.5: 1.5. Class indices without any of these as log_softmax: 1.9
  *   (promised 2.5). Its gradient: a weight and the sum 1.8 u, or a target smoothed or weighted 2 u
- *   (the factor of both is rounded once), and two roundings: 3.
- */
+ *   (the factor of both is rounded once), and two roundings: 3. */
 
-/* Every NaN of a row made the canonical one. Needed only where an infinity or NaN came in or
+/* Makes every NaN of a row the canonical one. Needed only where an infinity or NaN came in or
  * arithmetic overflowed. */
 FSM_NOINLINE void F(canonical_nans)(REAL *out, size_t n) {
     for (size_t i = 0; i < n; i++) {
@@ -22,12 +21,12 @@ FSM_NOINLINE void F(canonical_nans)(REAL *out, size_t n) {
     }
 }
 
-/* Whether subtracting it from a finite number can neither overflow nor give NaN. */
+/* Whether subtracting a from a finite number can neither overflow nor give NaN. */
 FSM_INLINE int F(harmless)(REAL a) {
     return a < FC(MAX) * (REAL)0x1p-60 && a > -FC(MAX) * (REAL)0x1p-60;
 }
 
-/* The largest element, and the sum of each lane: NaN where an element is. */
+/* The largest element, and to `sum` the sum of each lane, NaN where one of its elements is. */
 FSM_CORE REAL F(row_max_and_sum)(const REAL *x, size_t n, VEC *sum) {
     VEC m0 = V(set1)(-INFINITY), m1 = m0, s0 = V(set1)(0), s1 = s0;
     size_t i = 0;
@@ -47,11 +46,10 @@ FSM_CORE REAL F(row_max_and_sum)(const REAL *x, size_t n, VEC *sum) {
     return V(reduce_max)(V(max)(m0, m1));
 }
 
-/* Vectors of products that are added up as they come before they join a sum that keeps what they
- * round off. */
+/* Vectors of products that are added plainly before they join a compensated sum. */
 #define PRODUCTS 4
 
-/* Adds sum(g y). */
+/* sum += sum(g y) */
 FSM_CORE void F(add_products)(F(sum) *sum, const REAL *g, const REAL *y, size_t n) {
     size_t i = 0;
     for (; i + PRODUCTS * LANES <= n; i += PRODUCTS * LANES) {
@@ -80,7 +78,8 @@ FSM_CORE VEC F(gradient_partial)(const REAL *g, const REAL *y, size_t n, VEC hi,
     return F(gradient)(V(load_partial)(g, n, 0), V(load_partial)(y, n, 0), hi, lo);
 }
 
-/* Whole vectors of a row's gradient from element i on; returns where they end. */
+/* Stores y (g - dot) for the whole vectors from element i on, prefetching the next row's; returns
+ * where they end. */
 FSM_CORE size_t F(gradients)(const REAL *g, const REAL *y, REAL *out, size_t i, size_t n, VEC hi,
                              VEC lo, ptrdiff_t ahead_g, ptrdiff_t ahead_y, const F(edge) *edge) {
     for (; i + LANES <= n; i += LANES) {
@@ -127,8 +126,8 @@ static void F(softmax_backward_along)(const fsm_rows *b) {
     F(edge_flush)(edge);
 }
 
-/* What e^y sum(g) is made of: e^y is a weight times 2^(N - bias) / C, and the power of two,
- * `unbias`, is applied first (exact); hi + lo is -sum(g) / C. */
+/* What e^y sum(g) is made of: e^y = weight * unbias / C with unbias = 2^(N - bias), which is
+ * applied first and exactly; hi + lo = -sum(g) / C. */
 typedef struct {
     F(row) row;
     VEC unbias, hi, lo;
@@ -151,7 +150,7 @@ FSM_NOINLINE void F(log_gradient_partial)(const REAL *g, const REAL *y, REAL *ou
     }
 }
 
-/* Whole vectors of a row's gradient from element i on; returns where they end. */
+/* Stores g - e^y sum(g) for the whole vectors from element i on; returns where they end. */
 FSM_CORE size_t F(log_gradients)(const REAL *g, const REAL *y, REAL *out, size_t i, size_t n,
                                  const F(expected) *expected, ptrdiff_t ahead_g, ptrdiff_t ahead_y,
                                  int shifted, const F(edge) *edge) {
@@ -165,7 +164,7 @@ FSM_CORE size_t F(log_gradients)(const REAL *g, const REAL *y, REAL *out, size_t
     return i;
 }
 
-/* Adds sum(g). */
+/* sum += sum(g) */
 FSM_CORE void F(add_elements)(F(sum) *sum, const REAL *g, size_t n) {
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
@@ -176,11 +175,11 @@ FSM_CORE void F(add_elements)(F(sum) *sum, const REAL *g, size_t n) {
     }
 }
 
-/* What the gradient of a row needs, from the sum of g and the maximum of y. */
+/* F(expected) of a row, from sum(g) and the maximum of y. */
 FSM_INLINE F(expected)
     F(expected_of)(pair total, REAL largest, const fsm_temperature *t, REAL *top, int *shifted) {
-    /* e^y itself, which the weights are in units of: of a maximum far below 0 the unit would be
-     * 0. */
+    /* The weights are in units of e^0 or more: e^y itself is needed, and with a maximum far below 0
+     * unbias would be 0. */
     *top = largest < 0 ? 0 : largest;
     const F(start) s = F(row_start)(*top, FC(CUT), t);
     const pair product = {total.hi * FC(SCALE_INVERSE),
@@ -188,7 +187,7 @@ FSM_INLINE F(expected)
                               total.hi * FC(SCALE_INVERSE_LO) + total.lo * FC(SCALE_INVERSE)};
     REAL factor_hi, factor_lo;
     F(split)(product, &factor_hi, &factor_lo);
-    /* Where the maximum was subtracted, e^y is 0 or infinite. */
+    /* Where the maximum would be subtracted, e^y is 0 or infinite. */
     const int exponent = s.shifted ? (s.maximum < 0 ? -4000 : 4000) : (int)s.steps - FC(BIAS);
     *shifted = s.shifted;
     return (F(expected)){
@@ -199,7 +198,7 @@ FSM_INLINE F(expected)
     };
 }
 
-/* Whether a NaN may be among the gradients of a row; `lanes` has the sums of y. */
+/* Whether a row's gradient may have a NaN; `lanes` has the sums of y by lane. */
 FSM_INLINE int F(may_be_nan)(VEC lanes, REAL top, pair total) {
     return V(equal)(lanes, lanes) != ALL_LANES || !(top < FC(HARMLESS_LOG)) ||
            !F(harmless)((REAL)total.hi) || total.hi != total.hi;
@@ -241,10 +240,10 @@ static void F(log_softmax_backward_along)(const fsm_rows *b) {
     F(edge_flush)(edge);
 }
 
-/* One row of the cross-entropy: what its loss and gradient are made of. */
+/* One row of the cross-entropy. Its smoothed targets are t_i = keep target_i + spread. */
 typedef struct {
     const REAL *x, *target, *kept;
-    REAL *w, *grad; /* where the weights of a gradient wait: may be grad */
+    REAL *w, *grad; /* weights of the gradient, in scratch or in grad */
     size_t n, label;
     double smoothing, classes, keep, spread; /* 1 - smoothing, smoothing / classes */
     const fsm_temperature *t;
@@ -252,8 +251,8 @@ typedef struct {
     fsm_watch *watch; /* of a long row */
 } F(entropy);
 
-/* Sums over the classes, d_i = max - x_i being how far a class is below the largest: of t_i d_i and
- * t_i over a distribution, and of d_i where every class has a share. */
+/* Sums over the classes, where d_i = max - x_i: `given` of target_i d_i, `mass` of target_i,
+ * `distance` of d_i over the classes that share in the smoothing. */
 typedef struct {
     F(sum) given, mass, distance;
 } F(moments);
@@ -262,7 +261,7 @@ FSM_INLINE F(moments) F(moments_zero)(void) {
     return (F(moments)){F(sum_zero)(), F(sum_zero)(), F(sum_zero)()};
 }
 
-/* A target of 0 contributes 0 whatever its logit. */
+/* Adds them. A target of 0 contributes 0, whatever its logit. */
 FSM_CORE void F(add_moments)(F(moments) *m, const F(entropy) *e, REAL maximum) {
     const VEC largest = V(set1)(maximum);
     for (size_t i = 0; i < e->n; i += LANES) {
@@ -283,13 +282,13 @@ FSM_CORE void F(add_moments)(F(moments) *m, const F(entropy) *e, REAL maximum) {
     }
 }
 
-/* a / T, of numbers so large that the quotient of a sum may not be one. */
+/* a / T for numbers so large that a product of pairs may overflow. */
 FSM_INLINE double F(tempered)(double a, const fsm_temperature *t) {
     return a * t->inv_hi * t->scale;
 }
 
-/* The loss where a sum has overflowed, at an impossible class or for distances near the format's
- * end: from distances times `scale`, a power of two. */
+/* The loss where a sum has overflowed, by an impossible class or distances near the end of the
+ * format: from distances times `scale`, a power of two. */
 FSM_NOINLINE double F(scaled_loss)(const F(entropy) *e, REAL maximum, pair logarithm,
                                    double scale) {
     const double top = scale * (double)maximum;
@@ -313,16 +312,16 @@ FSM_NOINLINE double F(scaled_loss)(const F(entropy) *e, REAL maximum, pair logar
     return (F(tempered)(sum.hi, e->t) / scale + mass.hi * logarithm.hi) * e->weight;
 }
 
-/* Times one half is enough, unless a temperature brings back a sum that overflows even then; times
- * 2^-512 none does for targets below 2^449. Where the loss itself is beyond the format, it is what
- * halves make of it. */
+/* A scale of one half is enough, unless a temperature brings back a sum that overflows even then;
+ * with 2^-512 none does for targets below 2^449. Where the loss itself exceeds the format, the
+ * result is that of one half. */
 FSM_NOINLINE REAL F(entropy_special)(const F(entropy) *e, REAL maximum, pair logarithm) {
     const double loss = F(scaled_loss)(e, maximum, logarithm, 0.5);
     const double again = loss - loss == 0 ? loss : F(scaled_loss)(e, maximum, logarithm, 0x1p-512);
     return (REAL)(again - again == 0 ? again : loss);
 }
 
-/* a = weight / T, the factor of a row's gradient. */
+/* weight / T, the factor of a row's gradient. */
 FSM_INLINE pair F(entropy_factor)(const F(entropy) *e) {
     if (!e->t->tempered) {
         return (pair){e->weight, 0.0};
@@ -331,7 +330,7 @@ FSM_INLINE pair F(entropy_factor)(const F(entropy) *e) {
     const pair factor = pair_product(inverse, (pair){e->weight, 0.0});
     return (pair){factor.hi * e->t->scale, factor.lo * e->t->scale};
 }
-/* Whether it is far from the ends of float32, or is to be applied step by step. */
+/* Whether a factor is far from the ends of float32; others are applied step by step. */
 FSM_INLINE int F(is_moderate)(double a) {
     return fabs(a) >= 0x1p-60 && fabs(a) <= 0x1p60;
 }
@@ -340,16 +339,16 @@ FSM_INLINE double F(times_factor)(double a, pair factor, const F(entropy) *e) {
                                      : F(tempered)(a * e->weight, e->t);
 }
 
-/* What the gradient of a row is made of: w / total - t times the factor, w being `top` for the
- * largest elements, exact to its last bit, and t = target `share` + `spread`; at the label,
- * `at_label` instead. */
+/* The gradient of a row, (w / sum - t) factor, as w (hi + lo) - (target share + spread): hi + lo,
+ * share and spread include the factor, and hi + lo the sum of the targets. w is `top` for maximal
+ * elements. At the label it is `at_label`. */
 typedef struct {
     VEC largest, top, hi, lo, share, spread;
     REAL at_label;
 } F(slopes);
 
-/* Elements i to i + count of it; of the weights in e->w, or where there are none of those of
- * `row`. */
+/* Elements i to i + count of the gradient, from the weights in e->w, or computed for `row` if that
+ * is not NULL. */
 FSM_CORE VEC F(slope)(const F(entropy) *e, const F(slopes) *s, size_t i, size_t count,
                       const F(row) *row) {
     const int whole = count == LANES;
@@ -367,7 +366,7 @@ FSM_CORE VEC F(slope)(const F(entropy) *e, const F(slopes) *s, size_t i, size_t 
     const VEC minus_t = V(sub)(V(set1)(0), t);
     return V(fma)(w, s->hi, V(fma)(w, s->lo, minus_t));
 }
-/* The same where the label may be among them. */
+/* The same; the label may be among them. */
 FSM_CORE VEC F(slope_at_label)(const F(entropy) *e, const F(slopes) *s, size_t i, size_t count,
                                const F(row) *row) {
     const VEC slope = F(slope)(e, s, i, count, row);
@@ -379,7 +378,7 @@ FSM_CORE VEC F(slope_at_label)(const F(entropy) *e, const F(slopes) *s, size_t i
     elements[e->label - i] = s->at_label;
     return V(load)(elements);
 }
-/* Whole vectors from element i up to `end`; returns where they end. */
+/* Stores it for the whole vectors from element i up to `end`; returns where they end. */
 FSM_CORE size_t F(put_slopes)(const F(entropy) *e, const F(slopes) *s, size_t i, size_t end,
                               const F(row) *row, const F(edge) *edge) {
     for (; i + LANES <= end; i += LANES) {
@@ -388,7 +387,7 @@ FSM_CORE size_t F(put_slopes)(const F(entropy) *e, const F(slopes) *s, size_t i,
     return i;
 }
 
-/* The gradient of a row, or of a piece of it. `edge`: it is streamed. */
+/* The gradient of a row, or of a piece of it; streamed if there is an `edge`. */
 FSM_CORE void F(entropy_grad)(const F(entropy) *e, const F(slopes) *s, const F(row) *row,
                               F(edge) *edge) {
     const size_t first = edge ? F(before_line)(e->grad, e->n) : 0;
@@ -409,8 +408,8 @@ FSM_CORE void F(entropy_grad)(const F(entropy) *e, const F(slopes) *s, const F(r
     }
 }
 
-/* The same where a factor of the weights may underflow, overflow or be no number: ((w / total) mass
- * - t) factor. */
+/* The gradient where the factor of the weights may underflow, overflow or be NaN: ((w / total) mass
+ * - t) factor, with w / total in two numbers. */
 FSM_NOINLINE void F(entropy_grad_far)(const F(entropy) *e, REAL maximum, double top, pair mass,
                                       pair total, pair factor, REAL at_label, const F(row) *row) {
     FSM_PIECES(first, end, e->n, e->watch) {
@@ -431,8 +430,8 @@ FSM_NOINLINE void F(entropy_grad_far)(const F(entropy) *e, REAL maximum, double 
 }
 #define SMALL_MASS 0x1p-40
 
-/* softmax - t at the label of a row, for its weight w, times the factor; for a large t as (1 - t) -
- * (1 - softmax), without the cancellation. */
+/* (softmax - t) factor at the label of a row, whose weight is w. For t >= 1/2 as (1 - t) - (1 -
+ * softmax), which does not cancel. */
 FSM_INLINE REAL F(entropy_at_label)(const F(entropy) *e, int is_top, double w, double total,
                                     double ratio, pair factor) {
     const double t = e->keep + e->spread;
@@ -444,7 +443,7 @@ FSM_INLINE REAL F(entropy_at_label)(const F(entropy) *e, int is_top, double w, d
     return (REAL)F(times_factor)(slope, factor, e) + (REAL)0;
 }
 
-/* The row's logarithm, phase by phase for a few rows (rows.h, softmax_group). */
+/* The logarithm of a row, computed phase by phase for a few rows (rows.h, softmax_group). */
 typedef struct {
     F(start) start;
     pair others, top;
@@ -457,13 +456,14 @@ FSM_INLINE void F(entropy_finish)(F(entropy_sums) *sums) {
     sums->logarithm = log_one_plus(sums->ratio, FC(LOG_IN_TWO));
 }
 
-/* Two passes over a row, as functions: those above, or those of a long row. */
+/* Two passes over a row: those above, or those of a long row. */
 typedef void F(moments_pass)(F(moments) *m, const F(entropy) *e, REAL maximum);
 typedef void F(grad_pass)(const F(entropy) *e, const F(slopes) *s, const F(row) *row,
                           F(edge) *edge);
 
-/* The loss, sum_i t_i ((max - x_i) / T + log) = (keep sum_i t_i d_i + spread sum_i d_i) / T + log
- * sum_i t_i: no term is negative; times the weight. To `mass` the sum of the targets, smoothed. */
+/* The loss sum_i t_i ((max - x_i) / T + log) = (keep sum_i target_i d_i + spread sum_i d_i) / T +
+ * log sum_i t_i, where no term is negative, times the weight. To `mass` the sum of the smoothed
+ * targets. */
 FSM_CORE REAL F(entropy_loss)(const F(entropy) *e, REAL maximum, pair logarithm,
                               F(moments_pass) *add_moments, pair *mass) {
     *mass = (pair){1.0, 0.0};
@@ -483,7 +483,7 @@ FSM_CORE REAL F(entropy_loss)(const F(entropy) *e, REAL maximum, pair logarithm,
         *mass = F(sum_total)(&m.mass);
     }
     if (e->keep == 0) {
-        given = (pair){0.0, 0.0}; /* of no account, were it infinite */
+        given = (pair){0.0, 0.0}; /* weighs nothing, and may be infinite */
     }
     pair loss = given;
     if (e->spread > 0) {
@@ -505,7 +505,7 @@ FSM_CORE REAL F(entropy_loss)(const F(entropy) *e, REAL maximum, pair logarithm,
     return loss.hi - loss.hi == 0 ? (REAL)loss.hi : F(entropy_special)(e, maximum, logarithm);
 }
 
-/* The gradient of a row with an answer. */
+/* The gradient of a row whose logarithm is a number. */
 FSM_INLINE void F(entropy_slopes)(const F(entropy) *e, const F(entropy_sums) *sums, pair mass,
                                   F(grad_pass) *grad, const F(row) *row, F(edge) *edge) {
     const REAL maximum = sums->start.maximum;
@@ -539,7 +539,7 @@ FSM_INLINE void F(entropy_slopes)(const F(entropy) *e, const F(entropy_sums) *su
     grad(e, &s, row, edge);
 }
 
-/* The loss of a row, and its gradient where there is memory for it. */
+/* The loss of a row, and its gradient if there is memory for it. */
 FSM_INLINE REAL F(entropy_row)(const F(entropy) *e, const F(entropy_sums) *sums,
                                F(moments_pass) *add_moments, F(grad_pass) *grad, const F(row) *row,
                                F(edge) *edge) {
@@ -554,7 +554,7 @@ FSM_INLINE REAL F(entropy_row)(const F(entropy) *e, const F(entropy_sums) *sums,
     const REAL loss = F(entropy_loss)(e, sums->start.maximum, sums->logarithm, add_moments, &mass);
     if (e->grad) {
         F(entropy_slopes)(e, sums, mass, grad, row, edge);
-        /* A target that is not finite has made its loss so. */
+        /* The loss is not finite where a target is not. */
         if (FSM_UNLIKELY(!(loss - loss == 0))) {
             F(edge_flush)(edge);
             FSM_PIECES(i, end, e->n, e->watch) {
@@ -586,11 +586,13 @@ FSM_INLINE F(entropy) F(entropy_of)(const fsm_cross_entropy *b, size_t row) {
     };
 }
 
+/* A group of rows, phase by phase: (1) maxima and starts; (2) weights, and the sum of all but a
+ * maximal one; (3) log1p(others / top); (4) losses and gradients. */
 FSM_NOINLINE void F(cross_entropy_group)(const fsm_cross_entropy *b, size_t first, size_t rows,
                                          F(edge) *edge) {
     F(entropy) e[GROUP];
     F(entropy_sums) sums[GROUP];
-    REAL chunks[MOST_CHUNKS]; /* as in softmax_group */
+    REAL chunks[MOST_CHUNKS]; /* of a row of several, which is a group by itself */
     const size_t pitch = (b->n + 2 * LANES - 1) / LANES * LANES;
     for (size_t g = 0; g < rows; g++) {
         e[g] = F(entropy_of)(b, first + g);

@@ -467,7 +467,7 @@ FSM_INLINE int F(columns_log)(VEC (*a)[ACROSS], const int blocks, size_t n, VEC 
     for (int k = 0; k < blocks; k++) {
         plain = plain && F(columns_logs)(a[k], w, n, &s[k]);
     }
-    /* Interleaved by the processor: each is one chain of dependent operations. */
+    /* Each is a chain of dependent operations; the processor overlaps two of them. */
     for (int k = 0; k < blocks && plain; k++) {
         F(logs_finish)(&s[k]);
     }

@@ -1,7 +1,7 @@
-/* Rows of more than FSM_ASK_EVERY elements, included after backward.h: in pieces of that length,
- * between which a call can end early, and which threads can share (kernels.h). The loops of rows.h
- * and backward.h have no such pieces: around a call, even one that is seldom made, compilers keep
- * vectors in memory (3 to 7 % of the time of logsumexp and of the gradients).
+/* Rows of more than FSM_ASK_EVERY elements, included after backward.h: in pieces, which threads can
+ * share and between which a call can end early (kernels.h). The loops of rows.h and backward.h are
+ * not cut so: around a call, even a rare one, compilers keep vectors in memory (3 to 7 % of the
+ * time of logsumexp and of the gradients).
  *
  * Design
  * A. A piece's sum is made of its chunks' masses, the row's of its pieces' sums, each in order. So
@@ -9,17 +9,16 @@
  *    a quarter as long: of three long ones, one thread would have two.
  * B. One reading gives the maximum and the sum. The weights of a chunk are computed for the largest
  *    element of the piece so far, i.e. times a power of two (core_*.h, A); where a larger one is
- *    found, the sum is multiplied by the power of two between the two. That is exact, and what is
- *    kept for the largest element so far but cut off for the row's is less than 2^-100 of the sum,
- *    so it vanishes there. Every bit is as if the maximum had been known from the start, provided
- *    that each chunk starts its sum above its own largest weight.
+ *    found, the sum is multiplied by the ratio of the two powers. That is exact, and what was kept
+ *    for an earlier maximum but is cut off for the row's is less than 2^-100 of the sum, so it
+ *    vanishes there. Every bit is as if the maximum had been known from the start, provided that
+ *    each chunk starts its mass above its own largest weight.
  * C. Before anything is found, the largest element is taken to be -4096, the lowest that needs no
  *    shift. Where the row's turns out to need one, or the sum is NaN, the row is read once more,
  *    now that the maximum is known. So is every float64 softmax that threads share (starts_apart).
  * D. The results of a softmax that is larger than the caches are computed from the elements, whose
- *    weights are computed once more, where that takes less time than to write weights, read them
- *    and write results: not in float64 where a vector is several registers.
- */
+ *    weights are computed again, where that takes less time than to write weights, read them and
+ *    write results: not in float64 where a vector is several registers. */
 
 FSM_SMALL REAL F(long_max)(const REAL *x, size_t n, fsm_watch *watch) {
     VEC top = V(max)(V(load)(x), V(load)(x + n - LANES));
@@ -30,7 +29,7 @@ FSM_SMALL REAL F(long_max)(const REAL *x, size_t n, fsm_watch *watch) {
     return V(reduce_max)(top);
 }
 
-/* As mass_of, of a row that is shifted or tempered; and of others. */
+/* mass_of for rows that are shifted or have a temperature, and for any other. */
 FSM_SMALL F(mass)
     F(rare_mass_of)(const REAL *x, REAL *w, size_t n, REAL start, const F(row) *row, F(how) how) {
     F(mass) mass = F(mass_start)(start);
@@ -52,7 +51,7 @@ FSM_NOINLINE F(mass)
     F(log_mass_of)(const REAL *x, size_t n, REAL start, ptrdiff_t ahead, const F(row) *row) {
     return F(mass_of)(x, NULL, n, start, ahead, row, (F(how)){0, 0, 1}, NULL);
 }
-/* Weights without their mass. */
+/* Stores weights, without their mass. */
 FSM_NOINLINE void F(weigh)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(row) *row,
                            int rare) {
     if (rare) {
@@ -65,25 +64,25 @@ FSM_NOINLINE REAL F(chunk_max)(const REAL *x, size_t n) {
     return F(row_max)(x, n);
 }
 
-/* To the chunk after the one at element i, which is fetched meanwhile; 0 after the last. */
+/* Byte distance to the next chunk, for prefetching; 0 for the last. */
 FSM_INLINE ptrdiff_t F(next_chunk)(size_t i, size_t n) {
     return n - i > CHUNK ? (ptrdiff_t)(CHUNK * sizeof(REAL)) : 0;
 }
 
-/* Whether each chunk starts its sum above its own largest weight, so that B holds. In float64 a
- * softmax gains nothing by it: to find a chunk's maximum costs what the reading saves. */
+/* Whether each chunk starts its mass above its own largest weight, so that B holds. A float64
+ * softmax gains nothing by that: finding a chunk's maximum costs what the reading saves. */
 FSM_INLINE int F(starts_apart)(const fsm_long *row) {
     const size_t n = row->rows->n;
     return F(has_chunks)(n) || (row->function != FSM_SOFTMAX && n >= FSM_SHARED_FROM);
 }
 
-/* A sum in units that are 2^by times as large. */
+/* A sum for a unit of weights that is 2^by times as large. */
 FSM_INLINE pair F(in_units)(pair sum, double by) {
     const double factor = power_of_two(by < 1100.0 ? -(int)by : -1100);
     return (pair){sum.hi * factor, sum.lo * factor};
 }
 
-/* Whether n results go past the caches: not a few, whose first line is not looked for. */
+/* Whether to stream n results; never a few, in which before_line() looks for no cache line. */
 FSM_INLINE int F(streams)(const fsm_rows *b, size_t n) {
     return STREAMED(b) && n > FOLDED;
 }
@@ -95,6 +94,8 @@ FSM_INLINE F(start) F(long_start)(const fsm_long *row) {
     return F(row_start)((REAL)row->sum.maximum, F(long_cut)(row), row->rows->temperature);
 }
 
+/* fsm_long_functions.sum: for each chunk (1) its maximum, and the start of a larger one than before
+ * (B); (2) its mass, which joins the sum. */
 FSM_SMALL fsm_piece F(long_sum)(const fsm_long *row, const void *piece, void *weights, size_t n) {
     const fsm_temperature *t = row->rows->temperature;
     const REAL *x = piece, cut = F(long_cut)(row);
@@ -115,7 +116,7 @@ FSM_SMALL fsm_piece F(long_sum)(const fsm_long *row, const void *piece, void *we
                 s = above;
                 vectors = F(row_of)(&s, t);
             } else if (largest > 0) {
-                sum.hi = (double)FC(NAN); /* C */
+                sum.hi = (double)FC(NAN); /* to be read again (C) */
             }
         }
         if (sum.hi != sum.hi) {
@@ -134,6 +135,7 @@ FSM_SMALL fsm_piece F(long_sum)(const fsm_long *row, const void *piece, void *we
     return (fsm_piece){(double)maximum, s.steps, sum.hi, sum.lo};
 }
 
+/* fsm_long_functions.add: brings both sums to the larger unit, and adds them. */
 FSM_SMALL void F(long_add)(fsm_long *row, const fsm_piece *piece) {
     pair sum = {row->sum.hi, row->sum.lo}, more = {piece->hi, piece->lo};
     if (piece->maximum > row->sum.maximum) {
@@ -150,8 +152,8 @@ FSM_SMALL void F(long_add)(fsm_long *row, const fsm_piece *piece) {
     row->sum.lo = sum.lo;
 }
 
-/* The elements of a piece that is read once more: of the one at element i, how many they are, 0 at
- * the end or where the call is to stop; and where they lie. */
+/* The length of the piece at element i where a row is read again: 0 at the end, or if the call is
+ * to stop. And where its elements lie. */
 FSM_INLINE size_t F(next_length)(const fsm_long *row, size_t i) {
     const size_t left = row->rows->n - i;
     return fsm_stops_after(row->rows->watch, row->piece) ? 0
@@ -162,11 +164,10 @@ FSM_INLINE const REAL *F(elements)(const fsm_long *row, size_t i, size_t n) {
     return row->read ? row->read(row->source, i, i + n) : (const REAL *)row->rows->x + i;
 }
 
-/* The weights of a row without one of the largest, with a relative accuracy of their own: where
- * they are small beside that. What is done for a shift and a temperature leaves the bits of other
- * rows as they are. */
+/* others of a row where they are small beside the largest weight: added up by themselves. The
+ * operations for a shift and a temperature leave the bits of other rows as they are. */
 FSM_SMALL pair F(long_others)(const fsm_long *long_row, REAL maximum, const F(row) *row) {
-    size_t left = 1; /* of the largest, to be left out */
+    size_t left = 1; /* maximal elements still to be left out */
     F(sum) sum = F(sum_zero)();
     for (size_t i = 0, n; (n = F(next_length)(long_row, i)) != 0; i += n) {
         const REAL *x = F(elements)(long_row, i, n);
@@ -177,7 +178,7 @@ FSM_SMALL pair F(long_others)(const fsm_long *long_row, REAL maximum, const F(ro
     return F(sum_total)(&sum);
 }
 
-/* The logarithm of a sum whose rest is known, without its maximum. */
+/* log(sum / w_max) = log1p(others / top) */
 FSM_INLINE pair F(long_logarithm)(const fsm_long *row, const F(start) *s) {
     const pair others = {row->hi, row->lo};
     return log_one_plus(F(ratio)(others, F(log_top)(s)), FC(LOG_IN_TWO));
@@ -191,13 +192,15 @@ FSM_SMALL void F(long_logsumexp)(const fsm_long *row, const F(start) *s) {
         F(logsumexp_row)(NULL, out, 0, s, logarithm);
         return;
     }
-    /* The maximum, or a NaN that it has passed over. */
+    /* The maximum, or a NaN that it has skipped. */
     for (size_t i = 0, n; (n = F(next_length)(row, i)) != 0; i += n) {
         answer = F(logsumexp_special)(F(elements)(row, i, n), n, answer);
     }
     *out = answer;
 }
 
+/* fsm_long_functions.finish: 1 / sum of a softmax; others of a logarithm, and the result of a
+ * logsumexp. */
 FSM_SMALL int F(long_finish)(fsm_long *row) {
     const fsm_rows *b = row->rows;
     const F(start) s = F(long_start)(row);
@@ -227,7 +230,7 @@ FSM_SMALL int F(long_finish)(fsm_long *row) {
     return 0;
 }
 
-/* The results of a softmax from its weights. */
+/* Scales a softmax's weights in place. */
 FSM_SMALL void F(scale_long)(REAL *out, size_t n, REAL hi, REAL lo) {
     if (!FSM_UNDERFLOWED()) {
         F(scale_pieces)(out, n, hi, lo);
@@ -236,7 +239,8 @@ FSM_SMALL void F(scale_long)(REAL *out, size_t n, REAL hi, REAL lo) {
     }
 }
 
-/* The same from up to CHUNK elements; `streams` where the results are whole lines. */
+/* softmax of up to CHUNK elements of a row whose sum is known: weights, scaled. `streams`: to whole
+ * cache lines. */
 FSM_SMALL void F(softmax_of_chunk)(const REAL *x, REAL *out, size_t n, ptrdiff_t ahead,
                                    const F(row) *row, int rare, REAL hi, REAL lo, int streams) {
     FSM_ALIGNED(64) REAL block[CHUNK];
@@ -256,8 +260,8 @@ FSM_SMALL void F(softmax_of_chunk)(const REAL *x, REAL *out, size_t n, ptrdiff_t
     }
 }
 
-/* The same of a piece: where its results are streamed, by whole lines but for what comes before the
- * first and after the last. */
+/* The same of a piece; streamed results go by whole cache lines, but for those before the first and
+ * after the last. */
 FSM_SMALL void F(softmax_again)(const fsm_long *row, const REAL *x, REAL *out, size_t n) {
     const fsm_rows *b = row->rows;
     const REAL hi = (REAL)row->hi, lo = (REAL)row->lo;
@@ -299,7 +303,8 @@ FSM_SMALL void F(long_write)(const fsm_long *row, const void *piece, void *resul
     F(edge_flush)(edge);
 }
 
-/* The row's maximum and sum; whether results or a cross-entropy need its maximum first. */
+/* The maximum and the sum of a row, by one thread. A pass of its own finds the maximum where one
+ * reading does not do: weights are stored, or chunks do not start apart (B). */
 FSM_SMALL void F(long_total)(fsm_long *row) {
     const fsm_rows *b = row->rows;
     const REAL *x = b->x;
@@ -398,7 +403,7 @@ FSM_SMALL void F(log_softmax_backward_long)(const fsm_rows *b) {
     }
 }
 
-/* A piece of a row, as if it were one; where the label is not in it, that is beyond its end. */
+/* A piece of a row, as a row; its label lies beyond its end where it is in another piece. */
 FSM_INLINE F(entropy) F(entropy_piece)(const F(entropy) *e, size_t first, size_t end) {
     F(entropy) piece = *e;
     piece.x += first;
@@ -425,7 +430,7 @@ FSM_SMALL void F(long_grad)(const F(entropy) *e, const F(slopes) *s, const F(row
     }
 }
 
-/* Weights are computed once more for the gradient, so that it can lie where the logits do. */
+/* Weights are computed again for the gradient, so that it can overwrite the logits. */
 FSM_SMALL void F(cross_entropy_long)(const fsm_cross_entropy *b) {
     for (size_t r = 0; r < b->rows; r++) {
         const F(entropy) e = F(entropy_of)(b, r);

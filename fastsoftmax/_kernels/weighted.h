@@ -2,31 +2,31 @@
  * float64.
  *
  * Design
- * A. A weight |b| is f 2^k, 0.7 < f < 1.42; k joins the exponent of e^x, so that the common unit of
- *    all terms is chosen for the largest term, and none overflows that is not too large, nor
- *    vanishes that counts.
+ * A. A weight is |b| = f 2^k, 0.7 < f < 1.42. k joins the exponent of e^x, so that the common unit
+ *    of all terms suits the largest term: none overflows unless the result does, and none that
+ *    counts vanishes.
  * B. The largest x that takes part is subtracted first, as two numbers (x may be so large that k
  *    would vanish beside it).
- * C. Terms are f w with w in two parts (core_f64.h, G), and join sums that keep what they round
- *    off: those of positive and those of negative b apart. So the difference of the two has no
- *    other error than its terms had: 0.126 u of each (core_f64.h, F), u = 2^-53.
+ * C. Terms are f w with w in two parts (core_f64.h, G). They join compensated sums, those with
+ *    positive and with negative b apart. So the difference of the two sums has no other error than
+ *    its terms: 0.126 u of each (core_f64.h, F), u = 2^-53.
  * D. The largest term is left out of the sums, as in a plain logsumexp: log|sum| = x + log|b| +
  *    log|1 + rest / largest|, so that a result near 0 keeps its accuracy where b is 1.
- * E. An element whose b is 0, or whose x is -inf, takes part with nothing.
- */
+ * E. An element with b = 0 or x = -inf contributes nothing. */
 
-/* What a row's terms depend on besides x and b; `limit` is that of a logarithm. */
+/* What the terms of a row depend on besides x and b; `limit` is the logarithms' cut-off. */
 typedef struct {
     f64x8 shift, magic, limit;
 } weighted_row;
 
-/* A vector of a row: x - shift as two numbers, -inf for what takes no part; |b| as f 2^k; f where b
- * is positive, elsewhere 0; what the logarithms of the terms are about, less the shift. */
+/* A vector of a row: x + rest = x - shift, -inf where the element does not contribute; |b| = f 2^k;
+ * `positive` is f where b > 0, else 0; `about` is about the logarithm of the term, less the shift.
+ */
 typedef struct {
     f64x8 x, rest, k, f, positive, about;
 } weighted;
 
-/* x, or -inf where it takes no part. */
+/* x, or -inf if b is 0. */
 FSM_INLINE f64x8 weighted_part(f64x8 x, f64x8 b) {
     return f64x8_where_equal(b, f64x8_set1(0.0), f64x8_set1(-INFINITY), x);
 }
@@ -34,18 +34,18 @@ FSM_INLINE f64x8 weighted_part(f64x8 x, f64x8 b) {
 FSM_CORE weighted weighted_of(f64x8 x, f64x8 b, f64x8 shift) {
     const f64x8 zero = f64x8_set1(0.0), one = f64x8_set1(1.0);
     const f64x8 magnitude = f64x8_max(b, f64x8_sub(zero, b));
-    /* Numbers that may be subnormal are multiplied by 2^64 first. */
+    /* What may be subnormal is multiplied by 2^64 first. */
     const f64x8 normal = f64x8_zero_below(magnitude, magnitude, f64x8_set1(0x1p-960));
     const f64x8 lifted = f64x8_fma(f64x8_sub(magnitude, normal), f64x8_set1(0x1p64), normal);
     const f64x8 lift = f64x8_where_equal(normal, magnitude, zero, f64x8_set1(64.0));
-    /* Counted from a number below all of them. */
+    /* Binades are counted from one below all numbers. */
     const f64x8 k = f64x8_sub(f64x8_binade(lifted, SQRT_HALF_BITS - ((uint64_t)1021 << 52)),
                               f64x8_set1(1021.0));
     const f64x8 exponent = f64x8_sub_bits(f64x8_power_of_two(k), one);
     const f64x8 part = weighted_part(x, b);
     weighted a;
     a.x = f64x8_sub(part, shift);
-    const f64x8 taken = f64x8_sub(a.x, part); /* -(what was taken of the shift) */
+    const f64x8 taken = f64x8_sub(a.x, part); /* -(what was subtracted of the shift) */
     a.rest = f64x8_sub(f64x8_sub(part, f64x8_sub(a.x, taken)), f64x8_add(shift, taken));
     a.k = f64x8_sub(k, lift);
     a.f = f64x8_where_equal(part, f64x8_set1(-INFINITY), zero, f64x8_sub_bits(lifted, exponent));
@@ -58,7 +58,7 @@ FSM_CORE weighted weighted_load(const double *x, const double *b, size_t count, 
                        shift);
 }
 
-/* The term of every lane as f (w + low). */
+/* e^(x - shift) 2^k of every lane, in the row's unit, as w + low. */
 FSM_CORE f64x8 weighted_exp(const weighted *a, const weighted_row *row, f64x8 *low) {
     const f64x8 magic = f64x8_fma(a->k, f64x8_set1(F64_STEPS), row->magic);
     const f64x8 limit = f64x8_sub(row->limit, f64x8_mul(a->k, f64x8_set1(LN2_HI)));
@@ -69,7 +69,7 @@ FSM_CORE f64x8 weighted_exp(const weighted *a, const weighted_row *row, f64x8 *l
     return w;
 }
 
-/* log v of a positive number. */
+/* log v for v > 0. */
 FSM_INLINE pair log_of(pair v) {
     const int lift = v.hi < 0x1p-960 ? 64 : 0;
     const double hi = lift ? v.hi * 0x1p64 : v.hi, lo = lift ? v.lo * 0x1p64 : v.lo;
@@ -79,7 +79,7 @@ FSM_INLINE pair log_of(pair v) {
     return pair_sum((pair){count * LN2_HI, count * LN2_LO}, logarithm);
 }
 
-/* Of a row with an infinity or without a term. */
+/* The result of a row with an infinite x, or without a term. */
 FSM_NOINLINE double weighted_special(const double *x, const double *b, size_t n, double *sign) {
     double log = -INFINITY;
     *sign = 0.0;
@@ -98,7 +98,7 @@ FSM_NOINLINE double weighted_special(const double *x, const double *b, size_t n,
     return log;
 }
 
-/* What the passes over a row do with its vectors. */
+/* The passes over a row: the largest x that takes part; the largest `about`. */
 FSM_CORE f64x8 weighted_largest(const double *x, const double *b, size_t n, f64x8 top) {
     for (size_t i = 0; i < n; i += 8) {
         const size_t count = n - i < 8 ? n - i : 8;
@@ -115,7 +115,7 @@ FSM_CORE f64x8 weighted_top(const double *x, const double *b, size_t n, f64x8 sh
     }
     return top;
 }
-/* Index of the first element whose term is about that large; n if there is none. */
+/* The index of the first element whose `about` is `largest`; n if there is none. */
 FSM_CORE size_t weighted_find(const double *x, const double *b, size_t n, f64x8 shift,
                               double largest) {
     for (size_t i = 0; i < n; i += 8) {
@@ -157,7 +157,9 @@ FSM_NOINLINE void weighted_add_all(weighted_sums *to, const double *x, const dou
     *to = sums;
 }
 
-/* The logarithm and the sign of the sum of a row; b is spoilt. */
+/* fsm_weighted_function: (1) shift = the largest x; (2) the largest term, and which element has it;
+ * (3) sums of the other terms, positive and negative; (4) ratio = rest / largest; (5) x + log|b| +
+ * log|1 + ratio| and the sign. */
 static double logsumexp_weighted(const double *x, double *b, size_t n, double *sign,
                                  fsm_watch *watch) {
     const f64x8 none = f64x8_set1(-INFINITY);
