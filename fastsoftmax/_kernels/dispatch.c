@@ -1,5 +1,5 @@
-/* Which kernels exist, which of them this CPU can run, and the floating-point environment they
- * need. */
+/* Which kernels are compiled in, which of them this CPU can run, and their floating-point
+ * environment. */
 #include "kernels.h"
 #include "portable.h"
 
@@ -29,8 +29,8 @@ size_t fsm_compiled(const fsm_kernels *const **tables) {
     return sizeof compiled / sizeof compiled[0];
 }
 
-/* Input and results then fill the last-level cache. What a virtual machine or a large server
- * reports is shared with others: half of 64 MiB at most. */
+/* Results are streamed from half the last-level cache on: input and results then fill it. A virtual
+ * machine or a large server reports a cache that is shared with others: half of 64 MiB at most. */
 #define STREAM_FROM_AT_MOST ((size_t)32 << 20)
 #define STREAM_FROM_UNKNOWN ((size_t)16 << 20)
 
@@ -50,7 +50,7 @@ static void cpuid(unsigned leaf, unsigned subleaf, unsigned registers[4]) {
 #endif
 }
 
-/* Which register states the operating system saves (XCR0). Only to be called where CPUID reports
+/* The register states that the operating system saves (XCR0). Only to be called where CPUID reports
  * OSXSAVE. */
 static uint64_t saved_states(void) {
 #if defined(_MSC_VER) && !defined(__clang__)
@@ -62,8 +62,8 @@ static uint64_t saved_states(void) {
 #endif
 }
 
-/* Bytes of the last-level cache; 0 where the CPU does not say (leaf 4, AMD's 0x8000001D in the same
- * form). */
+/* Bytes of the last-level cache; 0 where the CPU does not say. Leaf 4, or AMD's 0x8000001D of the
+ * same form. */
 static size_t last_level_cache(void) {
     size_t largest = 0;
     unsigned r[4];
@@ -124,8 +124,8 @@ void fsm_detect(void) {
                                                : STREAM_FROM_AT_MOST;
 }
 
-/* MXCSR: all exceptions masked, round to nearest, no flush-to-zero, no denormals-are-zero; the low
- * six bits are flags. */
+/* MXCSR with all exceptions masked, round to nearest, no flush-to-zero, no denormals-are-zero. The
+ * low six bits are flags. */
 #define MXCSR_DEFAULT 0x1f80u
 #define MXCSR_FLAGS 0x3fu
 

@@ -1,4 +1,4 @@
-/* The one place for compiler extensions: inlining, alignment, per-unit instruction sets. */
+/* All compiler extensions: inlining, alignment, atomics, pragmas, the instruction sets of units. */
 #ifndef FSM_PORTABLE_H
 #define FSM_PORTABLE_H
 
@@ -16,10 +16,10 @@
 #define FSM_INLINE static inline __attribute__((always_inline, unused))
 #if defined(__clang__)
 #define FSM_NOINLINE static __attribute__((noinline, unused))
-#else /* gcc would copy it for arguments that are constants */
+#else /* gcc would clone it for constant arguments */
 #define FSM_NOINLINE static __attribute__((noinline, noclone, unused))
 #endif
-/* Compiled to be small: what memory bounds, or what is rare. */
+/* Compiled for size: what is bound by memory, or rare. */
 #define FSM_SMALL static __attribute__((noinline, cold, unused))
 #define FSM_ALIGNED(bytes) __attribute__((aligned(bytes)))
 #define FSM_RESTRICT __restrict__
@@ -44,7 +44,7 @@
 #define FSM_PREFETCH(address) __builtin_prefetch(address)
 #endif
 
-/* Numbers that threads share, and what a loop does that waits for one to change. */
+/* Atomic operations on size_t, and the spin-wait hint. */
 #if defined(_MSC_VER) && !defined(__clang__)
 #include <intrin.h>
 #if defined(_WIN64)
@@ -56,7 +56,7 @@
 #endif
 #define FSM_FETCH_ADD(at, n) FSM_INTERLOCKED(ExchangeAdd, at, n)
 #define FSM_EXCHANGE(at, value) FSM_INTERLOCKED(Exchange, at, value)
-/* Whether it was `from`, and now is `to`. */
+/* Stores `to` if the value is `from`; returns whether it was. */
 #define FSM_COMPARE_EXCHANGE(at, from, to)                                                         \
     (FSM_INTERLOCKED(CompareExchange, at, to, from) == (from))
 #define FSM_READ(at) (*(at))
@@ -75,8 +75,8 @@
 #define FSM_PAUSE() ((void)0)
 #endif
 
-/* Whether a result has been subnormal since it was last asked to forget; the processor keeps a flag
- * of that. Asked for if subnormal results take time there (rows.h, F). */
+/* Reads or clears MXCSR's underflow flag; always 0 outside x86-64, and in the generic unit. Asked
+ * where subnormal results cost time (rows.h, F). */
 #if FSM_X86_64 && !defined(FSM_CORE_CALLED)
 #define FSM_UNDERFLOWED() (_mm_getcsr() >> 4 & 1)
 #define FSM_FORGET_UNDERFLOW() _mm_setcsr(_mm_getcsr() & ~0x10u)
@@ -87,8 +87,8 @@
 
 #define FSM_PRAGMA(text) _Pragma(#text)
 
-/* Before a loop of few rounds, whose number the compiler knows; not where that would unroll loops
- * of loops. */
+/* Before a loop of few iterations, known to the compiler; nothing in the generic unit, where it
+ * would unroll nested loops. */
 #if defined(FSM_CORE_CALLED)
 #define FSM_UNROLL
 #elif defined(__clang__)
@@ -99,8 +99,8 @@
 #define FSM_UNROLL
 #endif
 
-/* Before a loop of few operations that compilers make no vectors of: what the loop itself takes
- * depends on where its code comes to lie. */
+/* Before a loop of few operations that compilers do not vectorise: the time that the loop itself
+ * takes depends on where its code lies. */
 #if defined(__clang__)
 #define FSM_UNROLL_SOME FSM_PRAGMA(unroll 4)
 #elif defined(__GNUC__)
@@ -109,7 +109,7 @@
 #define FSM_UNROLL_SOME
 #endif
 
-/* Before a loop of which no step reads what another has written: vectors need no check for that. */
+/* Before a loop whose iterations are independent, so that it is vectorised without a check. */
 #if defined(__clang__)
 #define FSM_INDEPENDENT FSM_PRAGMA(clang loop vectorize(assume_safety))
 #elif defined(__GNUC__)
@@ -118,7 +118,7 @@
 #define FSM_INDEPENDENT
 #endif
 
-/* A cache line copied past the caches, both sides aligned to one; after the last, a fence orders
+/* Copies a cache line past the caches, both sides aligned to one. A fence after the last one orders
  * them before what follows. */
 #if FSM_X86_64
 #include <xmmintrin.h>
@@ -134,16 +134,16 @@
 #define FSM_STREAM_FENCE() ((void)0)
 #endif
 
-/* How the exp core is compiled into the algorithms: inlined where a vector is a few registers,
- * called where it is loops (the generic unit), which keeps that unit's code and build time small. */
+/* The exponential is inlined into the algorithms where a vector is a few registers, and called
+ * where it is loops (the generic unit), which keeps that unit's code and build time small. */
 #if defined(FSM_CORE_CALLED)
 #define FSM_CORE FSM_NOINLINE
 #else
 #define FSM_CORE FSM_INLINE
 #endif
 
-/* A unit for a wider instruction set than the baseline puts its target between BEGIN and END. MSVC
- * needs no switch for intrinsics. */
+/* A unit for a wider instruction set than the baseline stands between BEGIN and END. MSVC needs no
+ * switch for intrinsics. */
 #if defined(__clang__)
 #define FSM_TARGET_BEGIN(features)                                                                 \
     FSM_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))

@@ -1,22 +1,21 @@
 /* Design
  * A. Each thread has a range of its own, the same from call to call, whose rows may still be in its
- *    caches; it takes parts of that by a counter, and then of the others' ranges: a thread that
- *    began late, or is held up, takes fewer.
- * B. A part is small beside a thread's share: what the others wait for at the end is less than one
- *    part. It is large beside what taking it costs: a locked addition, and the start of a kernel.
- */
+ *    caches. It takes parts of that range by an atomic counter, then parts of the others' ranges: a
+ *    thread that started late, or is held up, takes fewer.
+ * B. A part is small beside a thread's share: the others wait at the end for less than one part. It
+ *    is large beside what taking it costs: an atomic addition and the start of a kernel. */
 #include "shared.h"
 #include "portable.h"
 
 #include <time.h>
 
-/* Some 5 us of work. */
+/* Elements of a part at least: some 5 us of work. */
 #define PART_ELEMENTS ((size_t)16 * 1024)
-/* Of a large array the parts of a thread. */
+/* Parts of each thread, of a large array. */
 #define PARTS_EACH 32
-/* Rows side by side, and short rows, go in blocks; so does the beginning of a part. */
+/* Parts of as many items are multiples of it: rows side by side, and short rows, go in blocks. */
 #define BLOCK_ITEMS 64
-/* From one question whether to stop to the next. */
+/* The least time between two questions of a watch. */
 #define ASK_MILLISECONDS 25
 
 static size_t smaller(size_t a, size_t b) {
@@ -33,7 +32,7 @@ void fsm_share(fsm_shared *shared, size_t items, size_t least, size_t elements, 
     if (step >= BLOCK_ITEMS) {
         step = step / BLOCK_ITEMS * BLOCK_ITEMS;
         share = (share + BLOCK_ITEMS - 1) / BLOCK_ITEMS * BLOCK_ITEMS;
-    } else { /* parts of a range that are alike */
+    } else { /* equal parts of a range */
         const size_t parts = step ? share / step : share;
         step = (share + parts - 1) / parts;
     }
@@ -61,7 +60,7 @@ int fsm_stops(fsm_watch *watch) {
         /* Or the clock has been set back. */
         if (now >= watch->asked + ASK_MILLISECONDS || now < watch->asked) {
             const int status = watch->ask(watch);
-            fsm_enter(); /* what was asked may be code that leaves another environment behind */
+            fsm_enter(); /* it may have run code that changed the environment */
             watch->asked = fsm_now();
             (void)FSM_COMPARE_EXCHANGE(watch->status, 0, (size_t)status);
         }

@@ -9,7 +9,7 @@
 FSM_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")
 #include "vec_avx512.h"
 
-/* A vector is one register: see columns.h. */
+/* A vector is one register (rows.h, columns.h, core_f64.h). */
 #define FSM_ONE_REGISTER
 #define FSM_UNIT avx512
 #include "unit.h"

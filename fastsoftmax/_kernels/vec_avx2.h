@@ -1,9 +1,9 @@
-/* The vector vocabulary on AVX2 with FMA and F16C: f32x16 and f64x8 are two registers each.
+/* The vector operations on AVX2 with FMA and F16C: f32x16 and f64x8 are two registers each.
  *
- * Leans on (latency / reciprocal throughput, cycles, Golden Cove; uops.info):
+ * Instructions it depends on (latency / reciprocal throughput, cycles, Golden Cove; uops.info):
  *   vfmadd 4 / 0.5, vpermps 3 / 1, vblendvps 3 / 1, vpslld 1 / 0.5, vcmpps 4 / 0.5, vmaskmovps load
  *   3+ / 0.5.
- * The table of eight doubles is four registers' worth of words: two vpermps and a blend.
+ * The table of eight doubles is looked up as low and high words: two vpermps and two interleavings.
  */
 #ifndef FSM_VEC_AVX2_H
 #define FSM_VEC_AVX2_H
@@ -19,7 +19,7 @@ typedef struct {
     __m256d a, b;
 } f64x8;
 
-/* All ones in the first `count` lanes; a count at or beyond the width gives all lanes. */
+/* All ones in the first `count` lanes; all lanes for a count at or beyond the width. */
 FSM_INLINE __m256i f32_first(size_t count) {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count), lane);
@@ -53,7 +53,7 @@ FSM_INLINE void f32x16_store(float *p, f32x16 x) {
     _mm256_storeu_ps(p, x.a);
     _mm256_storeu_ps(p + 8, x.b);
 }
-/* Not by vmaskmovps, whose store takes some 12 cycles on Zen. */
+/* vmaskmovps is not used: its store takes some 12 cycles on Zen. */
 FSM_INLINE void f32_store8_partial(float *p, __m256 x, size_t count) {
     __m128 q = _mm256_castps256_ps128(x);
     if (count & 8) {
@@ -170,9 +170,9 @@ FSM_INLINE uint32_t f32x16_reduce_bits(f32x16 x) {
     quarter = _mm_add_epi32(quarter, _mm_unpackhi_epi64(quarter, quarter));
     return (uint32_t)_mm_cvtsi128_si32(_mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 1)));
 }
-/* Eight vectors' reductions at once, as the commutative operation `join` has them. Where halves are
- * joined, one operand takes a half of each vector as it lies (a blend), so that only the other need
- * be moved. */
+/* Reductions of eight vectors at once by a commutative operation `join`. When halves are joined,
+ * one operand takes a half of each of two vectors as it lies (a blend), so that only the other has
+ * to be moved. */
 #define FSM_FOLD8(name, join)                                                                      \
     FSM_INLINE __m256 name##8(const f32x16 *x) {                                                   \
         __m256 half[8], quarter[4], pair[2];                                                       \
@@ -225,7 +225,7 @@ FSM_INLINE f32x16 f32x16_where_equal(f32x16 x, f32x16 y, f32x16 yes, f32x16 no) 
     return (f32x16){_mm256_blendv_ps(no.a, yes.a, _mm256_cmp_ps(x.a, y.a, _CMP_EQ_OQ)),
                     _mm256_blendv_ps(no.b, yes.b, _mm256_cmp_ps(x.b, y.b, _CMP_EQ_OQ))};
 }
-/* Four by four elements transposed within each half. */
+/* Transposes four by four elements within each half. */
 FSM_INLINE void f32_transpose_halves(__m256 *x) {
     const __m256d low01 = _mm256_castps_pd(_mm256_unpacklo_ps(x[0], x[1]));
     const __m256d high01 = _mm256_castps_pd(_mm256_unpackhi_ps(x[0], x[1]));
@@ -264,8 +264,7 @@ FSM_INLINE void f32x16_store_group(float *p, ptrdiff_t stride, const f32x16 *x) 
     f32_store_group8((char *)p, stride, a);
     f32_store_group8((char *)p + 8 * stride, stride, b);
 }
-/* Four floats from p and four from p + 4 n, i.e. from the same places of rows 0 to 3 and of rows 4
- * to 7. */
+/* Four floats from p and four from p + 4 n: the same places of rows 0 to 3 and of rows 4 to 7. */
 FSM_INLINE __m256 f32_load_both(const float *p, size_t n) {
     return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * n),
                                 1);
@@ -274,7 +273,7 @@ FSM_INLINE void f32_store_both(float *p, size_t n, __m256 x) {
     _mm_storeu_ps(p, _mm256_castps256_ps128(x));
     _mm_storeu_ps(p + 4 * n, _mm256_extractf128_ps(x, 1));
 }
-/* Lanes of x and then of y, within each half. */
+/* Lanes i and j of x, then k and l of y, within each half. */
 #define FSM_PICK(x, i, j, y, k, l) _mm256_shuffle_ps(x, y, (i) | (j) << 2 | (k) << 4 | (l) << 6)
 FSM_INLINE void f32_load_narrow8(const float *p, size_t n, __m256 *x) {
     const __m256 u = f32_load_both(p, n), v = f32_load_both(p + 4, n);
@@ -432,9 +431,9 @@ FSM_INLINE __m256i f64_table_words(int shift) {
                              (int)(uint32_t)(table[6] >> shift),
                              (int)(uint32_t)(table[7] >> shift));
 }
-/* The entries' low and high words are looked up for eight lanes at a time, in the order a0 a1 b0 b1
- * | a2 a3 b2 b3 that shuffling the indices together gives and that interleaving the words
- * undoes. */
+/* Looks up the entries' low and high words for eight lanes at a time, in the order a0 a1 b0 b1 | a2
+ * a3 b2 b3, which results from shuffling the indices together; interleaving the words restores the
+ * order. */
 FSM_INLINE f64x8 f64x8_power(f64x8 steps) {
     const __m256i index = _mm256_castps_si256(
         _mm256_shuffle_ps(_mm256_castpd_ps(steps.a), _mm256_castpd_ps(steps.b), 0x88));
@@ -512,7 +511,7 @@ FSM_INLINE f64x8 f64x8_where_equal(f64x8 x, f64x8 y, f64x8 yes, f64x8 no) {
     return (f64x8){_mm256_blendv_pd(no.a, yes.a, _mm256_cmp_pd(x.a, y.a, _CMP_EQ_OQ)),
                    _mm256_blendv_pd(no.b, yes.b, _mm256_cmp_pd(x.b, y.b, _CMP_EQ_OQ))};
 }
-/* A small integer in the low bits of 2^52 is the number 2^52 + k. */
+/* 2^52 with a small integer k in its low bits is 2^52 + k. */
 FSM_INLINE __m256d f64_binade4(__m256d x, uint64_t from) {
     const __m256i above =
         _mm256_sub_epi64(_mm256_castpd_si256(x), _mm256_set1_epi64x((long long)from));

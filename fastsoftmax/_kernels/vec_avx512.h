@@ -1,10 +1,9 @@
-/* The vector vocabulary on AVX-512 (F, DQ, BW, VL): f32x16 and f64x8 are one register each.
+/* The vector operations on AVX-512 (F, DQ, BW, VL): f32x16 and f64x8 are one register each.
  *
- * Leans on (latency / reciprocal throughput, cycles, Golden Cove; uops.info):
+ * Instructions it depends on (latency / reciprocal throughput, cycles, Golden Cove; uops.info):
  *   vfmadd 4 / 0.5, vpermps 3 / 1 (port 5), vpslld 1 / 1, vpaddd 1 / 0.5, vcmpps to mask 3 / 1,
  *   vcvtps2pd 7 / 1.
- * Tails are masked loads and stores: nothing outside the row is touched.
- */
+ * Tails are masked loads and stores: nothing outside the row is touched. */
 #ifndef FSM_VEC_AVX512_H
 #define FSM_VEC_AVX512_H
 
@@ -109,9 +108,9 @@ FSM_INLINE uint32_t f32x16_reduce_bits(f32x16 a) {
     quarter = _mm_add_epi32(quarter, _mm_unpackhi_epi64(quarter, quarter));
     return (uint32_t)_mm_cvtsi128_si32(_mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 1)));
 }
-/* Sixteen vectors' reductions at once, as the commutative operation `join` has them. Where halves
- * and quarters are joined, one operand takes them of each vector as they lie (a blend), so that
- * only the other need be moved. */
+/* Reductions of sixteen vectors at once by a commutative operation `join`. When halves and quarters
+ * are joined, one operand takes them of each of two vectors as they lie (a blend), so that only the
+ * other has to be moved. */
 #define FSM_FOLD16(name, join)                                                                     \
     FSM_INLINE f32x16 name(const f32x16 *a) {                                                      \
         f32x16 half[8], quarter[4], pair[2];                                                       \
@@ -169,7 +168,7 @@ FSM_INLINE void f32_store_quarters(char *row, ptrdiff_t stride, f32x16 a) {
     _mm_storeu_ps((float *)(row + 8 * stride), _mm512_extractf32x4_ps(a, 2));
     _mm_storeu_ps((float *)(row + 12 * stride), _mm512_extractf32x4_ps(a, 3));
 }
-/* Four by four elements transposed within each quarter. */
+/* Transposes four by four elements within each quarter. */
 FSM_INLINE void f32_transpose_quarters(f32x16 *a) {
     const __m512d low01 = _mm512_castps_pd(_mm512_unpacklo_ps(a[0], a[1]));
     const __m512d high01 = _mm512_castps_pd(_mm512_unpackhi_ps(a[0], a[1]));
@@ -193,8 +192,8 @@ FSM_INLINE void f32x16_store_group(float *p, ptrdiff_t stride, const f32x16 *a) 
         f32_store_quarters((char *)p + r * stride, stride, rows[r]);
     }
 }
-/* Where element 3r + c of three vectors is: in the first two (index), or in the third (mask,
- * index). */
+/* Lanes of three vectors: of a and b by index `first`, but where mask `third` is set of c by index
+ * `last`. */
 FSM_INLINE f32x16 f32_every_third(f32x16 a, f32x16 b, f32x16 c, __m512i first, __mmask16 third,
                                   __m512i last) {
     return _mm512_mask_permutexvar_ps(_mm512_permutex2var_ps(a, first, b), third, last, c);
@@ -215,7 +214,7 @@ FSM_INLINE void f32x16_load_narrow(const float *p, size_t n, f32x16 *a) {
         return;
     }
     const f32x16 v2 = f32x16_load(p + 32);
-    /* Indices beyond 31 wrap to those of the third vector. */
+    /* Indices beyond 31 wrap around to those of the third vector. */
     const __m512i at = _mm512_add_epi32(_mm512_add_epi32(lane, lane), lane);
     const __m512i at1 = _mm512_add_epi32(at, one), at2 = _mm512_add_epi32(at, two);
     a[0] = f32_every_third(v0, v1, v2, at, 0xF800, at);
@@ -336,7 +335,6 @@ FSM_FOLD8(f64x8_fold_max, _mm512_max_pd)
 FSM_FOLD8(f64x8_fold_add, _mm512_add_pd)
 #undef FSM_FOLD8
 
-/* Lanes 4-7, 2-3 or 1 moved to lane 0: the halving tree of a horizontal sum. */
 FSM_INLINE f64x8 f64x8_fold4(f64x8 a) {
     return _mm512_shuffle_f64x2(a, a, 0x4E);
 }

@@ -1,6 +1,6 @@
-/* The vector vocabulary in portable C: lanes are array elements, fma() is the C library's
+/* The vector operations in portable C: lanes are array elements, fma() is the C library's
  * (correctly rounded with or without hardware). Defines the meaning of each operation for the other
- * headers. */
+ * headers; what has no comment here does what its name says, lane by lane. */
 #ifndef FSM_VEC_GENERIC_H
 #define FSM_VEC_GENERIC_H
 
@@ -31,7 +31,7 @@ FSM_INLINE f32x16 f32x16_set1(float a) {
 FSM_INLINE f32x16 f32x16_load(const float *p) {
     FSM_LANES(f32x16, 16, p[i]);
 }
-/* The first `count` elements of p (no other is touched), `fill` in the remaining lanes. */
+/* The first `count` elements of p (no others are read), `fill` in the other lanes. */
 FSM_INLINE f32x16 f32x16_load_partial(const float *p, size_t count, float fill) {
     FSM_LANES(f32x16, 16, (size_t)i < count ? p[i] : fill);
 }
@@ -41,7 +41,7 @@ FSM_INLINE void f32x16_store(float *p, f32x16 a) {
 FSM_INLINE void f32x16_store_partial(float *p, f32x16 a, size_t count) {
     memcpy(p, a.v, count * sizeof a.v[0]);
 }
-/* Store past the caches; p is aligned to the vector. */
+/* Stores past the caches where the instruction set can; p is aligned to the vector. */
 FSM_INLINE void f32x16_stream(float *p, f32x16 a) {
     memcpy(p, a.v, sizeof a.v);
 }
@@ -78,7 +78,7 @@ FSM_INLINE f32x16 f32x16_without(f32x16 a, size_t lane) {
 FSM_INLINE f32x16 f32x16_where_nonzero(f32x16 a, f32x16 t) {
     FSM_LANES(f32x16, 16, t.v[i] == 0 ? 0 : a.v[i]);
 }
-/* One bit a lane, lane 0 lowest. */
+/* Bit i is set if lane i is equal. */
 FSM_INLINE unsigned f32x16_equal(f32x16 a, f32x16 b) {
     unsigned bits = 0;
     for (int i = 0; i < 16; i++) {
@@ -86,8 +86,8 @@ FSM_INLINE unsigned f32x16_equal(f32x16 a, f32x16 b) {
     }
     return bits;
 }
-/* C * 2^(s/4), where the integer s stands in the low 10 bits of `steps`, the exponent as the table
- * has it. */
+/* C * 2^(s/4): the low 10 bits of each lane of `steps` are s plus four times the exponent's bias.
+ */
 FSM_INLINE f32x16 f32x16_power(f32x16 steps) {
     static const uint32_t table[4] = F32_TABLE;
     uint32_t bits[16];
@@ -123,7 +123,7 @@ FSM_INLINE uint32_t f32x16_reduce_bits(f32x16 a) {
     }
     return sum;
 }
-/* The same reductions of 16 vectors: that of a[r] in lane r. */
+/* The same reductions of 16 vectors at once: lane i is that of a[i]. */
 FSM_CORE f32x16 f32x16_fold_max(const f32x16 *a) {
     FSM_LANES(f32x16, 16, f32x16_reduce_max(a[i]));
 }
@@ -138,7 +138,7 @@ FSM_CORE f32x16 f32x16_fold_bits(const f32x16 *a) {
     }
     return r;
 }
-/* Lanes' bits added as integers, modulo 2^32. */
+/* Adds and subtracts the lanes' bits as integers, modulo 2^32. */
 FSM_INLINE f32x16 f32x16_sub_bits(f32x16 a, f32x16 b) {
     uint32_t x[16], y[16];
     memcpy(x, a.v, sizeof x);
@@ -159,8 +159,8 @@ FSM_INLINE f32x16 f32x16_add_bits(f32x16 a, f32x16 b) {
     memcpy(a.v, x, sizeof x);
     return a;
 }
-/* The integer in the bits, less `offset`, as the sum of two floats; anything where the first
- * overflows an int32. */
+/* The int32 count = bits - offset of each lane as hi + lo, hi being count rounded to float. Garbage
+ * in lo where hi overflows an int32. */
 FSM_INLINE void f32x16_split_bits(f32x16 a, uint32_t offset, f32x16 *hi, f32x16 *lo) {
     uint32_t bits[16];
     memcpy(bits, a.v, sizeof bits);
@@ -190,7 +190,7 @@ FSM_INLINE float f32_from_f16(uint16_t half) {
     memcpy(&value, &bits, sizeof value);
     return value;
 }
-/* Ties to even. */
+/* Rounds half to even. */
 FSM_INLINE uint16_t f16_from_f32(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
@@ -203,7 +203,8 @@ FSM_INLINE uint16_t f16_from_f32(float value) {
         return (uint16_t)(sign | 0x7c00u);
     }
     if (bits <
-        0x38800000u) { /* below 2^-14: adding 2^-1 lets the hardware round to multiples of 2^-24 */
+        /* Below 2^-14: adding 2^-1 makes the hardware round to multiples of 2^-24. */
+        0x38800000u) {
         float magnitude;
         memcpy(&magnitude, &bits, sizeof magnitude);
         magnitude += 0.5f;
@@ -226,7 +227,8 @@ FSM_INLINE void f32x16_store_f16(uint16_t *p, f32x16 a) {
 FSM_INLINE f32x16 f32x16_where_equal(f32x16 a, f32x16 b, f32x16 yes, f32x16 no) {
     FSM_LANES(f32x16, 16, a.v[i] == b.v[i] ? yes.v[i] : no.v[i]);
 }
-/* Four elements of each of 16 rows, `stride` bytes apart: element c of row r is lane r of a[c]. */
+/* Transposes four elements of each of 16 rows, `stride` bytes apart: element c of row r is lane r
+ * of a[c]. store_group is the inverse. */
 FSM_CORE void f32x16_load_group(const float *p, ptrdiff_t stride, f32x16 *a) {
     for (int r = 0; r < 16; r++) {
         const float *row = (const float *)((const char *)p + r * stride);
@@ -243,7 +245,7 @@ FSM_CORE void f32x16_store_group(float *p, ptrdiff_t stride, const f32x16 *a) {
         }
     }
 }
-/* The same for 16 rows of fewer than four elements, n, one after another. */
+/* The same for 16 contiguous rows of n < 4 elements. */
 FSM_CORE void f32x16_load_narrow(const float *p, size_t n, f32x16 *a) {
     for (size_t r = 0; r < 16; r++) {
         for (size_t c = 0; c < n; c++) {
@@ -323,8 +325,8 @@ FSM_INLINE unsigned f64x8_equal(f64x8 a, f64x8 b) {
     }
     return bits;
 }
-/* C * 2^(s/8), where the integer s stands in the low 14 bits of `steps`, the exponent as the table
- * has it. */
+/* C * 2^(s/8): the low 14 bits of each lane of `steps` are s plus eight times the exponent's bias.
+ */
 FSM_INLINE f64x8 f64x8_power(f64x8 steps) {
     static const uint64_t table[8] = F64_TABLE;
     uint64_t bits[8];
@@ -356,7 +358,7 @@ FSM_CORE f64x8 f64x8_fold_max(const f64x8 *a) {
 FSM_CORE f64x8 f64x8_fold_add(const f64x8 *a) {
     FSM_LANES(f64x8, 8, f64x8_reduce_add(a[i]));
 }
-/* Lanes 4-7, 2-3 or 1 moved to lane 0: the halving tree of a horizontal sum. */
+/* Lanes 4-7, 2-3 or 1 moved to lane 0 on: the steps of a sum by halves. */
 FSM_INLINE f64x8 f64x8_fold4(f64x8 a) {
     FSM_LANES(f64x8, 8, a.v[i ^ 4]);
 }
@@ -384,8 +386,8 @@ FSM_INLINE f64x8 f64x8_div(f64x8 a, f64x8 b) {
 FSM_INLINE f64x8 f64x8_where_equal(f64x8 a, f64x8 b, f64x8 yes, f64x8 no) {
     FSM_LANES(f64x8, 8, a.v[i] == b.v[i] ? yes.v[i] : no.v[i]);
 }
-/* The integer k with from <= a / 2^k < 2 from, for a at or above the number whose bits are `from`;
- * any k for a NaN. */
+/* The integer k with from <= a / 2^k < 2 from, where `from` is given as bits and a >= from; any k
+ * for a NaN. */
 FSM_INLINE f64x8 f64x8_binade(f64x8 a, uint64_t from) {
     uint64_t bits[8];
     memcpy(bits, a.v, sizeof bits);
@@ -394,7 +396,7 @@ FSM_INLINE f64x8 f64x8_binade(f64x8 a, uint64_t from) {
     }
     return a;
 }
-/* 2^k for an integer k whose power is a normal number. */
+/* 2^k for an integer k, the result being a normal number. */
 FSM_INLINE f64x8 f64x8_power_of_two(f64x8 k) {
     uint64_t bits[8];
     for (int i = 0; i < 8; i++) {
@@ -403,7 +405,7 @@ FSM_INLINE f64x8 f64x8_power_of_two(f64x8 k) {
     memcpy(k.v, bits, sizeof bits);
     return k;
 }
-/* Two elements of each of 8 rows, `stride` bytes apart. */
+/* Transposes two elements of each of 8 rows, `stride` bytes apart. */
 FSM_CORE void f64x8_load_group(const double *p, ptrdiff_t stride, f64x8 *a) {
     for (int r = 0; r < 8; r++) {
         const double *row = (const double *)((const char *)p + r * stride);
@@ -418,7 +420,8 @@ FSM_CORE void f64x8_store_group(double *p, ptrdiff_t stride, const f64x8 *a) {
         row[1] = a[1].v[r];
     }
 }
-/* Groups are of two: a narrow row has one element. */
+/* The longest rows that load_narrow and store_narrow take; shorter than a group: 1, or 3 where an
+ * instruction set has them for longer ones. */
 #define F64_NARROW 1
 FSM_INLINE void f64x8_load_narrow(const double *p, size_t n, f64x8 *a) {
     (void)n;

@@ -1,6 +1,6 @@
-/* The vector vocabulary on Advanced SIMD (AArch64): f32x16 and f64x8 are four registers each.
+/* The vector operations on Advanced SIMD (AArch64): f32x16 and f64x8 are four registers each.
  *
- * The table look-ups are byte look-ups: TBL over two registers for eight floats, over four for
+ * The table look-ups are byte look-ups (TBL): over one register for four floats, over four for
  * eight doubles. */
 #ifndef FSM_VEC_NEON_H
 #define FSM_VEC_NEON_H
@@ -66,7 +66,7 @@ FSM_INLINE f32x16 f32x16_mul(f32x16 a, f32x16 b) {
 FSM_INLINE f32x16 f32x16_fma(f32x16 a, f32x16 b, f32x16 c) {
     FSM_QUARTERS(f32x16, vfmaq_f32(c.v[i], a.v[i], b.v[i]));
 }
-/* FMAX would return the NaN; the vocabulary says b. */
+/* FMAX would return the NaN; the operation is to return b. */
 FSM_INLINE f32x16 f32x16_max(f32x16 a, f32x16 b) {
     FSM_QUARTERS(f32x16, vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]));
 }
@@ -150,7 +150,7 @@ FSM_INLINE uint32_t f32x16_reduce_bits(f32x16 a) {
     }
     return sum;
 }
-/* Four vectors' reductions at a time, as the commutative operation `join` has them. */
+/* Reductions of four vectors at a time by a commutative operation `join`. */
 #define FSM_FOLD4(name, join)                                                                      \
     FSM_INLINE float32x4_t name##4(const f32x16 *a) {                                              \
         float64x2_t quarter[4];                                                                    \
