@@ -86,8 +86,7 @@ FSM_INLINE unsigned f32x16_equal(f32x16 a, f32x16 b) {
     }
     return bits;
 }
-/* C * 2^(s/4): the low 10 bits of each lane of `steps` are s plus four times the exponent's bias.
- */
+/* C * 2^(s/4) for the integer s in the low 10 bits of each lane of `steps`. */
 FSM_INLINE f32x16 f32x16_power(f32x16 steps) {
     static const uint32_t table[4] = F32_TABLE;
     uint32_t bits[16];
@@ -325,8 +324,7 @@ FSM_INLINE unsigned f64x8_equal(f64x8 a, f64x8 b) {
     }
     return bits;
 }
-/* C * 2^(s/8): the low 14 bits of each lane of `steps` are s plus eight times the exponent's bias.
- */
+/* C * 2^(s/8) for the integer s in the low 14 bits of each lane of `steps`. */
 FSM_INLINE f64x8 f64x8_power(f64x8 steps) {
     static const uint64_t table[8] = F64_TABLE;
     uint64_t bits[8];
