@@ -1,9 +1,9 @@
 /* Design
- * A. Dimensions that are one run in memory for every operand are merged as the plan is filled in,
- *    so that what is left is what the layout is.
- * B. Rows that are contiguous in every operand, in the format that is computed in, go to the
- *    kernels where they lie. Where the array is larger than the caches, the results of long rows
- *    are streamed past them: a line that is written whole need not be read.
+ * A. Dimensions that are one run in memory for every operand are merged while the plan is filled
+ *    in; what is left is the layout.
+ * B. Rows that are contiguous in every operand, in the computing format, go to the kernels where
+ *    they lie. In an array larger than the caches the results of long enough rows are streamed: a
+ *    cache line that is written whole need not be read.
  * C. Rows that lie side by side are taken a vector of rows at a time, where they lie.
  * D. All else is staged: a strip of rows is gathered into scratch as contiguous rows (transposed,
  *    converted to the computing format, masked elements as -inf), computed there by the same
@@ -11,16 +11,16 @@
  *    contiguous row. An operand that needs none of this is used as it lies.
  * E. A strip runs along the outer dimension with the smallest step in x, so that gathering reads
  *    whole cache lines. Where that dimension is short, a strip takes the rows of several indices of
- *    another one together: a strip of few rows costs more than its elements.
+ *    another one together, as a strip of few rows costs more than its elements.
  * F. Class indices and row pointers are copied, checked, and then used: another thread that changes
- *    them meanwhile gets a status or wrong results, never a wild access. What is one a row (labels,
- *    temperatures, weights) and the weights of a logsumexp are checked before the first store too.
+ *    them meanwhile gets a status or wrong results, never a wild access. Operands of one number a
+ *    row (labels, temperatures, weights) and the weights of a logsumexp are checked before the
+ *    first store, too.
  * G. Nothing here allocates: fsm_prepare says how much scratch a thread needs, so that a call fails
  *    before its first store.
- * H. Every loop that can be long asks the thread's watch whether to stop, once in FSM_ASK_EVERY
- *    elements. What was to be done in the meantime is then done with numbers that mean nothing,
- *    until the status arrives here.
- */
+ * H. Every loop that can be long asks the thread's watch, once in FSM_ASK_EVERY elements, whether
+ *    to stop. What was then left undone leaves garbage, which is computed with until the status is
+ *    returned here. */
 #include "arrays.h"
 #include "portable.h"
 
@@ -30,59 +30,61 @@
 
 /* Bytes of a cache line. */
 #define LINE 64
-/* Operands of more bytes than this leave the caches that are a core's own. */
+/* Operands of more bytes than this do not stay in the caches of one core. */
 #define FAR_FROM ((size_t)6 * 1024 * 1024)
-/* A strip's rows take about half of a small L2. */
+/* The rows of a strip take about half of a small L2. */
 #define STRIP_BYTES (256 * 1024)
 #define STRIP_ROWS 64
-/* Of short rows that lie along the memory (lies_along) a strip takes half of a small L1. */
+/* A strip of short rows whose elements are near each other (lies_along) takes half of a small L1.
+ */
 #define ALONG_BYTES (16 * 1024)
-/* Such rows of fewer elements are one run in the scratch too, which is converted as one. */
+/* Such rows of fewer elements are contiguous in scratch too, so that one loop converts them all. */
 #define PACKED_LENGTH 256
-/* The fewest elements that are worth a strip by themselves, where rows are whole vectors. */
+/* The fewest elements that are worth a strip of their own, where rows fill whole vectors
+ * (suffices_alone). */
 #define STRIP_SUFFICES 128
-/* The fewest bytes of a line that rows of a few indices fill, to be a block by themselves. */
+/* The fewest bytes of a cache line that the rows of a few indices must fill to be a block
+ * (run_panels). */
 #define FILLED (LINE - LINE / 8)
-/* Rows side by side are copied in runs that share a page. */
+/* Rows side by side that are copied at a time: their runs share a page. */
 #define BESIDE_ROWS 256
-/* Such rows in a thread's part at least: half a page of float32. */
+/* The fewest such rows in a thread's part: half a page of float32. */
 #define BESIDE_PART 512
-/* Of that many indices threads take parts of about the same size. */
+/* With this many indices of a dimension, threads get parts of about equal size. */
 #define ENOUGH_PARTS 16
-/* Segments of this many elements at most are taken together: where they are staged; of each row
- * where they lie side by side (whose lines are half of a small L1); where the kernels take them as
- * they lie. Of as many segments the pointers are read at a time. */
+/* The most elements of segments that are taken together: if they are staged; if they lie side by
+ * side (of each row; their cache lines take half of a small L1); if the kernels take them as they
+ * lie. And the most row pointers that are read at a time. */
 #define GROUP_ELEMENTS 2048
 #define GROUP_ELEMENTS_BESIDE 512
 #define GROUP_ELEMENTS_DIRECT 16384
 #define GROUP_SEGMENTS 1024
-/* The fewest segments that are sorted by their lengths, and the longest length. */
+/* The fewest segments that are sorted by length, and the longest that are sorted. */
 #define SORTED_SEGMENTS 128
 #define SORTED_LENGTH 64
-/* The fewest of one length that are a batch, and the bytes of the block it is copied to. */
+/* The fewest segments of one length that make a batch, and the bytes of the block that they are
+ * copied to. */
 #define ALIKE 4
 #define SORTED_BYTES 8192
-/* Class indices copied and checked at a time. */
+/* Class indices copied and checked at a time; temperatures. */
 #define LABELS 256
-/* Temperatures the same. */
 #define TEMPERATURES 64
 /* Elements of another byte order or alignment that are copied, swapped and converted at a time. */
 #define FOREIGN_BLOCK 512
 
-/* Some items of a plan: where the operands begin, and how many indices there are of the dimension
- * that is split. */
+/* Some items of a plan: where the operands begin, and how many indices of dimension `split`. */
 typedef struct {
     const fsm_plan *plan;
     char *base[FSM_OPERANDS];
     size_t split_extent;
-    size_t n;               /* elements of a row: the plan's, or those of the segments at hand */
-    const int64_t *pointer; /* where these begin, and where the last ends */
+    size_t n;               /* elements of a row: the plan's, or of the segments at hand */
+    const int64_t *pointer; /* where these begin, and where the last one ends */
     size_t segments;
     char *scratch;
     fsm_watch *watch;
 } part;
 
-/* A row of one operand as the kernels are given it, and the step to the next. */
+/* Rows of an operand as the kernels take them: where the first begins, and bytes to the next. */
 typedef struct {
     char *base;
     ptrdiff_t step;
@@ -93,7 +95,7 @@ static size_t size_of(enum fsm_dtype dtype) {
     return size[dtype];
 }
 
-/* 2^e of a normal number. */
+/* 2^e, a normal number. */
 static double power_of_two(int e) {
     const uint64_t bits = (uint64_t)(e + 1023) << 52;
     double value;
@@ -101,7 +103,8 @@ static double power_of_two(int e) {
     return value;
 }
 
-/* In the default floating-point environment: the caller's rounding mode must not change a bit. */
+/* To be called in the default floating-point environment: the caller's rounding mode must not
+ * change a bit. */
 static fsm_temperature make_temperature(double temperature, enum fsm_dtype computing) {
     fsm_temperature t = {temperature != 1.0, 1.0, 1.0, 0.0};
     if (!t.tempered) {
@@ -120,7 +123,7 @@ static fsm_temperature make_temperature(double temperature, enum fsm_dtype compu
         t.inv_lo = fma(-scaled, inverse, 1.0) * inverse;
     } else {
         /* Outside float32's range the result is that of the nearest end: one maximum, or all equal.
-         * Twice the inverse is used, too. */
+         * The kernels also use twice the inverse. */
         inverse = inverse > FLT_MAX / 2 ? (double)(FLT_MAX / 2)
                   : inverse < FLT_MIN   ? (double)FLT_MIN
                                         : inverse;
@@ -137,21 +140,21 @@ fsm_temperature fsm_make_temperature(double temperature, enum fsm_dtype computin
     return t;
 }
 
-/* The status of the call, as it is known to this thread. */
+/* The status of the call, as far as this thread knows it. */
 static int status_of(const part *at) {
     return at->watch ? (int)FSM_READ(at->watch->status) : 0;
 }
 
-/* Rows of n elements that are computed before asking whether to stop: one at least, and whole
- * blocks of them if possible. */
+/* Rows of n elements to compute before asking whether to stop: at least one, and whole strips if
+ * possible. */
 static size_t rows_at_once(size_t n) {
     const size_t rows = FSM_ASK_EVERY / n;
     return rows >= STRIP_ROWS ? rows / STRIP_ROWS * STRIP_ROWS : rows ? rows : 1;
 }
 
-/* ---- what an operand is ---- */
+/* ---- properties of operands ---- */
 
-/* Whether the operand has one number a row: its reduced dimensions are not there. */
+/* Whether the operand has one number a row, i.e. lacks the reduced dimensions. */
 static int is_single(const fsm_plan *p, int operand) {
     return (operand == FSM_OUT &&
             (p->function == FSM_LOGSUMEXP || p->function == FSM_CROSS_ENTROPY ||
@@ -163,29 +166,29 @@ static int has_segments(const fsm_plan *p) {
     return p->function >= FSM_SEGMENT_SOFTMAX;
 }
 
-/* Whether it is a logsumexp with weights. */
+/* Whether it is a logsumexp with weights b. */
 static int is_weighted(const fsm_plan *p) {
     return p->function == FSM_LOGSUMEXP && p->base[FSM_Y];
 }
 
-/* What the kernels compute of its rows. */
+/* The function of the kernels that computes its rows. */
 static enum fsm_function row_function(const fsm_plan *p) {
     return has_segments(p) ? p->function - FSM_SEGMENT_SOFTMAX + FSM_SOFTMAX : p->function;
 }
 
-/* Class indices or row pointers, which are read one by one. */
+/* Whether the operand holds class indices or row pointers, which are read one by one. */
 static int is_index(const fsm_plan *p, int operand) {
     return operand == FSM_Y && (has_segments(p) || (p->function == FSM_CROSS_ENTROPY &&
                                                     fsm_is_integer(p->dtype[FSM_Y])));
 }
 
-/* Absent, or for the kernels neither rows of numbers nor a result a row. */
+/* Whether the operand is absent, or is neither rows of numbers nor a result. */
 static int is_other(const fsm_plan *p, int operand) {
     return !p->base[operand] || (operand >= FSM_MASK && operand <= FSM_WEIGHT) ||
            is_index(p, operand);
 }
 
-/* The outer dimension that strips run along; -1 where there is none. */
+/* The outer dimension that strips run along; -1: none. */
 static int strip_dimension(const fsm_plan *p) {
     return p->outer - (p->together ? 2 : 1);
 }
@@ -194,7 +197,7 @@ static ptrdiff_t row_step(const fsm_plan *p, int operand) {
     return p->outer ? p->dimension[p->outer - 1].step[operand] : 0;
 }
 
-/* Whether one step leads from each row of a strip to the next, also where a strip takes rows of
+/* Whether one step leads from each row of a strip to the next, even where a strip takes rows of
  * several indices of the dimension before the last. */
 static int is_even(const fsm_plan *p, int operand) {
     if (!p->together) {
@@ -204,14 +207,15 @@ static int is_even(const fsm_plan *p, int operand) {
     return last[-1].step[operand] == last->step[operand] * (ptrdiff_t)last->extent;
 }
 
-/* Whether a row of the operand is one run of its elements, and one step leads to the next row. */
+/* Whether each row of the operand is a run of contiguous elements, and one step leads to the next
+ * row. */
 static int is_run(const fsm_plan *p, int operand) {
     return p->inner == 1 && is_even(p, operand) &&
            (p->n == 1 ||
             p->dimension[p->outer].step[operand] == (ptrdiff_t)size_of(p->dtype[operand]));
 }
 
-/* Whether its elements are numbers as the kernels compute with. */
+/* Whether its elements have the computing format, alignment and byte order. */
 static int is_computable(const fsm_plan *p, int operand) {
     return p->dtype[operand] == p->computing && !p->foreign[operand];
 }
@@ -219,10 +223,10 @@ static int is_computable(const fsm_plan *p, int operand) {
 /* Whether the kernels take the operand as it lies. */
 static int is_direct(const fsm_plan *p, int operand) {
     if (is_weighted(p) && operand <= FSM_Y) {
-        return 0; /* a copy of the weights is spoilt */
+        return 0; /* the kernel overwrites the weights */
     }
     if (is_single(p, operand)) {
-        /* They write losses one after the other. */
+        /* The kernels write losses one after the other. */
         return is_computable(p, operand) && is_even(p, operand) &&
                (p->function != FSM_CROSS_ENTROPY || !p->outer ||
                 row_step(p, operand) == (ptrdiff_t)size_of(p->computing));
@@ -230,7 +234,7 @@ static int is_direct(const fsm_plan *p, int operand) {
     return is_computable(p, operand) && is_run(p, operand);
 }
 
-/* ---- elements from any format, and to it ---- */
+/* ---- conversion from any format and to it ---- */
 
 #define CONVERT_FROM(name, type)                                                                   \
     case name:                                                                                     \
@@ -239,7 +243,7 @@ static int is_direct(const fsm_plan *p, int operand) {
         }                                                                                          \
         return
 
-/* All formats but the 16-bit ones. */
+/* All formats but the 16-bit floats. */
 #define CONVERT_SWITCH(dtype)                                                                      \
     switch (dtype) {                                                                               \
     case FSM_BOOL:                                                                                 \
@@ -300,7 +304,7 @@ static void to_f64(const fsm_plan *p, enum fsm_dtype dtype, double *to, const vo
 #undef CONVERTED
 }
 
-/* n elements of a format, aligned and in the machine's byte order, to the computing one. */
+/* Converts n elements, aligned and in the machine's byte order, to the computing format. */
 static void widen(const fsm_plan *p, enum fsm_dtype dtype, char *to, const char *from, size_t n) {
     if (dtype == p->computing) {
         memcpy(to, from, n * size_of(dtype));
@@ -311,9 +315,9 @@ static void widen(const fsm_plan *p, enum fsm_dtype dtype, char *to, const char 
     }
 }
 
-/* float64 to float32 towards zero, with a last bit that says whether anything was cut off: to round
- * that again, to fewer bits, is to round the float64 once (Boldo and Melquiond, "Emulation of a FMA
- * and correctly rounded sums", 2008). */
+/* float64 to float32 by rounding to odd: towards zero, with the last bit set if anything was cut
+ * off. Rounding that again, to fewer bits, is rounding the float64 once (Boldo and Melquiond,
+ * "Emulation of a FMA and correctly rounded sums", 2008). */
 static float round_to_odd(double x) {
     float nearest = (float)x;
     if (x != x || (double)nearest == x) {
@@ -327,7 +331,7 @@ static float round_to_odd(double x) {
     return nearest;
 }
 
-/* n results to the format that they are returned in. */
+/* Converts n results from the computing format. */
 static void narrow(const fsm_plan *p, enum fsm_dtype dtype, char *to, const char *from, size_t n) {
     void (*const to_half)(uint16_t *, const float *, size_t) =
         dtype == FSM_F16 ? p->kernels->to_f16 : p->kernels->to_bf16;
@@ -404,8 +408,8 @@ static void read_indices(const fsm_plan *p, const char *from, ptrdiff_t step, si
     }                                                                                              \
     return
 
-/* Copies n elements of `size` bytes, which one of the steps is. Loops whose steps the compiler
- * knows become whole vectors. */
+/* Copies n elements of `size` bytes; one of the two steps is `size`. Loops with constant steps
+ * become whole vectors. */
 static void copy_elements(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step,
                           size_t n, size_t size) {
     if (to_step == (ptrdiff_t)size && from_step == to_step) {
@@ -436,7 +440,7 @@ static void copy_elements(char *to, ptrdiff_t to_step, const char *from, ptrdiff
     }
 }
 
-/* Copies n numbers as float64 in the same way; at most PIECE of them. */
+/* Copies n numbers, at most PIECE, and converts them to float64. */
 static void read_numbers(const fsm_plan *p, int operand, const char *from, ptrdiff_t step, size_t n,
                          double *to) {
     FSM_ALIGNED(8) char raw[PIECE * sizeof(double)];
@@ -448,14 +452,14 @@ static void read_numbers(const fsm_plan *p, int operand, const char *from, ptrdi
     to_f64(p, p->dtype[operand], to, raw, n);
 }
 
-/* Whether a class index is out of range; one that is to be ignored is not. */
+/* Whether a class index is out of range and not the ignored one. */
 static int is_outside(const fsm_plan *p, int64_t label) {
     const int is_beyond = p->dtype[FSM_Y] == FSM_U64 && label < 0;
     return (uint64_t)label >= p->n && (is_beyond || !p->ignores || label != p->ignored);
 }
 
-/* Whether some of an operand's elements are what they must be: class indices in range, others
- * finite, temperatures above 0. */
+/* Whether elements are valid: class indices in range, other numbers finite, temperatures above 0.
+ */
 static int are_valid(const fsm_plan *p, int operand, const char *from, ptrdiff_t step, size_t n) {
     double number[PIECE];
     int64_t label[PIECE];
@@ -474,8 +478,8 @@ static int are_valid(const fsm_plan *p, int operand, const char *from, ptrdiff_t
     return valid;
 }
 
-/* A status: whether all of an operand's elements are, along dimensions d to `last`. Along one that
- * the operand does not extend along, they are the same. */
+/* Checks all of an operand's elements, along dimensions d to `last`; returns a status. Dimensions
+ * that the operand does not extend along are left out. */
 static int check_elements(const fsm_plan *p, int operand, const char *base, int d, int last,
                           fsm_watch *watch) {
     while (d < last && !p->dimension[d].step[operand]) {
@@ -501,12 +505,12 @@ static int check_elements(const fsm_plan *p, int operand, const char *base, int 
     return status;
 }
 
-/* The same of every operand that is to be checked before anything is written. */
+/* Checks every operand that has to be checked before anything is written. */
 static int check_operands(const fsm_plan *p, fsm_watch *watch) {
     int status = 0;
     for (int o = FSM_Y; o <= FSM_WEIGHT && !status; o++) {
-        /* Class indices are checked when they are used; that is too late where results lie in
-         * memory of the caller's. */
+        /* Class indices are checked when they are used, too; that is too late where the results'
+         * memory is the caller's. */
         const int checked =
             o == FSM_Y ? is_weighted(p) || (is_index(p, o) && !p->fresh) : o >= FSM_TEMPERATURE;
         if (p->base[o] && checked) {
@@ -516,13 +520,14 @@ static int check_operands(const fsm_plan *p, fsm_watch *watch) {
     return status;
 }
 
-/* ---- gathering and scattering one strip ---- */
+/* ---- gathering and scattering a strip ---- */
 
 #define TILE 16
-/* Rows of whole tiles. */
+/* Rows rounded up to whole tiles. */
 #define ROUNDED(rows) (((rows) + TILE - 1) / TILE * TILE)
 
-/* rows x n elements of `size` bytes between a strided array and contiguous rows, tile by tile. */
+/* Moves rows x n elements of `size` bytes between a strided array and contiguous rows, tile by
+ * tile. */
 #define TRANSFER(size, gather)                                                                     \
     for (size_t i0 = 0; i0 < n; i0 += TILE) {                                                      \
         const size_t i1 = i0 + TILE < n ? i0 + TILE : n;                                           \
@@ -542,7 +547,8 @@ static int check_operands(const fsm_plan *p, fsm_watch *watch) {
         }                                                                                          \
     }
 
-/* A piece of a run of the innermost dimension; `pitch` elements lie between packed rows. */
+/* Moves a piece of the innermost dimension; packed rows are `pitch` elements apart. Where elements
+ * of neighbouring rows are contiguous, the kernels transpose whole vectors of rows. */
 static void transfer_piece(const fsm_plan *p, char *base, ptrdiff_t row_step, ptrdiff_t step,
                            size_t rows, size_t n, char *packed, size_t pitch, size_t size,
                            int gather) {
@@ -556,7 +562,7 @@ static void transfer_piece(const fsm_plan *p, char *base, ptrdiff_t row_step, pt
         rows -= done;
     }
     const ptrdiff_t within = step < 0 ? -step : step, between = row_step < 0 ? -row_step : row_step;
-    if (within < between && within <= LINE) { /* along the rows, which are near runs */
+    if (within < between && within <= LINE) { /* row by row, where a row is nearly a run */
         for (size_t r = 0; r < rows; r++, base += row_step, packed += pitch * size) {
             if (gather) {
                 copy_elements(packed, (ptrdiff_t)size, base, step, n, size);
@@ -577,7 +583,8 @@ static void transfer_piece(const fsm_plan *p, char *base, ptrdiff_t row_step, pt
     }
 }
 
-/* All inner dimensions, from `dimension` on. Returns the elements passed. */
+/* Moves all inner dimensions, from `dimension` on. Returns the elements that were passed in a row.
+ */
 static size_t transfer(const part *at, int operand, char *base, size_t rows, char *packed,
                        int dimension, int gather) {
     const fsm_plan *p = at->plan;
@@ -603,7 +610,7 @@ static size_t transfer(const part *at, int operand, char *base, size_t rows, cha
     return passed;
 }
 
-/* Copies 4 bytes or more, a multiple of 4, most often 64 at most. */
+/* Copies 4 bytes or more, a multiple of 4, rarely more than 64. */
 static inline void copy_few(char *to, const char *from, size_t bytes) {
     if (bytes > 64) {
         memcpy(to, from, bytes);
@@ -629,7 +636,7 @@ static inline void move_some_runs(char *packed, size_t pitch, char *strided, ptr
     }
 }
 
-/* The same; of few bytes, known to the compiler. */
+/* The same, compiled for the most frequent lengths. */
 static void move_runs(char *packed, size_t pitch, char *strided, ptrdiff_t step, size_t runs,
                       size_t bytes, int gather) {
 #define MOVE(bytes)                                                                                \
@@ -650,9 +657,9 @@ static void move_runs(char *packed, size_t pitch, char *strided, ptrdiff_t step,
 #undef MOVE
 }
 
-/* Rows that lie side by side, but only few of each index of the dimension before the last: between
- * where they lie and panels in scratch. A panel holds the rows of `fit` indices side by side, and
- * `line` bytes lie from one element to the next. `results`: elements that are moved of a row. */
+/* Moves rows that lie side by side, but few of each index of the dimension before the last, between
+ * where they lie and panels in scratch. A panel holds the rows of `fit` indices side by side,
+ * `line` bytes from one element to the next. `results`: elements of each row to move. */
 static void move_panels(const fsm_plan *p, int operand, char *base, size_t indices, size_t fit,
                         size_t results, char *panel, size_t line, int gather) {
     const fsm_dimension *last = &p->dimension[p->outer - 1];
@@ -660,7 +667,7 @@ static void move_panels(const fsm_plan *p, int operand, char *base, size_t indic
     const ptrdiff_t index = last[-1].step[operand], step = last[1].step[operand];
     for (size_t first = 0; first < indices; first += fit) {
         const size_t count = indices - first < fit ? indices - first : fit;
-        for (size_t i = 0; i < results && count > results; i++) { /* the longer loop within */
+        for (size_t i = 0; i < results && count > results; i++) { /* the longer loop inside */
             move_runs(panel + i * line, bytes, base + (ptrdiff_t)i * step, index, count, bytes,
                       gather);
         }
@@ -673,8 +680,8 @@ static void move_panels(const fsm_plan *p, int operand, char *base, size_t indic
     }
 }
 
-/* All rows of a strip; where they lie side by side, by way of a panel, of which `transfer_piece`
- * moves whole vectors. */
+/* Moves all rows of a strip. Where few lie side by side, they go by way of a panel, of which
+ * transfer_piece moves whole vectors. */
 static void transfer_rows(const part *at, int operand, char *base, size_t rows, char *packed,
                           int gather) {
     const fsm_plan *p = at->plan;
@@ -703,20 +710,20 @@ static void transfer_rows(const part *at, int operand, char *base, size_t rows, 
     }
 }
 
-/* Rows of a strip that are one run of elements, which one loop passes over: all of them where they
- * lie one after the other, else one. */
+/* Rows of a strip that are one run of elements for one loop: all of them where they are contiguous,
+ * else one. */
 typedef struct {
     size_t rows, elements;
 } run_of_rows;
 
-/* Whose rows of n elements are `step` bytes apart in one operand, `pitch` elements in the other. */
+/* Rows of n elements are `step` bytes apart in one operand, `pitch` elements in the other. */
 static run_of_rows run_of(size_t n, size_t size, size_t rows, ptrdiff_t step, size_t pitch) {
     const size_t together = step == (ptrdiff_t)(n * size) && pitch == n ? rows : 1;
     return (run_of_rows){together, together * n};
 }
 
-/* n elements of a format, in any byte order and at any address, to the computing one, by blocks
- * that stay in the nearest cache. */
+/* Converts n elements of any byte order and alignment to the computing format, by blocks that stay
+ * in L1. */
 static void widen_foreign(const fsm_plan *p, int operand, char *to, const char *from, size_t n) {
     const enum fsm_dtype dtype = p->dtype[operand];
     const size_t size = size_of(dtype), wide = size_of(p->computing);
@@ -735,7 +742,7 @@ static void widen_foreign(const fsm_plan *p, int operand, char *to, const char *
     }
 }
 
-/* Contiguous rows of the computing format in `packed`. */
+/* Gathers rows into `packed`, as contiguous rows of the computing format. */
 static void gather(const part *at, int operand, char *base, size_t rows, char *packed) {
     const fsm_plan *p = at->plan;
     const enum fsm_dtype dtype = p->dtype[operand];
@@ -772,7 +779,7 @@ static void gather(const part *at, int operand, char *base, size_t rows, char *p
     }
 }
 
-/* Where a row of a strip begins. */
+/* Where row r of a strip begins. */
 static char *row_in_strip(const fsm_plan *p, int operand, char *base, size_t r) {
     if (is_even(p, operand)) {
         return base + (ptrdiff_t)r * row_step(p, operand);
@@ -782,7 +789,7 @@ static char *row_in_strip(const fsm_plan *p, int operand, char *base, size_t r) 
            (ptrdiff_t)(r % last->extent) * last->step[operand];
 }
 
-/* Results from scratch to where they belong. */
+/* Converts results and moves them from scratch to where they belong. */
 static void scatter(const part *at, int operand, char *base, size_t rows, const char *packed) {
     const fsm_plan *p = at->plan;
     const enum fsm_dtype dtype = p->dtype[operand];
@@ -814,7 +821,7 @@ static void scatter(const part *at, int operand, char *base, size_t rows, const 
     transfer_rows(at, operand, base, rows, (char *)packed, 0);
 }
 
-/* ---- a batch of rows that the kernels can take ---- */
+/* ---- a batch of rows as the kernels take them ---- */
 
 /* The canonical NaN. */
 static double no_number(void) {
@@ -824,7 +831,7 @@ static double no_number(void) {
     return value;
 }
 
-/* Whether a row of a mask has a class that takes part. */
+/* Whether a row of a mask keeps any class. */
 static int keeps_any(const char *mask, size_t n) {
     size_t i = 0;
     while (i < n && !mask[i]) {
@@ -845,7 +852,8 @@ static void set_number(char *element, enum fsm_dtype dtype, double value) {
     }
 }
 
-/* The classes that have a share in the smoothing, as numbers; returns how many there are. */
+/* A row of the mask as numbers, not 0 for the classes that share in the smoothing; returns how many
+ * share. */
 static size_t kept_classes(const fsm_plan *p, const char *mask, char *kept) {
     const size_t size = size_of(p->computing);
     size_t count = 0;
@@ -856,7 +864,8 @@ static size_t kept_classes(const fsm_plan *p, const char *mask, char *kept) {
     return count;
 }
 
-/* The loss of a row in which no class takes part: infinite, where one is asked for. */
+/* The loss of a row without a class: its weight times infinity, but 0 if all its probabilities are
+ * 0. */
 static double loss_of_none(const fsm_plan *p, const char *target, double weight) {
     const size_t size = size_of(p->computing);
     for (size_t i = 0; target && i < p->n; i++) {
@@ -867,17 +876,17 @@ static double loss_of_none(const fsm_plan *p, const char *target, double weight)
     return target ? 0.0 : weight * (double)INFINITY;
 }
 
-/* Some rows of a cross-entropy: their labels, temperatures and weights, as the kernels want them.
+/* The labels, weights and temperatures of some rows of a cross-entropy, as the kernels take them.
  */
 typedef struct {
     intptr_t label[LABELS];
-    double weight[LABELS]; /* where they have any */
+    double weight[LABELS]; /* if there are any */
     fsm_temperature temperature[TEMPERATURES];
     size_t classes[LABELS];
-    unsigned char left_out[LABELS]; /* results are 0; where some may be */
+    unsigned char left_out[LABELS]; /* whose results are 0; valid if leaves_out() */
 } entropy_rows;
 
-/* Whether rows have weights; whether some may give 0. */
+/* Whether rows have weights; whether rows may be left out, i.e. give 0. */
 static int has_weights(const fsm_plan *p) {
     return p->base[FSM_WEIGHT] || p->weight != 1;
 }
@@ -885,7 +894,7 @@ static int leaves_out(const fsm_plan *p) {
     return p->ignores || has_weights(p);
 }
 
-/* Returns a status: whether labels are in range. */
+/* Reads class indices; returns a status, whether they are in range. */
 static int read_labels(const fsm_plan *p, rows_at at, size_t first, size_t count,
                        entropy_rows *rows) {
     int64_t given[LABELS];
@@ -907,7 +916,7 @@ static int read_labels(const fsm_plan *p, rows_at at, size_t first, size_t count
     return outside ? FSM_BAD_INDEX : 0;
 }
 
-/* Their weights; those of weight 0 are left out. */
+/* Reads weights; rows of weight 0 are left out. */
 static void read_weights(const fsm_plan *p, rows_at at, size_t first, size_t count,
                          entropy_rows *rows) {
     for (size_t r = 0; r < count && p->base[FSM_WEIGHT]; r += PIECE) {
@@ -923,7 +932,7 @@ static void read_weights(const fsm_plan *p, rows_at at, size_t first, size_t cou
     }
 }
 
-/* The temperatures of at most TEMPERATURES rows. */
+/* Reads the temperatures of at most TEMPERATURES rows. */
 FSM_NOINLINE void read_temperatures(const fsm_plan *p, rows_at at, size_t first, size_t count,
                                     fsm_temperature *to) {
     double number[TEMPERATURES];
@@ -933,11 +942,12 @@ FSM_NOINLINE void read_temperatures(const fsm_plan *p, rows_at at, size_t first,
     }
 }
 
-/* Where a row of an operand begins; NULL where it is absent. */
+/* Where a row of an operand begins; NULL if the operand is absent. */
 static char *row_of(rows_at at, size_t row) {
     return at.base ? at.base + (ptrdiff_t)row * at.step : NULL;
 }
 
+/* Rows of a cross-entropy, in batches without rows that are left out. Returns a status. */
 static int compute_entropies(const part *part, const rows_at *at, size_t rows) {
     const fsm_plan *p = part->plan;
     const size_t size = size_of(p->computing), fit = rows_at_once(p->n);
@@ -1024,7 +1034,7 @@ static int compute_entropies(const part *part, const rows_at *at, size_t rows) {
     return 0;
 }
 
-/* The signs of sums whose logarithms these are: 1, but of a sum of nothing. */
+/* The signs of the sums of plain logsumexps: 1, but 0 for an empty sum and NaN for NaN. */
 static void signs_of(const fsm_plan *p, rows_at out, rows_at sign, size_t rows) {
     for (size_t r = 0; r < rows; r++) {
         const double log = number_at(row_of(out, r), p->computing);
@@ -1033,8 +1043,8 @@ static void signs_of(const fsm_plan *p, rows_at out, rows_at sign, size_t rows) 
     }
 }
 
-/* Rows of a weighted logsumexp. Without a place for its sign the logarithm of a negative sum is no
- * number. */
+/* Rows of a logsumexp with weights. If no sign is asked for, the logarithm of a negative sum is
+ * NaN. */
 static int compute_weighted(const part *part, const rows_at *at, size_t rows) {
     const fsm_plan *p = part->plan;
     for (size_t r = 0; r < rows; r++) {
@@ -1054,6 +1064,8 @@ static int compute_weighted(const part *part, const rows_at *at, size_t rows) {
     return 0;
 }
 
+/* Rows of any function, as the kernels take them; `stream` is scratch for streaming, or NULL.
+ * Returns a status. */
 static int compute(const part *part, const rows_at *at, size_t rows, void *stream) {
     const fsm_plan *p = part->plan;
     if (p->function == FSM_CROSS_ENTROPY) {
@@ -1132,14 +1144,14 @@ static void select_rows(const part *at, rows_at to, rows_at from, rows_at mask, 
     }
 }
 
-/* What masked elements are in the results of a row. */
+/* Sets masked elements in the results of rows. */
 static void mask_results(const part *at, rows_at out, rows_at mask, size_t rows) {
     const fsm_plan *p = at->plan;
     if (p->function == FSM_LOG_SOFTMAX_BACKWARD || p->function == FSM_CROSS_ENTROPY) {
         select_rows(at, out, out, mask, rows, 0.0);
         return;
     }
-    /* They weigh nothing already, unless their row is NaN throughout. */
+    /* They weigh 0, so their results are right, unless the row is NaN throughout. */
     const double other = p->function == FSM_SOFTMAX ? 0.0 : -INFINITY;
     for (size_t r = 0; r < rows; r++) {
         const double value = number_at(out.base, p->computing);
@@ -1151,8 +1163,8 @@ static void mask_results(const part *at, rows_at out, rows_at mask, size_t rows)
     }
 }
 
-/* Rows of all segments at hand, one after the other in a row of the operands. Results of one a row
- * go where they belong: from `out` on. */
+/* Computes the rows of all segments at hand, which follow each other in the operands' rows. Results
+ * of one a row go where they belong, from `out` on. */
 static int compute_segments(const part *at, char *out, const rows_at *operands, size_t rows) {
     const fsm_plan *p = at->plan;
     const size_t size = size_of(p->computing);
@@ -1179,7 +1191,8 @@ static int compute_segments(const part *at, char *out, const rows_at *operands, 
     return status;
 }
 
-/* The operands of a strip as the kernels take them: where they lie, or gathered into scratch. */
+/* The operands of a strip as the kernels take them: where they lie, or gathered into scratch and
+ * masked. */
 static void stage(const part *at, char *const base[FSM_OPERANDS], size_t rows,
                   rows_at operands[FSM_OPERANDS]) {
     const fsm_plan *p = at->plan;
@@ -1220,7 +1233,7 @@ static void stage(const part *at, char *const base[FSM_OPERANDS], size_t rows,
     }
 }
 
-/* Its results to where they belong. */
+/* Masks the results of a strip, and scatters those that are in scratch. */
 static void unstage(const part *at, char *const base[FSM_OPERANDS], size_t rows,
                     const rows_at operands[FSM_OPERANDS]) {
     const fsm_plan *p = at->plan;
@@ -1250,7 +1263,7 @@ static int run_strip(const part *at, char *const base[FSM_OPERANDS], size_t rows
 
 /* ---- long rows, a piece at a time ---- */
 
-/* Where a piece begins, of a row or of a strip. */
+/* Where a piece of a row or a strip begins in each operand. */
 static void find_piece(const fsm_plan *p, char *const row[FSM_OPERANDS], size_t first,
                        char *piece[FSM_OPERANDS]) {
     for (int o = 0; o < FSM_OPERANDS; o++) {
@@ -1258,7 +1271,7 @@ static void find_piece(const fsm_plan *p, char *const row[FSM_OPERANDS], size_t 
     }
 }
 
-/* An fsm_read_function. */
+/* fsm_read_function: stages a piece once more. */
 static const void *read_again(void *source, size_t first, size_t end) {
     const fsm_row_at_work *row = source;
     const part at = {
@@ -1270,7 +1283,7 @@ static const void *read_again(void *source, size_t first, size_t end) {
     return operands[FSM_X].base;
 }
 
-/* Row r of those that begin at `base`. */
+/* Begins row r of those that begin at `base`. */
 static void begin_row(fsm_row_at_work *row, const part *at, char *const base[FSM_OPERANDS],
                       size_t r) {
     const fsm_plan *p = at->plan;
@@ -1297,8 +1310,8 @@ static void begin_row(fsm_row_at_work *row, const part *at, char *const base[FSM
     row->writes = 0;
 }
 
-/* A piece, from element `first` on, of each row of a strip: its sum, or, where all sums are known,
- * its results. */
+/* Stages a piece, from element `first` on, of each row of a strip. If `sum` is given, computes the
+ * sums of those rows that still need one; else the results of all. */
 static void run_piece(part *at, char *const base[FSM_OPERANDS], const fsm_row_at_work *row,
                       size_t rows, size_t first, fsm_piece *sum) {
     const fsm_plan *p = at->plan;
@@ -1321,7 +1334,8 @@ static void run_piece(part *at, char *const base[FSM_OPERANDS], const fsm_row_at
     }
 }
 
-/* After the sums of all pieces: whether they are needed once more. */
+/* Ends the sums of a row; returns whether they are needed once more. Writes the result of a
+ * logsumexp. */
 static int end_sums(fsm_row_at_work *row) {
     const fsm_plan *p = row->plan;
     row->writes = !p->kernels->long_rows[p->computing].finish(&row->state);
@@ -1337,7 +1351,8 @@ static int end_sums(fsm_row_at_work *row) {
     return !row->writes;
 }
 
-/* A strip of such rows. */
+/* A strip of long rows: passes over the pieces of all rows for their sums, then one for their
+ * results. */
 FSM_NOINLINE int run_long_strip(const part *strip, char *const base[FSM_OPERANDS], size_t rows) {
     const fsm_plan *p = strip->plan;
     const fsm_long_functions *of = &p->kernels->long_rows[p->computing];
@@ -1373,10 +1388,10 @@ FSM_NOINLINE int run_long_strip(const part *strip, char *const base[FSM_OPERANDS
 /* ---- rows that lie side by side ---- */
 
 #define MOST_BLOCKS (BESIDE_ROWS * sizeof(double) / LINE)
-/* Of longer rows: a page of each element. */
+/* Blocks of longer rows that are taken at a time: a page of each element. */
 #define TALL_BLOCKS 64
 
-/* Whether blocks of rows, a cache line of each element, can be taken as they lie. */
+/* Whether the kernels can take blocks of rows, a cache line of each element, as they lie. */
 static int lies_beside(const fsm_plan *p) {
     const ptrdiff_t size = (ptrdiff_t)size_of(p->computing);
     if (p->function >= FSM_ROW_FUNCTIONS || p->base[FSM_Y] || p->base[FSM_MASK] ||
@@ -1392,7 +1407,7 @@ static int lies_beside(const fsm_plan *p) {
            p->n <= FSM_CHUNK_VECTORS * LINE / (size_t)size;
 }
 
-/* Whether their results can be streamed: they are lines, all at the same offset. */
+/* Whether their results can be streamed: all cache lines have the same offset. */
 static int streams_beside(const fsm_plan *p) {
     size_t steps = (size_t)p->dimension[p->outer].step[FSM_OUT];
     for (int d = 0; d < p->outer - 1; d++) {
@@ -1402,7 +1417,7 @@ static int streams_beside(const fsm_plan *p) {
            p->base[FSM_OUT] != p->base[FSM_X];
 }
 
-/* Blocks of a strip that the kernels did not take are staged. */
+/* Stages the blocks of a strip that the kernels did not take. */
 static void run_other_blocks(const part *at, char *x, char *out, const int *done, size_t blocks) {
     for (size_t k = 0; k < blocks; k++) {
         if (!done[k]) {
@@ -1412,7 +1427,8 @@ static void run_other_blocks(const part *at, char *x, char *out, const int *done
     }
 }
 
-/* As many whole blocks of a strip as there are, of longer rows; returns how many rows these are. */
+/* Computes as many whole blocks as there are, of longer rows, where they lie; returns how many
+ * rows. */
 static size_t run_tall(const part *at, char *x, char *out, size_t rows) {
     const fsm_plan *p = at->plan;
     const size_t lanes = LINE / size_of(p->computing);
@@ -1432,7 +1448,8 @@ static size_t run_tall(const part *at, char *x, char *out, size_t rows) {
     return tall.blocks * lanes;
 }
 
-/* The same of rows of up to FSM_BESIDE_LENGTH. */
+/* The same for rows of up to FSM_BESIDE_LENGTH: (1) copies whole cache lines to blocks in scratch;
+ * (2) computes each block in place; (3) copies or streams the results. */
 static size_t run_blocks(const part *at, char *x, char *out, size_t rows) {
     const fsm_plan *p = at->plan;
     const size_t n = p->n, lanes = LINE / size_of(p->computing);
@@ -1466,9 +1483,9 @@ static size_t run_blocks(const part *at, char *x, char *out, size_t rows) {
     return blocks * lanes;
 }
 
-/* A strip of rows side by side, few of each index of the dimension before the last: blocks of the
- * rows of as many indices as fit in a line; where these would leave much of it empty, the rows of
- * all indices are laid side by side, and blocks copied from that. */
+/* A strip of rows side by side, few of each index of the dimension before the last. A block is the
+ * rows of as many indices as fit in a cache line; where that would leave much of it empty, the rows
+ * of all indices are laid side by side in a panel, and blocks are copied from that. */
 static int run_panels(const part *at, char *const base[FSM_OPERANDS], size_t rows) {
     const fsm_plan *p = at->plan;
     const fsm_dimension *last = &p->dimension[p->outer - 1];
@@ -1525,6 +1542,8 @@ static int run_strips(const part *at, size_t extent) {
     return status;
 }
 
+/* Rows side by side, in strips; where results are streamed, from where their first cache line
+ * starts. */
 static int run_beside(const part *at, size_t rows) {
     const fsm_plan *p = at->plan;
     const size_t size = size_of(p->computing);
@@ -1532,7 +1551,7 @@ static int run_beside(const part *at, size_t rows) {
     size_t done = 0;
     int status = 0;
     if (p->streamed && offset && offset % size == 0 && rows > LINE / size) {
-        done = (LINE - offset) / size; /* up to where a line of results starts */
+        done = (LINE - offset) / size; /* up to the first cache line of results */
         run_strip(at, at->base, done);
     }
     for (size_t first = done; first < rows && !status; first += done) {
@@ -1589,8 +1608,8 @@ static int for_each_prefix(const part *all, int (*run)(const part *at, size_t ro
 
 /* ---- segments ---- */
 
-/* Reads where some segments begin and the last ends; `longest` becomes the length of the longest, if
- * that is longer. Returns a status: whether they are in order and within the data. */
+/* Reads the pointers of some segments, and raises `longest` to the length of the longest. Returns a
+ * status: whether they increase and stay within the data. */
 static int read_pointers(const fsm_plan *p, size_t first, size_t segments, int64_t *pointer,
                          size_t *longest) {
     const ptrdiff_t step = p->segments.step[FSM_Y];
@@ -1599,7 +1618,7 @@ static int read_pointers(const fsm_plan *p, size_t first, size_t segments, int64
     highest = (uint64_t)pointer[0];
     for (size_t s = 0; s < segments; s++) {
         const uint64_t end = (uint64_t)pointer[s + 1], n = end - (uint64_t)pointer[s];
-        widest = n > widest ? n : widest; /* where they decrease, n is large */
+        widest = n > widest ? n : widest; /* very large where pointers decrease */
         highest = end > highest ? end : highest;
     }
     *longest = (size_t)widest;
@@ -1608,7 +1627,7 @@ static int read_pointers(const fsm_plan *p, size_t first, size_t segments, int64
                : 0;
 }
 
-/* The length of the longest segment. */
+/* Finds the length of the longest segment; returns a status. */
 static int measure_segments(const part *all, size_t *longest) {
     const size_t last = all->plan->segments.extent;
     int64_t pointer[GROUP_SEGMENTS + 1];
@@ -1621,9 +1640,9 @@ static int measure_segments(const part *all, size_t *longest) {
     return status;
 }
 
-/* Calls `run` for groups of the segments from `first` up to `last`, each group of at most `most`
- * elements or of one segment. Another thread may have changed the pointers since they were
- * measured: as they are read now, none is longer than the longest was. */
+/* Calls `run` for groups of the segments from `first` up to `last`, each of at most `most` elements
+ * or of one segment. Another thread may have changed the pointers since they were measured, so they
+ * are checked again: none may exceed the longest. */
 static int for_each_group(const part *all, size_t first, size_t last, size_t most,
                           int (*run)(const part *group, size_t start, void *context),
                           void *context) {
@@ -1653,13 +1672,13 @@ static int for_each_group(const part *all, size_t first, size_t last, size_t mos
     return status;
 }
 
-/* Segments of a group where they lie: those of data of one axis. */
+/* Segments of a group of data with one axis, where they lie. */
 typedef struct {
     const part *group;
     fsm_rows_function *compute;
     const char *x;
     char *out;
-    ptrdiff_t x_step, out_step; /* from an element to the next, or a result of one a segment */
+    ptrdiff_t x_step, out_step; /* from an element to the next, or a single result */
     size_t size;
     int single;
 } lying_segments;
@@ -1681,7 +1700,7 @@ static void run_segment(const lying_segments *at, fsm_rows *row, size_t segment)
     }
 }
 
-/* Between a block of rows and where they lie. */
+/* Moves segments between where they lie and a block of rows. */
 static inline void move_some(const lying_segments *at, const uint16_t *segment, size_t count,
                              size_t bytes, char *block, int gathers) {
     const int64_t *pointer = at->group->pointer;
@@ -1694,7 +1713,7 @@ static inline void move_some(const lying_segments *at, const uint16_t *segment, 
     }
 }
 
-/* The same; of few bytes a row, known to the compiler. */
+/* The same, compiled for short rows. */
 static inline void move_rows(const lying_segments *at, const uint16_t *segment, size_t count,
                              size_t bytes, char *block, int gathers) {
 #define MOVE(size)                                                                                 \
@@ -1716,8 +1735,8 @@ static inline void move_rows(const lying_segments *at, const uint16_t *segment, 
 #undef MOVE
 }
 
-/* Segments of the same length as rows of a batch, in a block that they are copied to: the bits of a
- * row are the same there. */
+/* Segments of one length as a batch, copied to a block and back: the bits of a row are the same
+ * there. */
 static void run_alike(const lying_segments *at, const fsm_rows *row, const uint16_t *segment,
                       size_t count, size_t n) {
     uint64_t memory[SORTED_BYTES / sizeof(uint64_t) + LINE / sizeof(uint64_t)];
@@ -1737,8 +1756,8 @@ static void run_alike(const lying_segments *at, const fsm_rows *row, const uint1
     }
 }
 
-/* Segments in the order of their lengths: of length n up to end[n], longer ones than SORTED_LENGTH
- * last. */
+/* The segments in order of their lengths: those of length n end at end[n], those of more than
+ * SORTED_LENGTH come last. */
 typedef struct {
     uint16_t order[GROUP_SEGMENTS], end[SORTED_LENGTH + 2];
 } sorted_segments;
@@ -1755,7 +1774,7 @@ static void sort_segments(const part *group, sorted_segments *sorted) {
     }
     for (size_t b = 0, sum = 0; b < SORTED_LENGTH + 2; b++) {
         const size_t count = sorted->end[b];
-        sorted->end[b] = (uint16_t)sum; /* a bin's beginning, and once it is filled its end */
+        sorted->end[b] = (uint16_t)sum; /* where a bin begins; once it is filled, ends */
         sum += count;
     }
     for (size_t s = 0; s < group->segments; s++) {
@@ -1778,7 +1797,8 @@ static void run_sorted(const lying_segments *at, fsm_rows *row) {
     }
 }
 
-/* A group as rows of the kernels, `row` being the same for all of them but for this. */
+/* A group as rows of the kernels, one segment at a time or by length. `row` has what all have in
+ * common. */
 static int run_segments(const part *group, size_t first, void *row) {
     const fsm_plan *p = group->plan;
     const fsm_dimension *data = &p->dimension[p->outer];
@@ -1803,6 +1823,7 @@ static int run_segments(const part *group, size_t first, void *row) {
     return 0;
 }
 
+/* A group as strips. */
 static int stage_segments(const part *group, size_t first, void *unused) {
     const fsm_plan *p = group->plan;
     const fsm_dimension *data = &p->dimension[p->outer];
@@ -1817,7 +1838,7 @@ static int stage_segments(const part *group, size_t first, void *unused) {
     return for_each_prefix(&at, run_strips);
 }
 
-/* Whether rows of several segments, which lie side by side, are worth a block. */
+/* Whether the rows of several segments, which lie side by side, are worth a block. */
 static int segments_lie_beside(const fsm_plan *p) {
     const ptrdiff_t size = (ptrdiff_t)size_of(p->computing);
     return p->outer == 1 && p->dimension[0].extent * (size_t)size <= LINE / 2 &&
@@ -1835,7 +1856,7 @@ static char *result_beside(const part *group, size_t first, size_t segment) {
                 : (ptrdiff_t)group->pointer[segment] * p->dimension[p->outer].step[FSM_OUT]);
 }
 
-/* A segment by itself. */
+/* One segment as strips. */
 static int run_segment_beside(const part *group, size_t first, size_t segment) {
     const fsm_dimension *data = &group->plan->dimension[group->plan->outer];
     part one = *group;
@@ -1847,9 +1868,9 @@ static int run_segment_beside(const part *group, size_t first, size_t segment) {
     return run_strips(&one, group->plan->dimension[0].extent);
 }
 
-/* The rows of segments of one length side by side, a line of each element; of as many segments as
- * there is room for in a line, and several such blocks, so that what is stored has arrived in the
- * cache when the kernels load it as whole vectors. */
+/* Segments of one length: blocks of as many of them as fit in a cache line, side by side, a line of
+ * each element. All blocks are filled before the first is computed, so that what was stored has
+ * reached the cache when the kernels load it as whole vectors. */
 static int run_alike_beside(const part *group, size_t first, const uint16_t *segment, size_t count,
                             size_t n) {
     const fsm_plan *p = group->plan;
@@ -1886,7 +1907,7 @@ static int run_alike_beside(const part *group, size_t first, const uint16_t *seg
     return status;
 }
 
-/* A group whose rows lie side by side. */
+/* A group of segments whose rows lie side by side, by length. */
 static int run_segments_beside(const part *group, size_t first, void *unused) {
     const size_t bytes = group->plan->dimension[0].extent * size_of(group->plan->computing);
     sorted_segments sorted;
@@ -1976,7 +1997,7 @@ int fsm_run(const void *plan, size_t first, size_t last, void *scratch, fsm_watc
     return status;
 }
 
-/* ---- a long row whose pieces threads share ---- */
+/* ---- long rows whose pieces threads share ---- */
 
 void fsm_begin_row(fsm_row_at_work *row, const fsm_plan *p, size_t index, fsm_piece *sums,
                    char *scratch, fsm_watch *watch) {
@@ -2023,7 +2044,7 @@ static ptrdiff_t magnitude(ptrdiff_t a) {
     return a < 0 ? -a : a;
 }
 
-/* Puts the dimension along which strips run last. */
+/* Moves the dimension with the smallest step in x, along which strips run, to the end. */
 static void order_outer(fsm_plan *p) {
     const int last = p->outer - 1;
     int best = last;
@@ -2037,7 +2058,7 @@ static void order_outer(fsm_plan *p) {
     p->dimension[last] = moved;
 }
 
-/* The longest of some dimensions. */
+/* The longest of the first `count` dimensions. */
 static int longest_dimension(const fsm_plan *p, int count) {
     int longest = 0;
     for (int d = 1; d < count; d++) {
@@ -2048,8 +2069,9 @@ static int longest_dimension(const fsm_plan *p, int count) {
     return longest;
 }
 
-/* Whether strips of rows along the last outer dimension alone do well: where the rows are whole
- * vectors of enough elements, or, if the kernels take them as they lie, one row more than that. */
+/* Whether strips of rows along the last outer dimension alone do well: where the rows fill whole
+ * vectors and have enough elements; or, if the kernels take them as they lie, where one row is left
+ * over at most. */
 static int suffices_alone(const fsm_plan *p, size_t rows) {
     const size_t lanes = LINE / size_of(p->computing);
     const size_t left = rows % lanes, whole = (rows - left) * p->n;
@@ -2060,8 +2082,9 @@ static int suffices_alone(const fsm_plan *p, size_t rows) {
                      : !left && whole >= STRIP_SUFFICES;
 }
 
-/* Where the last outer dimension is short, strips are of several indices of the longest other one,
- * which becomes the one before the last. What is read one a row must lie evenly then. */
+/* Where the last outer dimension is short, lets strips take several indices of the longest other
+ * one, which becomes the one before the last. Operands of one number a row must then have one step
+ * between rows. */
 static void plan_together(fsm_plan *p) {
     const int last = p->outer - 1;
     const size_t rows = last < 1 ? 0 : p->dimension[last].extent;
@@ -2075,7 +2098,7 @@ static void plan_together(fsm_plan *p) {
     p->dimension[last - 1] = moved;
     p->together = STRIP_ROWS / rows;
     while (!p->beside && p->n <= STRIP_ROWS && p->together * rows % TILE && p->together < TILE) {
-        p->together++; /* no block of short rows is left incomplete */
+        p->together++; /* no block of short rows is incomplete */
     }
     p->together = p->together < moved.extent ? p->together : moved.extent;
     for (int o = FSM_Y; o <= FSM_WEIGHT; o++) {
@@ -2087,7 +2110,8 @@ static void plan_together(fsm_plan *p) {
     p->beside = p->beside && p->n <= FSM_BESIDE_LENGTH;
 }
 
-/* The dimension that parts are taken of: the longest, but strips and batches run along the last. */
+/* The dimension that threads take parts of: the longest, but not at the cost of strips and batches,
+ * which run along the last. */
 static int split_dimension(const fsm_plan *p) {
     const int last = p->outer - 1;
     if (p->together) {
@@ -2098,14 +2122,14 @@ static int split_dimension(const fsm_plan *p) {
     return enough || p->dimension[longest].extent > p->dimension[last].extent ? longest : last;
 }
 
-/* Adds a region of the scratch, from a cache line on; returns where it starts. */
+/* Adds a region of scratch, aligned to a cache line; returns its offset. */
 static size_t region(fsm_plan *p, size_t bytes) {
     const size_t start = p->scratch;
     p->scratch += (bytes + LINE - 1) / LINE * LINE;
     return start;
 }
 
-/* Whether a row of every operand is a run of elements, or nearly so, as it is in the scratch. */
+/* Whether each row of every operand is nearly a run of its elements, as it is in scratch. */
 static int lies_along(const fsm_plan *p) {
     int along = p->inner == 1 && !p->beside && !p->together && !has_segments(p);
     for (int o = 0; o < FSM_OPERANDS && along; o++) {
@@ -2116,12 +2140,12 @@ static int lies_along(const fsm_plan *p) {
     return along;
 }
 
-/* Whether rows, if they are staged, are so a piece at a time. */
+/* Whether rows that are staged are staged piece by piece. */
 static int has_pieces(const fsm_plan *p) {
     return p->n > FSM_ASK_EVERY && p->function <= FSM_LOGSUMEXP && !is_weighted(p) && p->inner == 1;
 }
 
-/* How a strip is staged: its rows, and which operands need memory for it. */
+/* Plans staging: the rows of a strip, and the scratch of each operand. Returns a status. */
 static int plan_strips(fsm_plan *p) {
     p->piece = has_pieces(p) ? fsm_piece_length(p->n) : 0;
     const size_t size = size_of(p->computing), n = p->piece ? p->piece : p->n;
@@ -2137,7 +2161,7 @@ static int plan_strips(fsm_plan *p) {
         strip = ALONG_BYTES / size / n;
     }
     p->strip = p->together ? p->together * rows : strip > rows ? rows : strip;
-    /* An odd number of cache lines: a column of the scratch meets all sets of the cache. */
+    /* An odd number of cache lines, so that a column of the scratch uses all sets of the cache. */
     p->pitch =
         n < (along ? PACKED_LENGTH : 16) ? n : ((n * size + LINE - 1) / LINE | 1) * LINE / size;
     const size_t elements = (p->together ? ROUNDED(p->strip) : p->strip) * p->pitch;
@@ -2160,7 +2184,7 @@ static int plan_strips(fsm_plan *p) {
     }
     p->raw_at = region(p, elements * widest);
     if (p->together) {
-        /* Blocks of FILLED bytes of each line need another tile at most. */
+        /* Blocks of FILLED bytes of each cache line need one more tile at most. */
         p->panels_at = region(p, (ROUNDED(p->strip) + TILE) * n * size);
     }
     if (p->base[FSM_MASK] && !is_run(p, FSM_MASK)) {
@@ -2194,7 +2218,7 @@ static int prepare_segments(fsm_plan *p, fsm_watch *watch) {
     p->n = p->longest = elements;
     p->direct = !p->outer && is_direct(p, FSM_X) && is_direct(p, FSM_OUT);
     if (p->direct && p->fresh) {
-        return 0; /* wrong pointers are found when they are run: nobody sees what was written */
+        return 0; /* wrong pointers are found when used; new results are not seen then */
     }
     const int status = measure_segments(&all, &longest);
     p->n = p->longest = longest;
