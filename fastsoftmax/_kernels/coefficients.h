@@ -3,7 +3,8 @@
 #ifndef FSM_COEFFICIENTS_H
 #define FSM_COEFFICIENTS_H
 
-/* F32: table within 0.00165 ulp of C * 2^(j/4), polynomial within 0.0433 ulp (of 1.0), before rounding of the evaluation. */
+/* F32: table within 0.00165 ulp of C * 2^(j/4), polynomial within
+ * 0.0433 ulp (of 1.0), before the rounding of its evaluation. */
 #define F32_STEPS 4 /* a binade */
 #define F32_STEPS_PER_UNIT 0x1.7154760000000p+2f /* 4 / ln 2 */
 #define F32_LOG2E 0x1.7154760000000p+0f
@@ -13,7 +14,7 @@
 #define F32_C2 0x1.0000060000000p-1f
 #define F32_C3 0x1.557ece0000000p-3f
 #define F32_C4 0x1.5539ac0000000p-5f
-/* Bits of C * 2^(j/4), less j in the bits that the index adds back. */
+/* Bits of C * 2^(j/4), less j in the bits that adding the index restores. */
 #define F32_TABLE                                    \
     {                                                     \
         0x3f9ca001u, 0x3f9a4274u, 0x3f9d8050u, 0x3fa3b496u \
@@ -22,7 +23,8 @@
 #define F32_SCALE_INVERSE 0x1.a26d1744ecbd1p-1
 #define F32_SCALE_INVERSE_LO 0x1.3494b4ec25858p-56
 
-/* F64: table within 0.0179 ulp of C * 2^(j/8), polynomial within 0.0118 ulp (of 1.0), before rounding of the evaluation. */
+/* F64: table within 0.0179 ulp of C * 2^(j/8), polynomial within
+ * 0.0118 ulp (of 1.0), before the rounding of its evaluation. */
 #define F64_STEPS 8 /* a binade */
 #define F64_STEPS_PER_UNIT 0x1.71547652b82fep+3 /* 8 / ln 2 */
 #define F64_LOG2E 0x1.71547652b82fep+0
@@ -34,7 +36,7 @@
 #define F64_C5 0x1.111110ee422f4p-7
 #define F64_C6 0x1.6c1d23cff8dd5p-10
 #define F64_C7 0x1.a02b05d3a55abp-13
-/* Bits of C * 2^(j/8), less j in the bits that the index adds back. */
+/* Bits of C * 2^(j/8), less j in the bits that adding the index restores. */
 #define F64_TABLE                                    \
     {                                                     \
         0x3ff00000035d33b4u, 0x3fef72b840287737u, \
@@ -46,7 +48,7 @@
 #define F64_SCALE_INVERSE 0x1.ffffff9459899p-1
 #define F64_SCALE_INVERSE_LO 0x1.b51743217264ep-55
 
-/* Natural logarithm of 2 in two doubles; the first has 11 zero low bits, so that n * hi is exact. */
+/* The natural logarithm of 2 in two doubles; the first ends in 11 zero bits, so n * hi is exact. */
 #define LN2_HI 0x1.62e42fefa3800p-1
 #define LN2_LO 0x1.ef35793c76730p-45
 
