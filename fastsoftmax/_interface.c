@@ -1,10 +1,9 @@
 /* Design
- * A. What include/fastsoftmax.h declares: each function makes a plan of its arguments, and runs it
- *    in the calling thread as a call from Python is run, so that the bits are the same. Nothing here
- *    needs the GIL.
+ * A. What include/fastsoftmax.h declares. Each function makes a plan of its arguments, and runs it
+ *    in the calling thread as a call from Python is run, so that the bits are the same. Nothing
+ *    here needs the GIL.
  * B. Few rows go to the kernels without a plan.
- * C. The kernels are chosen once, before the capsule is made; then nothing here changes.
- */
+ * C. The kernels are chosen once, before the capsule is made; then nothing here changes. */
 #define FASTSOFTMAX_ONLY_TYPES
 #include "include/fastsoftmax.h"
 
@@ -13,7 +12,7 @@
 #include "_interface.h"
 #include "_threads.h"
 
-/* Calls on at most this many elements skip the plan, as calls from Python do. */
+/* The most elements and labels of calls without a plan; the first as in calls from Python. */
 #define FEW_ELEMENTS 8192
 #define FEW_LABELS 64
 
@@ -28,7 +27,7 @@ static fsm_temperature make_temperature(double temperature, enum fsm_dtype dtype
     return temperature == 1 ? UNTEMPERED : fsm_make_temperature(temperature, dtype);
 }
 
-/* Whether there are rows, and few elements: what a plan would decide of them is known. */
+/* Whether there are any elements, but few: a plan would decide nothing. */
 static inline int are_few(size_t rows, size_t n) {
     return rows && n && (rows == 1 ? n <= FEW_ELEMENTS : n <= FEW_ELEMENTS / rows);
 }
@@ -78,7 +77,7 @@ static int run(fsm_plan *plan) {
     }
 }
 
-/* Runs a plan that has all but its dimensions. */
+/* Adds the dimensions to a plan, and runs it. */
 static int run_laid_out(fsm_plan *plan, size_t rows, size_t n) {
     fsm_dimension row = {.extent = rows}, element = {.extent = n};
     for (int o = 0; o < FSM_OPERANDS; o++) {
@@ -119,8 +118,8 @@ static inline int run_rows(enum fsm_function function, enum fsm_dtype dtype, con
     return FASTSOFTMAX_OK;
 }
 
-/* Few rows with labels, which have no options and whose gradients go to memory of their own. The
- * labels are copied: another thread may change them after they have been checked. */
+/* Few rows with class indices, no weights and no ignored label, their gradient in memory of its
+ * own. The labels are copied, as another thread may change them after they have been checked. */
 static int run_labels(enum fsm_dtype dtype, const void *logits, const int64_t *labels, void *loss,
                       void *grad, size_t rows, size_t n, double smoothing, double temperature) {
     intptr_t label[FEW_LABELS];

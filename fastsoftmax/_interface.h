@@ -4,8 +4,8 @@
 
 #include "kernels.h"
 
-/* Chooses the kernels of these functions, before any of them is called; returns the
- * fastsoftmax_functions that a capsule holds. */
+/* Chooses the kernels, before any of the functions is called; returns the fastsoftmax_functions
+ * that the capsule holds. */
 const void *fsm_interface(const fsm_kernels *chosen);
 
 #endif

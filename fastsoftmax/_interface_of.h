@@ -1,5 +1,5 @@
-/* The interface's functions of one type: REAL, which is DTYPE to a plan; F(name) is name_f32 or
- * name_f64. Included by _interface.c, once for each. */
+/* The interface's functions for one type, included by _interface.c for each: REAL is the type,
+ * DTYPE its format in a plan, F(name) is name_f32 or name_f64. */
 
 static int F(softmax)(const REAL *x, REAL *out, size_t rows, size_t length, double temperature) {
     return run_rows(FSM_SOFTMAX, DTYPE, x, NULL, out, rows, length, temperature);

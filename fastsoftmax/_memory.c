@@ -1,15 +1,15 @@
 /* Design
  * A. Above FSM_FRESH_ABOVE, malloc takes each block from the operating system and gives it back, so
- *    that the pages of every new result are zeroed once more, which is a large part of the time of
- *    a softmax. These results have a memory handler of their own (NEP 49): they own their data, are
- *    resized, traced and freed as any array. What is freed last is kept for the next one.
- * B. What is kept is lent to the operating system (MADV_FREE): it takes pages where memory is short,
- *    without writing them anywhere. Until then they count as the process's.
- * C. One block is kept, of at most KEEP_UP_TO bytes: two are alternately in use in a loop that
- *    assigns each result to one name. It goes to results that need most of it; others have it
- *    freed. Where memory is refused, it is freed before asking again.
- * D. The memory is NumPy's, with room before it for what is known of the block.
- */
+ *    that the pages of every new result are zeroed again, a large part of the time of a softmax.
+ *    Such results have a memory handler of their own (NEP 49): they own their data, and are
+ *    resized, traced and freed as any array. The block that is freed last is kept for the next
+ *    result.
+ * B. The kept block is offered to the operating system (MADV_FREE), which takes its pages where
+ *    memory is short, without writing them anywhere. Until then they count as the process's.
+ * C. One block is kept, of at most KEEP_UP_TO bytes: a loop that assigns each result to one name
+ *    uses two in turn. It goes to a result that needs most of it; for any other it is freed. Where
+ *    memory is refused, it has been freed already.
+ * D. The memory is NumPy's, with room before it for a header. */
 #if defined(__linux__)
 #define _DEFAULT_SOURCE
 #include <sys/mman.h>
@@ -25,15 +25,15 @@
 #define KEEP_UP_TO ((size_t)1024 * 1024 * 1024)
 #define LINE 64
 
-/* Before the memory of an array, which begins with a cache line. */
+/* Stored just before an array's memory, which begins at a cache line. */
 typedef struct {
     char *block;
-    size_t size; /* of an array's memory, at most */
-    size_t used; /* whether it has been another array's */
+    size_t size; /* bytes for an array's memory */
+    size_t used; /* whether another array has had it */
 } header;
 
 static PyDataMemAllocator standard;
-static volatile size_t kept = 0; /* the memory of no array; or 0 */
+static volatile size_t kept = 0; /* an array's memory, owned by none; or 0 */
 
 static header header_of(const void *data) {
     header h;
@@ -47,7 +47,7 @@ static void *with_header(char *block, size_t before, size_t size, size_t used) {
     return block + before;
 }
 
-/* Where an array's memory begins in a block. */
+/* The offset of an array's memory in a block. */
 static size_t room(const char *block) {
     const uintptr_t least = (uintptr_t)block + sizeof(header);
     return (size_t)((least + LINE - 1) / LINE * LINE - (uintptr_t)block);
@@ -102,7 +102,8 @@ static void *keeping_realloc(void *unused, void *data, size_t size) {
 
 #if defined(MADV_FREE)
 
-/* Lends the pages within a block's memory; returns 0 where they are not the kind that can be. */
+/* Offers the whole pages of an array's memory to the operating system; returns 0 where that
+ * refuses. */
 static int lend(char *data, size_t size) {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     const uintptr_t first = ((uintptr_t)data + page - 1) / page * page;
@@ -122,7 +123,7 @@ static int lend(char *data, size_t size) {
 
 static void keeping_free(void *unused, void *data, size_t size) {
     (void)unused;
-    (void)size; /* what NumPy takes the array to have now */
+    (void)size; /* NumPy's idea of the array's size */
     if (data) {
         const size_t own = header_of(data).size;
         if (own > FSM_FRESH_ABOVE && own <= KEEP_UP_TO && lend(data, own)) {

@@ -1,20 +1,19 @@
 /* Design
- * A. Helpers are threads that sleep without the GIL until they are called. A call wakes some, takes
- *    parts of the work itself, and returns when no helper is at its work any more: one that did not
- *    wake in time is called off, not waited for.
+ * A. Helpers are threads that sleep without the GIL until a call assigns them work. The caller
+ *    wakes some, takes parts of the work itself, and returns when no helper is working for it any
+ *    more: the assignment of one that did not wake in time is revoked, not waited for.
  * B. The process has no more helpers than CPUs, whoever asks for them; what they do not do, the
- *    callers do. One that was idle for some seconds ends. Where no thread or no memory for one is
- *    to be had, there is one helper fewer, and no error.
- * C. Helpers know nothing of Python but its portable locks: no exception, signal handler or
- *    interpreter that ends can interfere. Only the main thread takes the GIL, for a moment now and
- *    then, and runs the handlers of signals that have come. Where one raises, all threads of the
- *    call stop at their next question; where one forks, the child does without those that it has
- *    not got.
- * D. A helper is its caller's between engage() and release(), and the pool's otherwise. It frees
- *    itself, after leaving the pool.
+ *    callers do. A helper that was idle for some seconds ends. Where no thread can be started, or
+ *    there is no memory for one, there is one helper fewer, and no error.
+ * C. Helpers use nothing of Python but its portable locks: no exception, signal handler or ending
+ *    interpreter can interfere. Only the main thread takes the GIL now and then, for a moment, to
+ *    run the handlers of signals that have arrived. If one raises, all threads of the call stop at
+ *    their next question; if one forks, the child goes on without the helpers, which it does not
+ *    have.
+ * D. A helper belongs to its caller from engage() to release(), otherwise to the pool. A helper
+ *    that ends leaves the pool first and then frees itself.
  * E. Each release of a lock follows an acquisition: a helper acquires `wake` once for each time
- *    that it is released, and is not released again before it did (REVOKED).
- */
+ *    that it is released, and nobody releases it again before that (REVOKED). */
 #include "Python.h"
 
 #include <stdlib.h>
@@ -23,39 +22,39 @@
 #include "portable.h"
 #include "shared.h"
 
-/* What a helper does. */
+/* Helper states. A caller sets ASSIGNED, REVOKED and AWAITED, the helper WORKING and IDLE. */
 enum {
-    IDLE,     /* asleep, or about to be */
-    ASSIGNED, /* called, but not yet awake */
-    REVOKED,  /* called and called off, but not yet awake */
-    WORKING,  /* taking parts */
-    AWAITED   /* taking parts, while the caller sleeps until it is done */
+    IDLE,     /* waiting for a call */
+    ASSIGNED, /* called, not started */
+    REVOKED,  /* its call was revoked before it started */
+    WORKING,  /* running */
+    AWAITED   /* running while the caller is blocked */
 };
 
 typedef struct helper {
     volatile size_t state;
-    fsm_shared *shared; /* the work, and as which of its threads */
+    fsm_shared *shared; /* the work, and the helper's number in it */
     size_t thread;
     PyThread_type_lock wake; /* released to wake the helper */
-    PyThread_type_lock done; /* released to wake the caller that awaits it */
-    struct helper *next;     /* in the pool, or of the same call */
+    PyThread_type_lock done; /* released to wake a caller that waits for it */
+    struct helper *next;     /* in the pool, or in its call */
 } helper;
 
 #define IDLE_MICROSECONDS 5000000
-/* After its work a helper waits awake before it sleeps, some 20 us: most callers come again soon,
- * and to wake a thread takes longer than that. */
+/* A helper spins before it sleeps, some 20 us: most callers come again soon, and to wake a thread
+ * takes longer than that. */
 #define TRIES 400
-/* Before a caller sleeps it waits awake, for some 50 us: to be woken takes as long. */
+/* A caller spins before it sleeps, some 50 us: to be woken takes as long. */
 #define PAUSES 2000
-/* A caller that waits for a helper asks its watch after each sleep of this length. */
+/* A caller that waits for a helper sleeps this long between questions to its watch. */
 #define AWAKE_MICROSECONDS 20000
-/* Scratch of this size is on the stack. */
+/* Scratch up to this size is on the stack. */
 #define SMALL_SCRATCH (16 * 1024)
 #define PAGE 4096
 
 /* A call in the main thread, which runs signal handlers. */
 typedef struct {
-    fsm_watch watch; /* the first member: a watch is its call */
+    fsm_watch watch; /* the first member, so that a watch's address is its call's */
     PyThreadState *state;
 } main_call;
 
@@ -63,7 +62,7 @@ static struct {
     volatile size_t locked;
     helper *idle;
     size_t count, most;
-    size_t forks; /* since the package was imported: of each, this process is the child */
+    size_t forks; /* how often this process has been the child of a fork */
 } pool = {0, NULL, 0, 1, 0};
 
 void fsm_limit_helpers(size_t most) {
@@ -81,14 +80,14 @@ static void unlock_pool(void) {
 }
 
 void fsm_forget_helpers(void) {
-    /* Their memory is lost: what state they were in is not known. */
+    /* The helpers' memory is leaked, as their state is unknown. */
     pool.idle = NULL;
     pool.count = 0;
     pool.forks++;
     unlock_pool();
 }
 
-/* A lock that is taken; NULL without memory. */
+/* A new lock, acquired; NULL without memory. */
 static PyThread_type_lock new_lock(void) {
     PyThread_type_lock lock = PyThread_allocate_lock();
     if (lock) {
@@ -108,10 +107,10 @@ static void free_helper(helper *h) {
     free(h);
 }
 
-/* ---- a helper's side ---- */
+/* ---- helper ---- */
 
-/* Takes a helper that was idle for long out of the pool. Returns 0 where it cannot: a caller has
- * it, or has just called it off. */
+/* Takes a helper that was idle for long out of the pool. Returns 0 if it has to go on: a caller has
+ * it, or has just revoked its call. */
 static int retire(helper *h) {
     lock_pool();
     helper **at = &pool.idle;
@@ -127,7 +126,7 @@ static int retire(helper *h) {
     return retires;
 }
 
-/* Waits for its next call; returns 0 after IDLE_MICROSECONDS without one. */
+/* Waits for the next call; returns 0 after IDLE_MICROSECONDS without one. */
 static int is_woken(helper *h) {
     for (int i = 0; i < TRIES; i++) {
         if (PyThread_acquire_lock(h->wake, 0)) {
@@ -138,6 +137,7 @@ static int is_woken(helper *h) {
     return PyThread_acquire_lock_timed(h->wake, IDLE_MICROSECONDS, 0) == PY_LOCK_ACQUIRED;
 }
 
+/* A helper thread: waits, works for a call unless that is revoked, and so on until it retires. */
 static void serve(void *argument) {
     helper *h = argument;
     for (;;) {
@@ -161,7 +161,7 @@ static void serve(void *argument) {
     }
 }
 
-/* ---- a caller's side ---- */
+/* ---- caller ---- */
 
 static helper *new_helper(void) {
     helper *h = calloc(1, sizeof *h);
@@ -177,7 +177,7 @@ static helper *new_helper(void) {
     return h;
 }
 
-/* An idle helper, or a new one; NULL where there may or can be no more. */
+/* An idle helper, or a new one; NULL if there may be no more, or none can be started. */
 static helper *engage(void) {
     lock_pool();
     helper *h = pool.idle;
@@ -195,8 +195,8 @@ static helper *engage(void) {
     return h;
 }
 
-/* Returns the helpers of a call to the pool, the first one on top: at the next call they have the
- * ranges that they had. */
+/* Returns the helpers of a call to the pool, the first one on top, so that the next call gives each
+ * the range that it had. */
 static void release(helper *last) {
     lock_pool();
     while (last) {
@@ -211,7 +211,7 @@ static void release(helper *last) {
 static void assign(helper *h, fsm_shared *shared, size_t thread) {
     h->shared = shared;
     h->thread = thread;
-    /* One that was called off and has not woken up yet is on its way. */
+    /* A helper whose call was revoked has been woken already, and is on its way. */
     if (!FSM_COMPARE_EXCHANGE(&h->state, REVOKED, ASSIGNED)) {
         FSM_EXCHANGE(&h->state, ASSIGNED);
         PyThread_release_lock(h->wake);
@@ -237,13 +237,13 @@ static void dismiss(helper *h, fsm_watch *watch, size_t forks) {
     }
 }
 
-/* Where scratch begins: half a page from where large arrays do. A load that follows a store to the
- * same place in another page waits for it, as if both were one. */
+/* Scratch begins half a page from where large arrays do: a load waits for an earlier store to the
+ * same offset in another page, as if both had the same address. */
 static char *begin_scratch(char *memory) {
     return memory + (PAGE + PAGE / 2 - (uintptr_t)memory % PAGE) % PAGE;
 }
 
-/* Not inlined: the plainest call needs no such frame. */
+/* Not inlined, so that calls without scratch have no such frame. */
 FSM_NOINLINE int run_on_stack(const fsm_plan *plan, fsm_watch *watch) {
     char memory[SMALL_SCRATCH + PAGE];
     return fsm_run(plan, 0, plan->items, begin_scratch(memory), watch);
@@ -253,7 +253,7 @@ FSM_NOINLINE int run_on_stack(const fsm_plan *plan, fsm_watch *watch) {
 typedef struct {
     fsm_shared shared;
     helper *helpers;
-    size_t engaged, forks; /* `forks` when they were engaged */
+    size_t engaged, forks; /* `forks` of the pool when they were engaged */
     fsm_watch *watch;
 } crew;
 
@@ -270,7 +270,7 @@ static void engage_crew(crew *c, size_t threads, fsm_watch *watch) {
     }
 }
 
-/* Shares items of the work that is set. */
+/* Runs `items` of the work set in c->shared, by the caller and its helpers. Returns a status. */
 static int run_shared(crew *c, size_t items, size_t least, size_t elements) {
     fsm_shared *shared = &c->shared;
     fsm_share(shared, items, least, elements, c->engaged + 1);
@@ -295,7 +295,7 @@ static void release_crew(crew *c) {
     }
 }
 
-/* Scratch for each of them. Returns what is to be freed, or NULL. */
+/* Allocates scratch for each thread. Returns memory to be freed, or NULL. */
 static char *allocate_scratch(crew *c, const fsm_plan *plan) {
     const size_t each = (plan->scratch + PAGE) / PAGE * PAGE, all = c->engaged + 1;
     char *memory = each > PTRDIFF_MAX / (all + 1) ? NULL : malloc(all * each + PAGE);
@@ -324,7 +324,7 @@ FSM_NOINLINE int run_in_threads(const fsm_plan *plan, size_t elements, size_t th
     return status;
 }
 
-/* Long rows, one after the other, of each of which the threads take pieces. */
+/* Long rows one after the other, the threads sharing the pieces of each. */
 FSM_NOINLINE int run_rows_in_threads(const fsm_plan *plan, size_t threads, fsm_watch *watch) {
     crew c;
     engage_crew(&c, threads, watch);
@@ -340,7 +340,7 @@ FSM_NOINLINE int run_rows_in_threads(const fsm_plan *plan, size_t threads, fsm_w
         while (more && !status) {
             status = run_shared(&c, plan->pieces, 1, plan->n);
             more = !status && fsm_end_pass(&row);
-            status = status ? status : (int)c.shared.status; /* it may have been set meanwhile */
+            status = status ? status : (int)c.shared.status; /* a signal handler may have set it */
         }
     }
     free(memory);
@@ -354,7 +354,7 @@ static int execute(fsm_plan *plan, size_t elements, size_t threads, fsm_watch *w
     if (status) {
         return status;
     }
-    /* Of few long rows pieces are shared, where rows would leave a thread without work. */
+    /* Pieces of few long rows are shared, where whole rows would leave a thread without work. */
     if (threads > 1 && plan->pieces && plan->items < 4 * threads && plan->items % threads) {
         return run_rows_in_threads(plan, threads, watch);
     }
@@ -372,11 +372,11 @@ int fsm_execute(fsm_plan *plan) {
     return execute(plan, 0, 1, NULL);
 }
 
-/* In the main thread: whether a handler runs. Calls of its own do not ask: were each to run
- * handlers that make calls, the stack would overflow. */
+/* Whether the main thread runs a signal handler. Calls made by the handler run no handlers:
+ * otherwise handlers that make calls would overflow the stack. */
 static int handling = 0;
 
-/* Runs the handlers of signals that have come. */
+/* fsm_watch.ask: runs the handlers of signals that have arrived. */
 static int handle_signals(fsm_watch *watch) {
     main_call *call = (main_call *)watch;
     PyEval_RestoreThread(call->state);
