@@ -1,7 +1,7 @@
-"""Which backend there is and which is used; the only file that reads the environment.
+"""Which backends are available and which is used; the only file that reads the environment.
 
-Nothing here can be changed after import: the tests ask for a backend by `load`, and users choose
-one by ``FASTSOFTMAX_BACKEND`` before they import the package.
+Nothing here changes after import: the tests get a backend from `load`, and users choose one by
+``FASTSOFTMAX_BACKEND`` before they import the package.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Backend(Protocol):
         """Its name in ``FASTSOFTMAX_BACKEND``."""
 
     def function(self, general: _Function) -> _Function:
-        """Return `general`, or a shortcut to what it does for most arrays."""
+        """Return `general`, or a faster function that calls it where it declines."""
 
     def run(self, plan: Plan) -> Any:
         """Return the result of a plan that has elements, in its `out` if that is given."""
@@ -65,7 +65,7 @@ class NativeBackend:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        # The same functions by their names in a plan, for what the rules have made of a call.
+        # The same functions for plans, i.e. calls whose arguments the rules have converted.
         fields = [inspect.Parameter(field, _POSITIONAL) for field in _rules.ARGUMENTS]
         self._by_plan = {
             function: _native.function(function, name, _refuse, fields)
@@ -73,7 +73,7 @@ class NativeBackend:
         }
 
     def function(self, general: _Function) -> _Function:
-        """Return the C function, which leaves to `general` what it does not take."""
+        """Return the C function, which calls `general` where it declines a call."""
         parameters = tuple(inspect.signature(general).parameters.values())
         return _native.function(general.__name__, self.name, general, parameters)
 
@@ -96,7 +96,7 @@ def _refuse(*_: Any) -> Any:
 
 
 def runner(backend: Backend) -> Callable[[Plan], Any]:
-    """Return what computes a plan and returns what the caller is to have."""
+    """Return the function that computes a plan and returns a call's result."""
     is_numpy = backend.name == "numpy"
 
     def run(plan: Plan) -> Any:
@@ -109,7 +109,7 @@ def runner(backend: Backend) -> Callable[[Plan], Any]:
 
 
 def _is_for_kernels(plan: Plan) -> bool:
-    """Whether no longdouble is in it."""
+    """Whether no operand or result is longdouble."""
     operands = (plan.x, plan.y, plan.sample_weight)
     return plan.result.char != "g" and not any(
         isinstance(operand, np.ndarray) and operand.dtype.char == "g" for operand in operands
@@ -151,7 +151,7 @@ def _numpy_backend() -> Backend:
 
 @atexit.register
 def _load_before_the_end() -> None:
-    """Import what a longdouble may be the first to need: a finaliser can no longer import it."""
+    """Import what only longdouble may need: a finaliser at exit can no longer import it."""
     with contextlib.suppress(ImportError):
         _numpy_backend()
 
@@ -172,7 +172,7 @@ def default() -> Backend:
 
 
 def interface() -> Any:
-    """Return the functions of ``fastsoftmax.h``, over the kernels that there are."""
+    """Return the functions of ``fastsoftmax.h``, over the available kernels."""
     reason = NO_EXTENSION
     if not reason and os.environ.get(VARIABLE) == "numpy":
         reason = f"{VARIABLE}=numpy asks for no kernels"
@@ -190,7 +190,7 @@ def fallback_reason() -> str:
     if NO_EXTENSION:
         return NO_EXTENSION
     if INSTRUCTION_SETS == ("generic",) and _is_x86():
-        # Without the instruction, a correctly rounded fma is a function of hundreds of cycles.
+        # Without that instruction a correctly rounded fma takes hundreds of cycles.
         return "this CPU has no FMA instruction (or no AVX2), and NumPy is faster without"
     return ""
 

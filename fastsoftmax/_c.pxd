@@ -1,5 +1,5 @@
-"""What the bindings use of C: the kernels' plans and threads, and what Cython does not declare of
-Python and NumPy (arguments as borrowed pointers, which cost no counting of references).
+"""The C that the bindings use: plans and threads of the kernels, and what Cython does not declare of
+Python and NumPy (with arguments as borrowed pointers, which are not reference-counted).
 """
 
 from cpython.object cimport PyObject

@@ -4,13 +4,13 @@
 
 Design
 ------
-(a) Each public function is a C function of the vectorcall protocol. What it is given it takes, or
-    not: then the Python function of `fastsoftmax._api` gets the same arguments, whose rules raise
-    or convert, and hand back what is taken here. Nothing is said twice: what is taken here is a
-    part of what the rules accept, and any doubt is theirs.
-(b) Taken are base arrays of the formats that the kernels read, and options of exact types. What may
-    run code of the caller's all the same (a class as dtype, a tracer) comes before any array is
-    looked at: none runs between a check and its use.
+(a) Each public function is a C function of the vectorcall protocol. It takes a call or declines it.
+    A declined call goes, with the same arguments, to the Python function of `fastsoftmax._api`,
+    whose rules raise, or convert the arguments and call back here. So each rule is written once:
+    what is taken here is a part of what the rules accept, and any doubtful case is declined.
+(b) Taken are base arrays of the formats that the kernels read, and options of exact types. Whatever
+    may still run the caller's code (a class as dtype, a tracer) comes before any array is looked
+    at, so that none runs between a check and its use.
 (c) Nothing is copied here, and no error is about a value.
 """
 
@@ -44,7 +44,7 @@ cdef unsigned long main_thread = threading.main_thread().ident
 
 
 def forget_threads():
-    """In the child of a fork: there is no thread but this one, which is the main one now."""
+    """Adapt to being the child of a fork: the only thread is this one, now the main thread."""
     global main_thread
     main_thread = PyThread_get_thread_ident()
     fsm_forget_helpers()
@@ -78,7 +78,7 @@ cdef const fsm_kernels *kernels_of(str instruction_set):
 
 
 def interface(str instruction_set):
-    """The functions of include/fastsoftmax.h as a capsule; their kernels are chosen for good."""
+    """The functions of include/fastsoftmax.h as a capsule, over these kernels from now on."""
     return PyCapsule_New(
         <void *>fsm_interface(kernels_of(instruction_set)), FASTSOFTMAX_CAPSULE, NULL
     )
@@ -91,7 +91,7 @@ def compiler():
 
 # ---- arguments ----
 
-# What arguments are, whatever their names. The fields of `_rules.Plan` have the same order.
+# The slots of arguments, whatever their names. The fields of `_rules.Plan` have the same order.
 cdef enum:
     X
     Y
@@ -134,24 +134,27 @@ cdef dict FUNCTIONS = {
     "segment_logsumexp": FSM_SEGMENT_LOGSUMEXP,
 }
 
-# One public function over one instruction set. References are held for good, as a C function's
-# definition must be.
+# One public function over one instruction set. It lives as long as the process, with all that it
+# refers to, as the definition of a C function must.
 cdef struct signature:
     const fsm_kernels *kernels
     fsm_function function
-    PyObject *general  # what is called where a call is not taken
+    PyObject *general  # called where a call is declined
     int positional  # how many arguments may be positional
     int parameters
     PyObject *name[ARGUMENTS]  # interned, in the order of the parameters
     int slot[ARGUMENTS]
-    unsigned required  # the set of slots without a default
+    unsigned required  # the slots without a default, as bits
 
 
 cdef inline bint parse(
     const signature *s, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords,
     PyObject **given, unsigned *present
 ) noexcept:
-    """Sort arguments into slots, of which `present` is the set of bits; others stay NULL."""
+    """Sort arguments into slots; `present` is the set of those given, the others stay NULL.
+
+    Return False for what only Python can judge: too many arguments, unknown or doubled keywords.
+    """
     cdef Py_ssize_t i, named = 0 if keywords is NULL else PyTuple_GET_SIZE(keywords)
     cdef PyObject *keyword
     cdef int p
@@ -162,7 +165,7 @@ cdef inline bint parse(
         given[s.slot[i]] = arguments[i]
         present[0] |= 1 << s.slot[i]
     for i in range(named):
-        # Keywords of a call are interned, and so are the names: others are Python's to compare.
+        # Keywords of a call are interned, as the names are; any other is left to Python.
         keyword = PyTuple_GET_ITEM(keywords, i)
         p = s.parameters - 1  # backwards: operands are seldom named
         while p >= 0 and s.name[p] != keyword:
@@ -228,7 +231,7 @@ cdef inline bint add_axis(PyObject *o, int ndim, uint64_t *axes) noexcept:
 
 
 cdef inline bint as_axes(PyObject *o, int ndim, uint64_t *axes) noexcept:
-    """Axes as a set of bits."""
+    """The axes as a set of bits."""
     cdef Py_ssize_t i
     axes[0] = 0
     if o is NULL:
@@ -253,15 +256,15 @@ cdef dict FORMATS = {
     "int32": FSM_I32, "uint32": FSM_U32, "int64": FSM_I64, "uint64": FSM_U64,
 }  # fmt: skip
 
-# The same by NumPy's type number; -1 is not taken.
+# The same by NumPy's type number; -1: declined.
 cdef signed char FORMAT[24]
 memset(FORMAT, -1, sizeof(FORMAT))
 cdef str code
 for code in "?bBhHiIlLqQefd":
     FORMAT[<int>np.dtype(code).num] = FORMATS[np.dtype(code).name]
 
-# That of ml_dtypes.bfloat16, which is given to it when it is registered: known here once the rules
-# have handed back an array of it.
+# The type number of ml_dtypes.bfloat16, which NumPy assigns when that registers it; -1 until the
+# rules have seen an array of it (know_bfloat16).
 cdef int bfloat16 = -1
 
 
@@ -290,15 +293,15 @@ cdef inline int common_float(int a, int b) noexcept:
 
 
 cdef int as_dtype(PyObject *o) except -2:
-    """The format of an argument `dtype`; -1 is not taken."""
+    """The format of an argument `dtype`; -1: declined."""
     cdef PyArray_Descr *descr = NULL
     cdef int found
     if not (PyArray_DescrCheck(o) or PyType_CheckExact(o) or PyUnicode_CheckExact(o)):
-        return -1  # whose conversion may run any code
+        return -1  # its conversion may run any code
     try:
         PyArray_DescrConverter(o, &descr)
     except Exception as error:
-        if type(error) in _rules.OF_CONVERSION:  # for the rules to explain
+        if type(error) in _rules.OF_CONVERSION:  # the rules explain it
             return -1
         raise
     found = format_of(descr.type_num) if PyDataType_ISNOTSWAPPED(descr) else -1
@@ -308,22 +311,22 @@ cdef int as_dtype(PyObject *o) except -2:
 
 # ---- operands ----
 
-# What an attempt has found out about a call.
+# What is known of a call besides its plan.
 cdef struct call:
-    PyArrayObject *array[FSM_OPERANDS]  # borrowed from the arguments; the results' are new
-    int flags  # NumPy's, that all of them have
+    PyArrayObject *array[FSM_OPERANDS]  # borrowed from the arguments; results may be new
+    int flags  # those of NumPy's flags that all arrays have
     int ndim
     uint64_t axes
-    int asked  # the format that `dtype` asks for; -1 where it is not given
+    int asked  # the format that `dtype` asks for; -1: none
     int result  # the results' format
     bint single  # one result a row
     bint keepdims
     bint return_grad
     bint return_sign
-    bint unmapped  # the results' memory has pages that are yet to be zeroed
-    bint own_temperatures  # there is an array of them, as of sample weights
-    bint own_weights
-    bint plain_b  # the weights of a logsumexp are a plain number, without a dtype of its own
+    bint unmapped  # the results' memory has pages that are zeroed at the first store
+    bint own_temperatures  # `temperature` is an array
+    bint own_weights  # `sample_weight` is an array
+    bint plain_b  # b of a logsumexp is a Python number, which has no dtype of its own
 
 
 cdef inline bint take(fsm_plan *plan, call *c, int operand, PyObject *o) noexcept:
@@ -439,7 +442,7 @@ cdef bint broadcasts_to_rows(call *c, PyArrayObject *a) noexcept:
 
 
 cdef void bounds(PyArrayObject *a, char **low, char **high) noexcept:
-    """Where its memory begins and ends."""
+    """Where an array's memory begins and ends."""
     cdef int d
     cdef npy_intp reach
     low[0] = high[0] = PyArray_BYTES(a)
@@ -453,7 +456,7 @@ cdef void bounds(PyArrayObject *a, char **low, char **high) noexcept:
 
 
 cdef bint is_same_memory(PyArrayObject *a, PyArrayObject *b) noexcept:
-    """Whether two arrays of one shape are the same elements."""
+    """Whether two arrays of one shape are the same elements in native byte order."""
     cdef int d
     if PyArray_BYTES(a) != PyArray_BYTES(b) or PyArray_TYPE(a) != PyArray_TYPE(b):
         return False
@@ -464,7 +467,7 @@ cdef bint is_same_memory(PyArrayObject *a, PyArrayObject *b) noexcept:
 
 
 cdef bint overlap(PyArrayObject *a, PyArrayObject *b) noexcept:
-    """Whether one begins before the other has ended."""
+    """Whether the bounds of two arrays overlap."""
     cdef char *low
     cdef char *high
     cdef char *other_low
@@ -481,7 +484,7 @@ cdef bint may_be_written(call *c, fsm_function function, int operand) noexcept:
     cdef int o
     for o in range(operand):
         if c.array[o] is NULL or (
-            # Memory of its own, which no other array owns.
+            # All arrays own their memory, so different ones cannot overlap.
             out != c.array[o] and c.flags & NPY_ARRAY_OWNDATA
         ) or not overlap(out, c.array[o]):
             continue
@@ -494,7 +497,7 @@ cdef bint may_be_written(call *c, fsm_function function, int operand) noexcept:
 
 
 cdef bint take_result(fsm_plan *plan, call *c, int operand, PyObject *o) noexcept:
-    """Take memory for a result."""
+    """Take an array as the memory of a result."""
     cdef PyArrayObject *out
     cdef bint fits
     if not take(plan, c, operand, o):
@@ -516,7 +519,7 @@ cdef bint take_result(fsm_plan *plan, call *c, int operand, PyObject *o) noexcep
 
 
 cdef bint take_results(fsm_plan *plan, call *c, PyObject *o) noexcept:
-    """Take an argument `out`: memory for the result, or a pair of a cross-entropy's."""
+    """Take an argument `out`: an array, or the pair of a cross-entropy's loss and gradient."""
     cdef PyObject *loss
     cdef PyObject *grad
     if plan.function != FSM_CROSS_ENTROPY or not PyTuple_CheckExact(o):
@@ -530,15 +533,15 @@ cdef bint take_results(fsm_plan *plan, call *c, PyObject *o) noexcept:
 
 
 cdef bint take_second(PyObject *const *given, fsm_plan *plan, call *c) noexcept:
-    """Take the output of a forward function, labels, or row pointers."""
+    """Take the second operand: a forward function's output, b, labels, or row pointers."""
     cdef PyArrayObject *y
     cdef bint is_integer
     if given[Y] is NULL or not take(plan, c, FSM_Y, given[Y]):
         return False
     y = c.array[FSM_Y]
-    if plan.function == FSM_LOGSUMEXP:  # weights
+    if plan.function == FSM_LOGSUMEXP:
         plan.computing = FSM_F64
-        if c.asked < 0 and not c.plain_b:  # with integers, the rules know the dtype
+        if c.asked < 0 and not c.plain_b:  # the dtype with integers is left to the rules
             c.result = common_float(plan.dtype[FSM_X], plan.dtype[FSM_Y])
             if not (is_float(plan.dtype[FSM_X]) and is_float(plan.dtype[FSM_Y])) or c.result < 0:
                 return False
@@ -566,9 +569,9 @@ cdef bint take_second(PyObject *const *given, fsm_plan *plan, call *c) noexcept:
 cdef inline bint take_operands(
     PyObject *const *given, fsm_plan *plan, call *c
 ) noexcept:
-    """Take every array but a new result: formats, shapes, and what may overlap."""
+    """Take every array that is given: formats, shapes, overlaps."""
     cdef PyArrayObject *x
-    memset(c.array, 0, 4 * sizeof(c.array[0]))  # in parts, as in `called`
+    memset(c.array, 0, 4 * sizeof(c.array[0]))  # in two, as `called` says
     memset(c.array + 4, 0, (FSM_OPERANDS - 4) * sizeof(c.array[0]))
     memset(plan.base, 0, 4 * sizeof(plan.base[0]))
     memset(plan.base + 4, 0, (FSM_OPERANDS - 4) * sizeof(plan.base[0]))
@@ -579,7 +582,7 @@ cdef inline bint take_operands(
     c.ndim = PyArray_NDIM(x)
     if not as_axes(given[AXIS], c.ndim, &c.axes):
         return False
-    if is_segments(plan.function):  # the first axis is cut, and that of the segments is its place
+    if is_segments(plan.function):  # in results of one a segment, segments replace the first axis
         c.axes = 1
         c.keepdims = True
     c.result = as_float(plan.dtype[FSM_X])
@@ -621,12 +624,12 @@ cdef inline bint take_operands(
 # ---- layout ----
 
 cdef inline ptrdiff_t step_broadcast(PyArrayObject *a, int d) noexcept:
-    """An array's step along a dimension that it may be broadcast along, or not have."""
+    """An array's step along dimension d; 0 where it is broadcast or has no such dimension."""
     return 0 if d < 0 or PyArray_DIMS(a)[d] == 1 else PyArray_STRIDES(a)[d]
 
 
 cdef ptrdiff_t step_of(fsm_plan *plan, call *c, int operand, int d, int row_d) noexcept:
-    """An operand's step along dimension d of x, of the rows' shape its dimension `row_d`."""
+    """An operand's step along dimension d of x, which is dimension `row_d` of the rows' shape."""
     cdef PyArrayObject *a = c.array[operand]
     cdef bint is_reduced = c.axes >> d & 1
     cdef bint single = c.single and (operand == FSM_OUT or plan.function == FSM_LOGSUMEXP)
@@ -668,7 +671,7 @@ cdef void lay_out(fsm_plan *plan, call *c) noexcept:
 
 
 cdef void lay_out_segments(fsm_plan *plan, call *c) noexcept:
-    """The same, and the dimension of the segments."""
+    """Dimensions and steps of all operands, and the dimension of the segments."""
     lay_out(plan, c)
     memset(&plan.segments, 0, sizeof(fsm_dimension))
     plan.segments.extent = PyArray_DIMS(c.array[FSM_Y])[0] - 1
@@ -680,7 +683,7 @@ cdef void lay_out_segments(fsm_plan *plan, call *c) noexcept:
 cdef bint take_options(
     PyObject *const *given, fsm_plan *plan, call *c, double *temperature
 ) except -1:
-    """Take every option that is not about an array."""
+    """Take every option that is not an array."""
     cdef long long workers, ignored
     if not is_default(given[DTYPE]):
         c.asked = as_dtype(given[DTYPE])
@@ -721,12 +724,12 @@ cdef bint take_options(
 
 # ---- the call ----
 
-# Releasing and taking the GIL costs some 50 ns; from this many elements on (about 1 us of work)
-# others gain more.
+# Elements from which a call releases the GIL (about 1 us of work): that costs it some 50 ns, and
+# gains more for other threads.
 cdef enum:
     RELEASE_GIL_FROM = 8192
 
-# Smaller work is not worth asking how many workers there may be.
+# Below this many elements no second thread is worth it, so the number of workers is not asked for.
 cdef npy_intp MIN_TO_SHARE = 2 * _workers.MIN_ELEMENTS
 
 cdef fsm_temperature UNTEMPERED = fsm_make_temperature(1.0, FSM_F32)
@@ -741,12 +744,12 @@ FLOATS[<int>FSM_F16] = PyArray_DescrFromType(cnp.NPY_FLOAT16)
 cdef size_t SIZES[4]
 SIZES[:] = [4, 8, 2, 2]
 
-# The memory handler of large results; None where they have the one of all arrays.
+# The memory handler of large results; None: that of all arrays.
 cdef object keeping = None
 
 
 def keep_memory():
-    """Keep the memory of a large result that is freed for the next one, where that can be done."""
+    """Keep the memory of large results, when they are freed, for the next one, if possible."""
     global keeping
     cdef object of_numpy = <object>PyDataMem_DefaultHandler
     cdef PyDataMem_Handler *handler = fsm_keeping_handler(
@@ -757,7 +760,7 @@ def keep_memory():
 
 
 cdef object new_array(call *c, int ndim, npy_intp *shape):
-    """A new array of the results' format, in C order; of the layout of x where `shape` is NULL."""
+    """A new array of the results' format: of a shape, in C order; if NULL, laid out as x."""
     cdef size_t size = SIZES[c.result]
     cdef int d
     if shape is NULL:
@@ -768,7 +771,7 @@ cdef object new_array(call *c, int ndim, npy_intp *shape):
 
 
 cdef object new_large(call *c, int ndim, npy_intp *shape):
-    """The same, in memory that an earlier result has left, where NumPy's own handler is in use."""
+    """The same, from the handler that keeps memory, unless the caller has set another one."""
     c.unmapped = True
     if keeping is None or PyDataMem_GetHandler() is not <object>PyDataMem_DefaultHandler:
         return allocate(c, ndim, shape)
@@ -783,7 +786,7 @@ cdef object new_large(call *c, int ndim, npy_intp *shape):
 
 cdef object allocate(call *c, int ndim, npy_intp *shape):
     cdef PyArray_Descr *descr = FLOATS[c.result]
-    Py_INCREF(<object>descr)  # each call below steals a reference
+    Py_INCREF(<object>descr)  # either call below steals a reference
     if shape is NULL:
         return PyArray_NewLikeArray(c.array[FSM_X], cnp.NPY_KEEPORDER, descr, 0)
     return PyArray_NewFromDescr(&PyArray_Type, descr, ndim, shape, NULL, NULL, 0, NULL)
@@ -818,7 +821,7 @@ cdef inline object new_result(fsm_plan *plan, call *c, int operand):
 
 
 cdef inline bint is_packed(call *c) noexcept:
-    """Whether rows lie one after the other in every operand, all of which take part."""
+    """Whether the rows of every operand are contiguous, one after the other, and none is masked."""
     return (
         c.flags & NPY_ARRAY_C_CONTIGUOUS
         and c.ndim > 0
@@ -844,7 +847,7 @@ cdef int run_any(fsm_plan *plan, call *c, size_t elements, int threads) except? 
 cdef object attempt(
     const signature *s, PyObject *const *given, unsigned present, bint plain_b
 ):
-    """Return the result of a call; None where it is not to be taken here."""
+    """Return the result of a call; None where it is declined."""
     cdef fsm_plan plan
     cdef call c
     cdef double temperature = 1.0
@@ -870,7 +873,7 @@ cdef object attempt(
     if elements >= <size_t>MIN_TO_SHARE:
         threads = _workers.threads_for(
             None if given[WORKERS] is NULL else <object>given[WORKERS], elements)
-        # That was Python, which a tracer or a signal handler may have run code in.
+        # That ran Python, where a tracer or a signal handler may have changed the array.
         if <size_t>elements_of(<PyArrayObject *>given[X]) != elements:
             return None
     plan.kernels = s.kernels
@@ -909,7 +912,7 @@ cdef object attempt(
 
 
 cdef inline object as_scalar(object array):
-    """Return the number that a new array without axes is, or any other array."""
+    """Return a new array; one without axes as a NumPy scalar."""
     if PyArray_NDIM(<PyArrayObject *>array):
         return array
     Py_INCREF(array)  # stolen by the call
@@ -917,7 +920,10 @@ cdef inline object as_scalar(object array):
 
 
 cdef object attempt_sequences(const signature *s, PyObject **given, unsigned present):
-    """Attempt a call with arrays in place of lists, tuples and numbers, whose code runs here."""
+    """Attempt a call with arrays in place of lists, tuples and numbers.
+
+    Their conversion may run code of the caller's; `attempt` then checks all arguments again.
+    """
     cdef list held = []
     cdef PyObject *o
     cdef bint is_number, plain_b = False
@@ -934,7 +940,7 @@ cdef object attempt_sequences(const signature *s, PyObject **given, unsigned pre
             try:
                 held.append(PyArray_FromAny(o, NULL, 0, 0, 0, NULL))
             except Exception as error:
-                if type(error) in _rules.OF_CONVERSION:  # for the rules to explain
+                if type(error) in _rules.OF_CONVERSION:  # the rules explain it
                     return None
                 raise
             given[slot] = PyList_GET_ITEM(<PyObject *>held, len(held) - 1)
@@ -948,7 +954,7 @@ cdef object called(
     cdef PyObject *given[ARGUMENTS]
     cdef object result
     cdef unsigned present
-    # In parts: of more than 48 bytes gcc makes a "rep stos", which takes 10 ns to start.
+    # In parts: for more than 48 bytes gcc emits "rep stos", which takes 10 ns to start.
     memset(given, 0, 6 * sizeof(given[0]))
     memset(given + 6, 0, 6 * sizeof(given[0]))
     memset(given + 12, 0, (ARGUMENTS - 12) * sizeof(given[0]))
@@ -975,8 +981,8 @@ cdef extern from *:
 def function(str name, str instruction_set, general, parameters):
     """Return a public function over the kernels of one instruction set, as a C function.
 
-    It takes the `parameters`, of :mod:`inspect`, and calls `general` for what it does not take. It
-    is never freed: it refers to its definition for as long as it lives.
+    It has the `parameters`, of :mod:`inspect`, and calls `general` where it declines. It is never
+    freed, as its definition must outlive it.
     """
     module = PyModule_Create(&fsm_self)
     cdef signature *s = <signature *>PyModule_GetState(<PyObject *>module)
@@ -994,7 +1000,7 @@ def function(str name, str instruction_set, general, parameters):
         s.slot[<int>i] = SLOTS[parameter.name]
         s.positional += parameter.kind == parameter.POSITIONAL_OR_KEYWORD
         s.required |= (parameter.default is parameter.empty) << s.slot[<int>i]
-    # The form that inspect reads the signature of a C function from.
+    # inspect reads the signature of a C function from a docstring of this form.
     text = inspect.Signature([p.replace(annotation=p.empty) for p in parameters])
     text = f"{name}{text}\n--\n\n{inspect.getdoc(general) or ''}"
     name_bytes, text_bytes, module_name = name.encode(), text.encode(), "fastsoftmax"
@@ -1008,7 +1014,7 @@ def function(str name, str instruction_set, general, parameters):
 
 
 def know_bfloat16(int number):
-    """Take arrays of this type number as bfloat16 from now on."""
+    """Read arrays of this type number as bfloat16 from now on."""
     global bfloat16
     FLOATS[<int>FSM_BF16] = PyArray_DescrFromType(number)
     bfloat16 = number

@@ -1,8 +1,8 @@
-"""How many threads share the rows of an array: the default, and what is worth it.
+"""How many threads share the rows of an array: the default, and how many are worthwhile.
 
-The calling thread always works too, and whoever is free takes the next rows. So a call waits only
-for threads that are busy with its own rows: nested calls cannot block each other, and where no
-thread can be had (at interpreter exit) all rows are the caller's.
+The calling thread always works too, and any thread that is free takes the next rows. So a call
+waits only for threads that are busy with its own rows: nested calls cannot block each other, and
+where no thread can be started (at interpreter exit) the caller computes all rows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import SupportsIndex
 
 import numpy as np
 
-# What a thread must have to do at least: some 20 us of work, of which waking it takes half.
+# Fewest elements per thread: some 20 us of work, twice what it takes to wake a thread.
 MIN_ELEMENTS = 1 << 16
 # Most threads per call: 32, or the number of CPUs if larger.
 MOST_THREADS = 32
@@ -91,13 +91,13 @@ def get_workers() -> int:
 
 
 def threads_for(workers: SupportsIndex | None, elements: int) -> int:
-    """Return how many threads a call is to have, by its argument `workers` or by default."""
+    """Return how many threads a call is to use, by its argument `workers` or by default."""
     wanted = _default.get() if workers is None else count("workers", workers)
     return worth(wanted, elements) if wanted > 1 else 1
 
 
 def count(name: str, n: SupportsIndex) -> int:
-    """Return the number of workers that `n` stands for; `name` is the argument's."""
+    """Return the number of workers that `n`, the value of argument `name`, stands for."""
     try:
         if isinstance(n, (bool, np.bool_)):
             raise TypeError
@@ -116,6 +116,6 @@ def count(name: str, n: SupportsIndex) -> int:
 
 
 def worth(workers: int, elements: int) -> int:
-    """Return how many of the workers are worth having for so many elements."""
+    """Return how many of the workers are worthwhile for a number of elements."""
     useful = max(1, min(workers, elements // MIN_ELEMENTS))
     return useful if useful <= MOST_THREADS else max(MOST_THREADS, min(useful, os.cpu_count() or 1))
