@@ -1,5 +1,5 @@
-"""The C that the bindings use: plans and threads of the kernels, and what Cython does not declare of
-Python and NumPy (with arguments as borrowed pointers, which are not reference-counted).
+"""The C that the bindings use: plans and threads of the kernels, and parts of Python and NumPy that
+Cython does not declare (with arguments as borrowed pointers, which are not reference-counted).
 """
 
 from cpython.object cimport PyObject

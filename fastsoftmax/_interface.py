@@ -1,4 +1,4 @@
-"""The way of compiled code into the package: the folder of its header, and the capsule."""
+"""What compiled code uses of the package: the folder of its header, and the capsule."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def get_include() -> str:
 
 @functools.cache
 def capsule() -> Any:
-    """Return the capsule with the functions of ``fastsoftmax.h``, which that imports by this name.
+    """Return the capsule with the functions of ``fastsoftmax.h``, which imports it by this name.
 
-    Their kernels are those of the Python functions. On a CPU on which these use NumPy because it
-    is faster, they are the ones that this CPU can run.
+    They use the same kernels as the Python functions; on a CPU where these use NumPy because it is
+    faster, the kernels that this CPU can run.
 
     Raises
     ------
