@@ -68,6 +68,7 @@ static void *take_kept(void) {
     return kept ? (void *)FSM_EXCHANGE(&kept, 0) : NULL;
 }
 
+/* Memory for a result of `size` bytes: the kept block if most of it is needed, else a new one. */
 static void *keeping_malloc(void *unused, size_t size) {
     void *const data = take_kept();
     (void)unused;

@@ -744,7 +744,7 @@ FLOATS[<int>FSM_F16] = PyArray_DescrFromType(cnp.NPY_FLOAT16)
 cdef size_t SIZES[4]
 SIZES[:] = [4, 8, 2, 2]
 
-# The memory handler of large results; None: that of all arrays.
+# The memory handler of large results; None: the one that all arrays have.
 cdef object keeping = None
 
 

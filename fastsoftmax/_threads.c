@@ -349,6 +349,8 @@ FSM_NOINLINE int run_rows_in_threads(const fsm_plan *plan, size_t threads, fsm_w
     return status;
 }
 
+/* Prepares a plan and runs it: by the caller alone, or with helpers, by items or by pieces of rows.
+ */
 static int execute(fsm_plan *plan, size_t elements, size_t threads, fsm_watch *watch) {
     const int status = fsm_prepare(plan, watch);
     if (status) {

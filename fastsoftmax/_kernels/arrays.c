@@ -122,7 +122,7 @@ static fsm_temperature make_temperature(double temperature, enum fsm_dtype compu
         t.inv_hi = inverse;
         t.inv_lo = fma(-scaled, inverse, 1.0) * inverse;
     } else {
-        /* Outside float32's range the result is that of the nearest end: one maximum, or all equal.
+        /* Outside float32's range the result is the one at its end: one maximum, or all equal.
          * The kernels also use twice the inverse. */
         inverse = inverse > FLT_MAX / 2 ? (double)(FLT_MAX / 2)
                   : inverse < FLT_MIN   ? (double)FLT_MIN
@@ -1127,6 +1127,7 @@ static int run_direct(const part *at, size_t rows) {
 
 /* ---- strips ---- */
 
+/* to = from where the mask keeps an element, else `other`. */
 static void select_rows(const part *at, rows_at to, rows_at from, rows_at mask, size_t rows,
                         double other) {
     const fsm_plan *p = at->plan;
@@ -1249,6 +1250,7 @@ static void unstage(const part *at, char *const base[FSM_OPERANDS], size_t rows,
     }
 }
 
+/* Gathers, computes and scatters one strip; returns a status. */
 static int run_strip(const part *at, char *const base[FSM_OPERANDS], size_t rows) {
     rows_at operands[FSM_OPERANDS];
     stage(at, base, rows, operands);
@@ -2202,6 +2204,7 @@ static int plan_strips(fsm_plan *p) {
     return 0;
 }
 
+/* fsm_prepare for segments: checks and measures the row pointers, and plans strips of groups. */
 static int prepare_segments(fsm_plan *p, fsm_watch *watch) {
     const part all = {.plan = p, .watch = watch};
     const size_t elements = p->dimension[p->outer].extent;

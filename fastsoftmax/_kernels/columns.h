@@ -410,6 +410,7 @@ FSM_INLINE void F(across)(const fsm_rows *b, F(columns_function) *columns, size_
     }
 }
 
+/* fsm_kernels.rows, here and below: long rows to long_rows.h, short ones across, others along. */
 static void F(softmax_rows)(const fsm_rows *b) {
     if (FSM_UNLIKELY(b->n > FSM_ASK_EVERY)) {
         F(rows_long)(b, FSM_SOFTMAX);
@@ -776,6 +777,7 @@ typedef struct {
     VEC first, second;
 } F(pair_of);
 
+/* The largest element of every row; NaNs are skipped where possible. */
 FSM_INLINE void F(tall_maxima)(const fsm_tall *t, F(pair_of) *own) {
     for (size_t i = 0; i < t->n; i += 2) {
         const REAL *x = CONST_ROW(t->x, t->x_step, i);

@@ -276,7 +276,7 @@ FSM_CORE f32_total f32_mass_total(const f32_mass *mass) {
     return (f32_total){hi, rest - (hi - high)};
 }
 
-/* Adds the mass of a chunk to that of a row, in float64; `lo` is 0 here and below. */
+/* Adds the mass of a chunk to a row's sum, in float64; `lo` is 0 here and below. */
 FSM_INLINE void f32_running_add(pair *sum, const f32_mass *mass, float start) {
     uint32_t bits;
     memcpy(&bits, &start, sizeof bits);

@@ -324,6 +324,7 @@ FSM_SMALL void F(long_total)(fsm_long *row) {
     } while (F(long_finish)(row));
 }
 
+/* Long rows by one thread: the maximum and the sum of each, then its results. */
 FSM_SMALL void F(rows_long)(const fsm_rows *b, enum fsm_function function) {
     for (size_t r = 0; r < b->rows; r++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, r);
@@ -348,6 +349,7 @@ FSM_INLINE void F(long_canonical_nans)(REAL *out, size_t n, fsm_watch *watch) {
     }
 }
 
+/* y (g - dot): (1) dot = sum(g y); (2) the gradient; (3) canonical NaNs, if there may be any. */
 FSM_SMALL void F(softmax_backward_long)(const fsm_rows *b) {
     for (size_t row = 0; row < b->rows; row++) {
         const REAL *g = CONST_ROW(b->x, b->x_stride, row);
@@ -372,6 +374,7 @@ FSM_SMALL void F(softmax_backward_long)(const fsm_rows *b) {
     }
 }
 
+/* g - e^y sum(g): (1) sum(g); (2) the maximum of y; (3) the gradient; (4) canonical NaNs. */
 FSM_SMALL void F(log_softmax_backward_long)(const fsm_rows *b) {
     for (size_t row = 0; row < b->rows; row++) {
         const REAL *g = CONST_ROW(b->x, b->x_stride, row);

@@ -942,6 +942,8 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
         }                                                                                          \
         return
 
+/* Picks a path for rows of up to FSM_ASK_EVERY elements: folded, in registers, streamed, or in
+ * groups. */
 static void F(softmax_along)(const fsm_rows *b) {
     size_t row = 0;
 #ifndef FSM_CORE_CALLED
@@ -1023,6 +1025,7 @@ FSM_CORE VEC F(log_softmax_tempered_vector)(VEC x, VEC first, const F(row) *row,
     return V(add)(V(sub)(high, log_hi), V(sub)(low, log_lo));
 }
 
+/* The results of a row with a temperature. */
 FSM_NOINLINE void F(log_softmax_tempered)(const REAL *x, REAL *out, size_t n, const F(start) *s,
                                           const fsm_temperature *t, pair logarithm) {
     /* 1 / T as three factors, so that nothing overflows that has a finite result: `first`, 1/2 or

@@ -122,7 +122,7 @@ FSM_INLINE uint32_t f32x16_reduce_bits(f32x16 a) {
     }
     return sum;
 }
-/* The same reductions of 16 vectors at once: lane i is that of a[i]. */
+/* The same reductions of 16 vectors at once: lane i reduces a[i]. */
 FSM_CORE f32x16 f32x16_fold_max(const f32x16 *a) {
     FSM_LANES(f32x16, 16, f32x16_reduce_max(a[i]));
 }

@@ -31,6 +31,7 @@ FSM_INLINE f64x8 weighted_part(f64x8 x, f64x8 b) {
     return f64x8_where_equal(b, f64x8_set1(0.0), f64x8_set1(-INFINITY), x);
 }
 
+/* Splits |b| into f 2^k by its exponent, and x - shift into two numbers (two-sum). */
 FSM_CORE weighted weighted_of(f64x8 x, f64x8 b, f64x8 shift) {
     const f64x8 zero = f64x8_set1(0.0), one = f64x8_set1(1.0);
     const f64x8 magnitude = f64x8_max(b, f64x8_sub(zero, b));
@@ -134,6 +135,7 @@ typedef struct {
     f64_sum positive, negative;
 } weighted_sums;
 
+/* Adds the terms of a vector to the sums: f (w + low), positive and negative apart. */
 FSM_CORE void weighted_add(weighted_sums *sums, weighted a, const weighted_row *row) {
     const f64x8 negative = f64x8_sub(a.f, a.positive);
     f64x8 low;
