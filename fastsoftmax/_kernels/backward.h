@@ -46,7 +46,7 @@ FSM_CORE REAL F(row_max_and_sum)(const REAL *x, size_t n, VEC *sum) {
     return V(reduce_max)(V(max)(m0, m1));
 }
 
-/* Vectors of products that are added plainly before they join a compensated sum. */
+/* Vectors of products that are added without compensation before they join a compensated sum. */
 #define PRODUCTS 4
 
 /* sum += sum(g y) */
@@ -339,9 +339,9 @@ FSM_INLINE double F(times_factor)(double a, pair factor, const F(entropy) *e) {
                                      : F(tempered)(a * e->weight, e->t);
 }
 
-/* The gradient of a row, (w / sum - t) factor, as w (hi + lo) - (target share + spread): hi + lo,
- * share and spread include the factor, and hi + lo the sum of the targets. w is `top` for maximal
- * elements. At the label it is `at_label`. */
+/* The gradient of a row, (mass w / total - t) factor, as w (hi + lo) - (target share + spread) with
+ * hi + lo = mass factor / total; share is keep factor, spread includes the factor, too. w is `top`
+ * for maximal elements. At the label the gradient is `at_label`. */
 typedef struct {
     VEC largest, top, hi, lo, share, spread;
     REAL at_label;

@@ -544,7 +544,8 @@ FSM_NOINLINE void F(log_folded)(const fsm_rows *b, size_t first, size_t rows, in
 
 #endif
 
-/* A batch of rows: those of up to FOLDED elements folded together, others by log_groups. */
+/* A batch of rows: up to FOLDED elements folded together, unless there are few rows; others by
+ * log_groups. */
 static void F(log_folds)(const fsm_rows *b, int single) {
 #ifndef FSM_CORE_CALLED
     if (b->n <= FOLDED && b->rows >= FOLD_FROM && !fsm_is_tempered(b)) {
@@ -653,9 +654,8 @@ static size_t F(log_softmax_backward_columns)(const fsm_rows *b, size_t first) {
         g[i] = V(fma)(e, minus_hi, V(fma)(e, minus_lo, g[i]));
         sum = V(add)(sum, g[i]);
     }
-    if (V(equal)(sum, sum) !=
-        /* The row kernel makes every NaN the canonical one. */
-        ALL_LANES) {
+    /* The row kernel makes every NaN the canonical one. */
+    if (V(equal)(sum, sum) != ALL_LANES) {
         return 0;
     }
     F(columns_store)(ROW(b->out, b->out_stride, first), b->out_stride, g, b->n);

@@ -208,7 +208,7 @@ typedef struct {
     /* Sums are to use the unit of sum.maximum, which is final, not of the largest element so far.
      */
     int known;
-    int stored;    /* the row's memory holds weights, to be scaled to results */
+    int stored;    /* results are scaled from weights that lie in their place */
     fsm_piece sum; /* over the pieces so far */
     double hi, lo; /* softmax: 1 / sum; else the sum without one maximal weight */
 } fsm_long;

@@ -94,8 +94,8 @@ FSM_INLINE F(start) F(long_start)(const fsm_long *row) {
     return F(row_start)((REAL)row->sum.maximum, F(long_cut)(row), row->rows->temperature);
 }
 
-/* fsm_long_functions.sum: for each chunk (1) its maximum, and the start of a larger one than before
- * (B); (2) its mass, which joins the sum. */
+/* fsm_long_functions.sum: for each chunk (1) its maximum; if it is the largest so far, a new start
+ * and unit (B); (2) its mass, which joins the sum. */
 FSM_SMALL fsm_piece F(long_sum)(const fsm_long *row, const void *piece, void *weights, size_t n) {
     const fsm_temperature *t = row->rows->temperature;
     const REAL *x = piece, cut = F(long_cut)(row);
@@ -304,7 +304,7 @@ FSM_SMALL void F(long_write)(const fsm_long *row, const void *piece, void *resul
 }
 
 /* The maximum and the sum of a row, by one thread. A pass of its own finds the maximum where one
- * reading does not do: weights are stored, or chunks do not start apart (B). */
+ * reading does not suffice: weights are stored, or chunks do not start apart (B). */
 FSM_SMALL void F(long_total)(fsm_long *row) {
     const fsm_rows *b = row->rows;
     const REAL *x = b->x;

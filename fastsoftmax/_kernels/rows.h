@@ -184,7 +184,7 @@ FSM_INLINE F(start) F(row_start)(REAL maximum, REAL cut, const fsm_temperature *
     return s;
 }
 
-/* Where the lanes of a chunk start whose largest element this is (core_*.h, E). */
+/* Where the lanes start in a chunk with this largest element (core_*.h, E). */
 FSM_INLINE REAL F(chunk_start)(REAL largest, const F(start) *s, const fsm_temperature *t) {
     if (s->shifted) {
         largest -= s->maximum;
@@ -430,8 +430,8 @@ FSM_NOINLINE F(total)
     return total;
 }
 
-/* The sum in parts of the weights of up to ACROSS elements but element `skip`, with a relative
- * accuracy that a mass has not where they are small. Stores the weights to w unless that is NULL,
+/* The sum in parts of the weights of up to ACROSS elements but element `skip`: it has a relative
+ * accuracy that a mass lacks where the sum is small. Stores the weights to w unless that is NULL,
  * element `skip`'s as 0. */
 FSM_CORE F(part_sum)
     F(some_others)(const REAL *x, REAL *w, size_t n, size_t skip, const F(row) *row, int rare) {
@@ -878,9 +878,9 @@ static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
 }
 
 /* A row of `count` vectors held in registers: one load and one store an element. It has only itself
- * to wait for, so its exponentials begin before its maximum is known, with N = 0; N is then
- * subtracted from their exponents. (magic then has another parity, which would decide ties of x *
- * STEPS_PER_UNIT; but no element of up to SHIFT_ABOVE gives a tie.) */
+ * to wait for, so its exponentials begin before its maximum is known; N, which only moves their
+ * exponents, is applied afterwards. (The parity of magic would decide ties of x * STEPS_PER_UNIT;
+ * but no element of up to SHIFT_ABOVE gives a tie.) */
 FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int count) {
     const size_t last = (size_t)(count - 1) * LANES;
     VEC a[8];
