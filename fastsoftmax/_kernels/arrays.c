@@ -284,14 +284,15 @@ static void to_f32(const fsm_plan *p, enum fsm_dtype dtype, float *to, const voi
 #undef CONVERTED
 }
 
-#define PIECE 64
+/* Numbers converted or checked at a time, on the stack. */
+#define AT_ONCE 64
 
 static void to_f64(const fsm_plan *p, enum fsm_dtype dtype, double *to, const void *from,
                    size_t n) {
     if (dtype == FSM_F16 || dtype == FSM_BF16) {
-        for (size_t done = 0; done < n; done += PIECE) {
-            float piece[PIECE];
-            const size_t count = n - done < PIECE ? n - done : PIECE;
+        for (size_t done = 0; done < n; done += AT_ONCE) {
+            float piece[AT_ONCE];
+            const size_t count = n - done < AT_ONCE ? n - done : AT_ONCE;
             to_f32(p, dtype, piece, (const uint16_t *)from + done, count);
             for (size_t i = 0; i < count; i++) {
                 to[done + i] = piece[i];
@@ -344,9 +345,9 @@ static void narrow(const fsm_plan *p, enum fsm_dtype dtype, char *to, const char
             ((float *)to)[i] = (float)((const double *)from)[i];
         }
     } else {
-        for (size_t done = 0; done < n; done += PIECE) {
-            float piece[PIECE];
-            const size_t count = n - done < PIECE ? n - done : PIECE;
+        for (size_t done = 0; done < n; done += AT_ONCE) {
+            float piece[AT_ONCE];
+            const size_t count = n - done < AT_ONCE ? n - done : AT_ONCE;
             for (size_t i = 0; i < count; i++) {
                 piece[i] = round_to_odd(((const double *)from)[done + i]);
             }
@@ -440,10 +441,10 @@ static void copy_elements(char *to, ptrdiff_t to_step, const char *from, ptrdiff
     }
 }
 
-/* Copies n numbers, at most PIECE, and converts them to float64. */
+/* Copies n numbers, at most AT_ONCE, and converts them to float64. */
 static void read_numbers(const fsm_plan *p, int operand, const char *from, ptrdiff_t step, size_t n,
                          double *to) {
-    FSM_ALIGNED(8) char raw[PIECE * sizeof(double)];
+    FSM_ALIGNED(8) char raw[AT_ONCE * sizeof(double)];
     const size_t size = size_of(p->dtype[operand]);
     copy_elements(raw, (ptrdiff_t)size, from, step, n, size);
     if (p->foreign[operand] & FSM_SWAPPED) {
@@ -461,8 +462,8 @@ static int is_outside(const fsm_plan *p, int64_t label) {
 /* Whether elements are valid: class indices in range, other numbers finite, temperatures above 0.
  */
 static int are_valid(const fsm_plan *p, int operand, const char *from, ptrdiff_t step, size_t n) {
-    double number[PIECE];
-    int64_t label[PIECE];
+    double number[AT_ONCE];
+    int64_t label[AT_ONCE];
     int valid = 1;
     if (is_index(p, operand)) {
         read_indices(p, from, step, n, label);
@@ -490,7 +491,7 @@ static int check_elements(const fsm_plan *p, int operand, const char *base, int 
     }
     const ptrdiff_t step = p->dimension[d].step[operand];
     const size_t extent = step ? p->dimension[d].extent : 1;
-    const size_t most = d < last ? 1 : PIECE;
+    const size_t most = d < last ? 1 : AT_ONCE;
     int status = 0;
     for (size_t i = 0; i < extent && !status; i += most) {
         const size_t n = extent - i < most ? extent - i : most;
@@ -919,8 +920,8 @@ static int read_labels(const fsm_plan *p, rows_at at, size_t first, size_t count
 /* Reads weights; rows of weight 0 are left out. */
 static void read_weights(const fsm_plan *p, rows_at at, size_t first, size_t count,
                          entropy_rows *rows) {
-    for (size_t r = 0; r < count && p->base[FSM_WEIGHT]; r += PIECE) {
-        const size_t n = count - r < PIECE ? count - r : PIECE;
+    for (size_t r = 0; r < count && p->base[FSM_WEIGHT]; r += AT_ONCE) {
+        const size_t n = count - r < AT_ONCE ? count - r : AT_ONCE;
         read_numbers(p, FSM_WEIGHT, at.base + (ptrdiff_t)(first + r) * at.step, at.step, n,
                      rows->weight + r);
     }
@@ -1389,7 +1390,7 @@ FSM_NOINLINE int run_long_strip(const part *strip, char *const base[FSM_OPERANDS
 
 /* ---- rows that lie side by side ---- */
 
-#define MOST_BLOCKS (BESIDE_ROWS * sizeof(double) / LINE)
+#define BESIDE_BLOCKS (BESIDE_ROWS * sizeof(double) / LINE)
 /* Blocks of longer rows that are taken at a time: a page of each element. */
 #define TALL_BLOCKS 64
 
@@ -1455,11 +1456,11 @@ static size_t run_tall(const part *at, char *x, char *out, size_t rows) {
 static size_t run_blocks(const part *at, char *x, char *out, size_t rows) {
     const fsm_plan *p = at->plan;
     const size_t n = p->n, lanes = LINE / size_of(p->computing);
-    const size_t blocks = rows / lanes < MOST_BLOCKS ? rows / lanes : MOST_BLOCKS;
+    const size_t blocks = rows / lanes < BESIDE_BLOCKS ? rows / lanes : BESIDE_BLOCKS;
     const size_t results = p->function == FSM_LOGSUMEXP ? 1 : n;
     const ptrdiff_t x_step = p->dimension[p->outer].step[FSM_X];
     const ptrdiff_t out_step = p->dimension[p->outer].step[FSM_OUT];
-    int done[MOST_BLOCKS], all = 1;
+    int done[BESIDE_BLOCKS], all = 1;
     for (size_t i = 0; i < n; i++) {
         for (size_t k = 0; k < blocks; k++) {
             memcpy(at->scratch + (k * n + i) * LINE, x + (ptrdiff_t)i * x_step + k * LINE, LINE);

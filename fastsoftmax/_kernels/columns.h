@@ -27,13 +27,13 @@
 /* Blocks interleaved in a softmax, so that one computes while the other waits for its maximum, sum
  * and division: generic 1, AVX-512 2, others 2 for 2 to 4 columns, else 1. */
 #ifdef FSM_CORE_CALLED
-#define BLOCKS(n) 1
+#define INTERLEAVED(n) 1
 #elif defined(FSM_ONE_REGISTER)
-#define BLOCKS(n) 2
+#define INTERLEAVED(n) 2
 #else
-#define BLOCKS(n) ((n) > 1 && (n) < 5 ? 2 : 1)
+#define INTERLEAVED(n) ((n) > 1 && (n) < 5 ? 2 : 1)
 #endif
-#define MOST_BLOCKS 2
+#define MOST_INTERLEAVED 2
 
 /* Computes rows of the batch from `first` on, one block or several. Returns how many rows; 0 if
  * they need the row kernels. */
@@ -224,10 +224,10 @@ FSM_INLINE int F(columns_below)(VEC a, REAL limit) {
  * constant. */
 FSM_INLINE size_t F(softmax_columns_of)(const fsm_rows *b, size_t first, const size_t n,
                                         const int blocks, const int tempered, const int exactly) {
-    VEC a[MOST_BLOCKS][ACROSS], hi[MOST_BLOCKS], lo[MOST_BLOCKS];
-    F(starts) s[MOST_BLOCKS];
-    F(columns_mass) mass[MOST_BLOCKS];
-    F(totals) total[MOST_BLOCKS];
+    VEC a[MOST_INTERLEAVED][ACROSS], hi[MOST_INTERLEAVED], lo[MOST_INTERLEAVED];
+    F(starts) s[MOST_INTERLEAVED];
+    F(columns_mass) mass[MOST_INTERLEAVED];
+    F(totals) total[MOST_INTERLEAVED];
     int plain = 1;
     for (int k = 0; k < blocks; k++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, first + k * LANES);
@@ -327,7 +327,7 @@ static size_t F(softmax_columns)(const fsm_rows *b, size_t first) {
         switch (b->n) {
 #define EXACTLY(n)                                                                                 \
     case n:                                                                                        \
-        return F(softmax_columns_of)(b, first, n, BLOCKS(n), 0, 1)
+        return F(softmax_columns_of)(b, first, n, INTERLEAVED(n), 0, 1)
             EXACTLY(2);
             EXACTLY(3);
             EXACTLY(4);
@@ -347,7 +347,7 @@ static size_t F(softmax_columns)(const fsm_rows *b, size_t first) {
 #endif
 #undef EXACTLY
         default:
-            return F(softmax_columns_of)(b, first, b->n, BLOCKS(LANES), 0, 0);
+            return F(softmax_columns_of)(b, first, b->n, INTERLEAVED(LANES), 0, 0);
         }
     }
 #endif
@@ -357,8 +357,8 @@ static size_t F(softmax_columns)(const fsm_rows *b, size_t first) {
 /* Computes fewer rows than a span, the others being 0; returns 0 if they need the row kernels. */
 FSM_NOINLINE int F(across_padded)(const fsm_rows *b, F(columns_function) *columns, size_t span,
                                   size_t outputs) {
-    REAL x[PADDED * MOST_BLOCKS * LANES] = {0}, y[PADDED * MOST_BLOCKS * LANES] = {0};
-    REAL out[PADDED * MOST_BLOCKS * LANES];
+    REAL x[PADDED * MOST_INTERLEAVED * LANES] = {0}, y[PADDED * MOST_INTERLEAVED * LANES] = {0};
+    REAL out[PADDED * MOST_INTERLEAVED * LANES];
     const ptrdiff_t stride = (ptrdiff_t)(b->n * sizeof(REAL));
     const fsm_rows padded = {
         .rows = span,
@@ -415,7 +415,7 @@ static void F(softmax_rows)(const fsm_rows *b) {
     if (FSM_UNLIKELY(b->n > FSM_ASK_EVERY)) {
         F(rows_long)(b, FSM_SOFTMAX);
     } else if (b->n <= SOFTMAX_ACROSS && b->rows > 1) {
-        const int blocks = fsm_is_tempered(b) ? 1 : BLOCKS(b->n);
+        const int blocks = fsm_is_tempered(b) ? 1 : INTERLEAVED(b->n);
         F(across)(b, F(softmax_columns), (size_t)blocks * LANES, F(softmax_along), b->n);
     } else {
         F(softmax_along)(b);
@@ -463,7 +463,7 @@ FSM_NOINLINE int F(columns_logs_and_weights)(const VEC *a, VEC *w, size_t n, F(l
  */
 FSM_INLINE int F(columns_log)(VEC (*a)[ACROSS], const int blocks, size_t n, VEC *hi, VEC *lo) {
     VEC w[ACROSS];
-    F(logs) s[MOST_BLOCKS];
+    F(logs) s[MOST_INTERLEAVED];
     int plain = 1;
     for (int k = 0; k < blocks; k++) {
         plain = plain && F(columns_logs)(a[k], w, n, &s[k]);
@@ -482,7 +482,7 @@ FSM_INLINE int F(columns_log)(VEC (*a)[ACROSS], const int blocks, size_t n, VEC 
 /* The same of the rows from `first` on, which are transposed to a. Returns the number of blocks. */
 FSM_NOINLINE int F(columns_log_of)(const fsm_rows *b, size_t first, VEC (*a)[ACROSS], VEC *hi,
                                    VEC *lo) {
-    const int blocks = b->rows - first < MOST_BLOCKS * LANES ? 1 : MOST_BLOCKS;
+    const int blocks = b->rows - first < MOST_INTERLEAVED * LANES ? 1 : MOST_INTERLEAVED;
     for (int k = 0; k < blocks; k++) {
         F(columns_read)(CONST_ROW(b->x, b->x_stride, first + k * LANES), b->x_stride, a[k], b->n);
     }
@@ -559,7 +559,7 @@ static void F(log_folds)(const fsm_rows *b, int single) {
 }
 
 static size_t F(log_softmax_columns)(const fsm_rows *b, size_t first) {
-    VEC a[MOST_BLOCKS][ACROSS], hi[MOST_BLOCKS], lo[MOST_BLOCKS];
+    VEC a[MOST_INTERLEAVED][ACROSS], hi[MOST_INTERLEAVED], lo[MOST_INTERLEAVED];
     const int blocks = F(columns_log_of)(b, first, a, hi, lo);
     for (int k = 0; k < blocks; k++) {
         for (size_t i = 0; i < b->n; i++) {
@@ -581,7 +581,7 @@ static void F(log_softmax_rows)(const fsm_rows *b) {
 }
 
 static size_t F(logsumexp_columns)(const fsm_rows *b, size_t first) {
-    VEC a[MOST_BLOCKS][ACROSS], hi[MOST_BLOCKS], lo[MOST_BLOCKS];
+    VEC a[MOST_INTERLEAVED][ACROSS], hi[MOST_INTERLEAVED], lo[MOST_INTERLEAVED];
     const int blocks = F(columns_log_of)(b, first, a, hi, lo);
     for (int k = 0; k < blocks; k++) {
         F(columns_write)(ROW(b->out, b->out_stride, first + k * LANES), b->out_stride, &hi[k], 1);
@@ -775,10 +775,10 @@ static void F(cross_entropy_rows)(const fsm_cross_entropy *b) {
  * of 1 / sum. Beside it, the scratch holds a mass for each accumulator of each block (A). */
 typedef struct {
     VEC first, second;
-} F(pair_of);
+} F(tall_state);
 
 /* The largest element of every row; NaNs are skipped where possible. */
-FSM_INLINE void F(tall_maxima)(const fsm_tall *t, F(pair_of) *own) {
+FSM_INLINE void F(tall_maxima)(const fsm_tall *t, F(tall_state) *own) {
     for (size_t i = 0; i < t->n; i += 2) {
         const REAL *x = CONST_ROW(t->x, t->x_step, i);
         const REAL *y = CONST_ROW(t->x, t->x_step, i + 1 < t->n ? i + 1 : i);
@@ -791,7 +791,7 @@ FSM_INLINE void F(tall_maxima)(const fsm_tall *t, F(pair_of) *own) {
 
 /* Weighs element i of all blocks, and element i + LANES where there is one: both join the same
  * accumulators. */
-FSM_INLINE void F(tall_weigh)(const fsm_tall *t, const F(pair_of) *own, F(mass) *lane, size_t i,
+FSM_INLINE void F(tall_weigh)(const fsm_tall *t, const F(tall_state) *own, F(mass) *lane, size_t i,
                               const int both) {
     const size_t j = both ? i + LANES : i;
     const REAL *x = CONST_ROW(t->x, t->x_step, i), *y = CONST_ROW(t->x, t->x_step, j);
@@ -820,7 +820,7 @@ FSM_INLINE void F(tall_weigh)(const fsm_tall *t, const F(pair_of) *own, F(mass) 
 }
 
 /* 1 / sum of a block from its masses. */
-FSM_INLINE void F(tall_factor)(F(pair_of) *own, const F(mass) *lane, size_t blocks) {
+FSM_INLINE void F(tall_factor)(F(tall_state) *own, const F(mass) *lane, size_t blocks) {
     F(columns_mass) mass;
     mass.units = V(set1)(0);
     for (size_t l = 0; l < LANES; l++) {
@@ -832,7 +832,7 @@ FSM_INLINE void F(tall_factor)(F(pair_of) *own, const F(mass) *lane, size_t bloc
 }
 
 /* Scales one element of all blocks by scale_low. */
-FSM_NOINLINE void F(tall_low)(const fsm_tall *t, const F(pair_of) *own, REAL *out) {
+FSM_NOINLINE void F(tall_low)(const fsm_tall *t, const F(tall_state) *own, REAL *out) {
     int found = 0;
     for (size_t k = 0; k < t->blocks; k++) {
         if (t->done[k]) {
@@ -848,7 +848,7 @@ FSM_NOINLINE void F(tall_low)(const fsm_tall *t, const F(pair_of) *own, REAL *ou
  * (3) weights, stored to out, and masses; (4) 1 / sum; (5) scaling; (6) NaNs for rows whose sum is
  * NaN. */
 static void F(softmax_tall)(const fsm_tall *t) {
-    F(pair_of) *const own = t->scratch;
+    F(tall_state) *const own = t->scratch;
     F(mass) *const lanes = (F(mass) *)(own + t->blocks);
     for (size_t k = 0; k < t->blocks; k++) {
         own[k].first = V(set1)(-INFINITY);

@@ -23,7 +23,8 @@
 #define CONST_ROW(base, stride, i)                                                                 \
     ((const REAL *)((const char *)(base) + (ptrdiff_t)(i) * (stride)))
 
-#define BLOCK (4 * LANES)
+/* Elements of one iteration of an unrolled loop. */
+#define UNROLLED (4 * LANES)
 #define ALL_LANES ((1u << LANES) - 1)
 /* Elements of a chunk: their weights go into one mass. */
 #define CHUNK (FSM_CHUNK_VECTORS * LANES)
@@ -47,7 +48,7 @@
 /* Bytes to prefetch ahead in streamed rows. */
 #define FETCH_AHEAD 2048
 /* Weights scaled at a time in rows of more than this (scale_pieces). */
-#define PIECE (2 * CHUNK)
+#define SCALED (2 * CHUNK)
 /* The longest rows that go across (columns.h). */
 #define ACROSS 64
 /* The longest rows, and the fewest of them, whose reductions are folded together. */
@@ -97,7 +98,7 @@ FSM_INLINE void F(fill_nan)(REAL *out, size_t n) {
 FSM_CORE VEC F(row_top)(const REAL *x, size_t n) {
     VEC m0 = V(set1)(-INFINITY), m1 = m0, m2 = m0, m3 = m0;
     size_t i = 0;
-    for (; i + BLOCK <= n; i += BLOCK) {
+    for (; i + UNROLLED <= n; i += UNROLLED) {
         m0 = V(max)(m0, V(load)(x + i));
         m1 = V(max)(m1, V(load)(x + i + LANES));
         m2 = V(max)(m2, V(load)(x + i + 2 * LANES));
@@ -346,10 +347,10 @@ FSM_CORE void F(mass_settle_at)(F(mass) *mass, size_t i) {
  */
 FSM_CORE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, REAL start, ptrdiff_t ahead,
                             const F(row) *row, const F(how) how, F(waiting) *waiting) {
-    const size_t pair_of = 2 * LANES;
+    const size_t two_vectors = 2 * LANES;
     F(mass) mass = F(mass_start)(start);
     size_t i = 0;
-    for (; !how.rare && !how.parts && i + pair_of <= n; i += pair_of) {
+    for (; !how.rare && !how.parts && i + two_vectors <= n; i += two_vectors) {
         F(mass_settle_at)(&mass, i);
         FSM_PREFETCH((const char *)(x + i) + ahead);
         FSM_PREFETCH((const char *)(x + i + LANES) + ahead);
@@ -361,11 +362,12 @@ FSM_CORE F(mass) F(mass_of)(const REAL *x, REAL *w, size_t n, REAL start, ptrdif
         }
         F(mass_add)(&mass, a);
         F(mass_add)(&mass, b);
-        if (waiting && waiting->done + pair_of <= waiting->n) {
+        if (waiting && waiting->done + two_vectors <= waiting->n) {
             F(stream_waiting)(waiting, 2);
         }
     }
-    for (; !how.rare && how.parts && FC(PARTS_AT_ONCE) == 2 && i + pair_of <= n; i += pair_of) {
+    for (; !how.rare && how.parts && FC(PARTS_AT_ONCE) == 2 && i + two_vectors <= n;
+         i += two_vectors) {
         FSM_PREFETCH((const char *)(x + i) + ahead);
         FSM_PREFETCH((const char *)(x + i + LANES) + ahead);
         F(mass_take)(&mass, x, w, i, LANES, row, how);
@@ -606,7 +608,7 @@ FSM_INLINE void F(put)(REAL *out, VEC x, const F(edge) *edge) {
 FSM_CORE void F(scale_lines)(REAL *out, size_t first, size_t n, REAL inv_hi, REAL inv_lo) {
     const VEC hi = V(set1)(inv_hi), lo = V(set1)(inv_lo);
     size_t i = first;
-    for (; i + BLOCK <= n; i += BLOCK) {
+    for (; i + UNROLLED <= n; i += UNROLLED) {
         const VEC a = F(normalised)(V(load)(out + i), hi, lo);
         const VEC b = F(normalised)(V(load)(out + i + LANES), hi, lo);
         const VEC c = F(normalised)(V(load)(out + i + 2 * LANES), hi, lo);
@@ -703,7 +705,7 @@ FSM_NOINLINE void F(scale_rows_low)(const fsm_rows *b, size_t first, size_t rows
 FSM_NOINLINE void F(scale_pieces)(REAL *out, size_t n, REAL hi, REAL lo) {
     size_t first = F(before_line)(out, n);
     for (size_t i = 0; i < n; first = 0) {
-        const size_t count = n - i < first + PIECE ? n - i : first + PIECE;
+        const size_t count = n - i < first + SCALED ? n - i : first + SCALED;
         if (i && FSM_UNLIKELY(FSM_UNDERFLOWED())) {
             F(scale_low)(out + i, count, V(set1)(hi), V(set1)(lo));
         } else {
@@ -742,7 +744,7 @@ static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
         REAL *out = ROW(b->out, b->out_stride, first + g);
         if (FSM_UNLIKELY(total[g].hi != total[g].hi)) {
             F(fill_nan)(out, b->n);
-        } else if (b->n <= PIECE) {
+        } else if (b->n <= SCALED) {
             F(scale_row)(out, F(before_line)(out, b->n), b->n, hi[g], lo[g]);
         } else {
             F(scale_pieces)(out, b->n, hi[g], lo[g]);

@@ -7,7 +7,7 @@
 #undef F
 #undef FC
 #undef FMA
-#undef BLOCK
+#undef UNROLLED
 #undef CHUNK
 #undef MOST_CHUNKS
 #undef PRODUCTS
@@ -16,7 +16,7 @@
 #undef STREAMED
 #undef STREAMS_SOFTMAX
 #undef FETCH_AHEAD
-#undef PIECE
+#undef SCALED
 #undef GROUP
 #undef GROUP_BYTES
 #undef FOLD_FROM
@@ -27,6 +27,6 @@
 #undef PADDED
 #undef MOST_NARROW
 #undef ALL_LANES
-#undef BLOCKS
+#undef INTERLEAVED
 #undef COLUMNS_FOLD
-#undef MOST_BLOCKS
+#undef MOST_INTERLEAVED
