@@ -121,6 +121,14 @@ def available() -> tuple[str, ...]:
     return (*INSTRUCTION_SETS, "numpy")
 
 
+def unavailable() -> dict[str, str]:
+    """Return why kernels that were compiled cannot be used on this machine, by their names."""
+    reasons = dict.fromkeys(COMPILED, "this CPU or its operating system cannot run it")
+    if "generic" in reasons:  # any CPU can
+        reasons["generic"] = "fma() of this system's C library rounds twice, so its bits are others"
+    return {name: reason for name, reason in reasons.items() if name not in INSTRUCTION_SETS}
+
+
 def load(name: str) -> Backend:
     """Return the backend called `name`: "numpy", "native" (its best) or an instruction set's."""
     if name == "numpy":
@@ -129,14 +137,12 @@ def load(name: str) -> Backend:
         name = INSTRUCTION_SETS[0]
     if name in INSTRUCTION_SETS:
         return NativeBackend(name)
-    if NO_EXTENSION:
-        reason = NO_EXTENSION if name in _NATIVE_NAMES else "no backend has this name"
-    elif name in COMPILED:
-        reason = "this CPU or its operating system cannot run it"
-    elif name in _NATIVE_NAMES:
-        reason = "it was not compiled for this processor"
-    else:
+    if name not in _NATIVE_NAMES:
         reason = "no backend has this name"
+    elif NO_EXTENSION or name == "native":
+        reason = fallback_reason()
+    else:
+        reason = unavailable().get(name, "it was not compiled for this processor")
     raise ImportError(
         f"the backend {name!r} is not available: {reason}; available: {', '.join(available())}"
     )
@@ -173,13 +179,13 @@ def default() -> Backend:
 
 def interface() -> Any:
     """Return the functions of ``fastsoftmax.h``, over the available kernels."""
-    reason = NO_EXTENSION
+    reason = "" if INSTRUCTION_SETS else fallback_reason()
     if not reason and os.environ.get(VARIABLE) == "numpy":
         reason = f"{VARIABLE}=numpy asks for no kernels"
-    if reason or not INSTRUCTION_SETS:
+    if reason:
         raise ImportError(
             "fastsoftmax has no compiled functions for C, Cython and numba here, only those in "
-            f"Python over NumPy: {reason or 'this CPU can run none of the kernels'}"
+            f"Python over NumPy: {reason}"
         )
     name = default().name
     return _native.interface(name if name in INSTRUCTION_SETS else INSTRUCTION_SETS[0])
@@ -189,16 +195,12 @@ def fallback_reason() -> str:
     """Return why NumPy is the default, or nothing where it is not."""
     if NO_EXTENSION:
         return NO_EXTENSION
-    if INSTRUCTION_SETS == ("generic",) and _is_x86():
-        # Without that instruction a correctly rounded fma takes hundreds of cycles.
-        return "this CPU has no FMA instruction (or no AVX2), and NumPy is faster without"
+    if not INSTRUCTION_SETS:
+        return "; ".join(f"{name}: {reason}" for name, reason in unavailable().items())
+    if INSTRUCTION_SETS == ("generic",) and not _native.fma_is_fast():
+        # A correctly rounded fma is then a function of some hundred instructions.
+        return "without an FMA instruction (and, on x86, AVX2), NumPy is faster than the kernels"
     return ""
-
-
-def _is_x86() -> bool:
-    import platform
-
-    return platform.machine().lower() in {"x86_64", "amd64", "i386", "i686", "x86"}
 
 
 @overload
@@ -218,7 +220,8 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     dict or None
         With ``mode="dicts"``: the version of the package and of NumPy; the backend in use, all that
         this CPU can run and all that were compiled, by name; the compiler; why NumPy stands in for
-        the kernels, or None; and whether the bits of a result are those of every instruction set.
+        the kernels, or None; why others that were compiled cannot be used, by name; and whether the
+        bits of a result are those of every instruction set.
 
     Raises
     ------
@@ -245,6 +248,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         "backend": backend,
         "available": list(available()),
         "compiled": list(COMPILED),
+        "unavailable": unavailable(),
         "compiler": COMPILER,
         "fallback_reason": reason,
         "same_bits_everywhere": backend != "numpy",
@@ -262,6 +266,7 @@ def _text(config: dict[str, Any]) -> str:
         ("backend", config["backend"]),
         ("available", ", ".join(config["available"])),
         ("compiled", ", ".join(config["compiled"]) or "nothing: the NumPy-only build"),
+        *((f"no {name}", reason) for name, reason in config["unavailable"].items()),
         ("compiler", config["compiler"] or "none"),
         ("numpy", config["numpy"]),
     ]

@@ -176,6 +176,9 @@ cdef extern from "arrays.h" nogil:
     int fsm_supported(const fsm_kernels *kernels)
     void fsm_detect()
 
+cdef extern from "portable.h":
+    bint FSM_FAST_FMA
+
 cdef extern from "_interface.h":
     const void *fsm_interface(const fsm_kernels *chosen)
 

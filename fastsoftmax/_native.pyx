@@ -62,7 +62,7 @@ def compiled():
 
 
 def available():
-    """Names of the instruction sets that this CPU and operating system can run, best first."""
+    """Names of the instruction sets that give the right bits on this machine, best first."""
     cdef const fsm_kernels *const *tables
     cdef size_t count = fsm_compiled(&tables)
     return tuple([tables[i].name.decode() for i in range(count) if fsm_supported(tables[i])])
@@ -82,6 +82,11 @@ def interface(str instruction_set):
     return PyCapsule_New(
         <void *>fsm_interface(kernels_of(instruction_set)), FASTSOFTMAX_CAPSULE, NULL
     )
+
+
+def fma_is_fast():
+    """Whether the portable kernels have an instruction for fma, and call no function."""
+    return bool(FSM_FAST_FMA)
 
 
 def compiler():

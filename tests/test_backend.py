@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toolchain import run_python
+from toolchain import preload, run_python
 
 import fastsoftmax
 from fastsoftmax import _backend
@@ -73,6 +73,20 @@ def test_what_is_not_available_is_an_error_with_the_reason_and_the_list(name):
     assert f"available: {', '.join(_backend.available())}" in message
     if name not in NAMES:
         assert "no backend has this name" in message
+
+
+def test_kernels_whose_fma_rounds_twice_are_not_offered(tmp_path, monkeypatch):
+    if "generic" not in _backend.INSTRUCTION_SETS or _backend._native.fma_is_fast():
+        pytest.skip("no kernels here call the C library's fma()")
+    preload("round_twice.c", tmp_path, monkeypatch)
+    found = config()
+    assert found["available"] == [name for name in _backend.available() if name != "generic"]
+    assert found["compiled"] == list(_backend.COMPILED)
+    reason = found["unavailable"]["generic"]
+    assert "rounds twice" in reason
+    assert reason in python("-m", "fastsoftmax").stdout
+    done = python("-c", "import fastsoftmax", backend="generic", check=False)
+    assert f"the backend 'generic' is not available: {reason}" in done.stderr
 
 
 def test_without_the_extension_numpy_stands_in_and_says_why():

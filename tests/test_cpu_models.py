@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from toolchain import KERNELS, ON_X86, STRICT, need, run, run_python
+from toolchain import KERNELS, ON_X86, STRICT, need, preload, run, run_python
 
 from fastsoftmax import _backend
 
@@ -71,6 +71,26 @@ def test_kernels_that_the_processor_cannot_run_are_refused(name):
     done = run_python("-c", code, under=("qemu-x86_64", "-cpu", "Nehalem"))
     assert done.returncode == 1
     assert f"the backend {name!r} is not available: this CPU" in done.stderr
+
+
+def test_without_any_kernels_that_give_the_right_bits_numpy_stands_in(tmp_path, monkeypatch):
+    need("qemu-x86_64")
+    preload("round_twice.c", tmp_path, monkeypatch)
+    old = {"under": ("qemu-x86_64", "-cpu", "Nehalem")}
+    done = run_python("-c", REPORT, **old)
+    assert done.returncode == 0, done.stderr
+    config = json.loads(done.stdout)
+    assert config["available"] == ["numpy"]
+    assert list(config["unavailable"]) == config["compiled"]
+    assert "avx2: this CPU" in config["fallback_reason"]
+    assert "generic: fma()" in config["fallback_reason"]
+    for code, backend in (
+        ("import fastsoftmax", "native"),
+        ("from fastsoftmax._interface import capsule; capsule()", None),
+    ):
+        done = run_python("-c", code, backend=backend, **old)
+        assert done.returncode == 1
+        assert config["fallback_reason"] in done.stderr
 
 
 # ---- the object code ----

@@ -713,7 +713,7 @@ def fail_each():
 def test_whichever_allocation_fails_there_is_an_error_or_a_right_result(
     native, tmp_path, monkeypatch
 ):
-    preload(tmp_path, monkeypatch)
+    preload("refuse.c", tmp_path, monkeypatch)
     said = survives("fail_each", backend=native, timeout=300)
     assert int(said.splitlines()[-1]) > 300
 

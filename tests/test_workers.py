@@ -358,7 +358,7 @@ def test_where_the_system_has_no_thread_the_caller_does_it_all(native_name, tmp_
 
 def refusals(program, name, tmp_path, monkeypatch):
     """Run a program that is refused memory or threads, and return how often it was."""
-    preload(tmp_path, monkeypatch)
+    preload("refuse.c", tmp_path, monkeypatch)
     done = run_python("-c", program, backend=name)
     assert (done.returncode, done.stderr) == (0, "")
     return int(done.stdout)

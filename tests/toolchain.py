@@ -49,18 +49,18 @@ def unit_flags(name):
 
 
 def compile_program(compiler, program, output, *options, sources=()):
-    """Compile one of the programs beside this file, or only objects where it is None."""
+    """Compile one of the programs beside this file; the compiler's name may bring options."""
     files = [PROGRAMS / program, *sources]
-    run(compiler, *STRICT, *options, *files, "-o", output, "-lm")
+    run(*compiler.split(), *STRICT, *options, *files, "-o", output, "-lm")
     return output
 
 
-def preload(folder, monkeypatch):
-    """Let children have an allocator and threads that are refused where they say so: refuse.c."""
+def preload(program, folder, monkeypatch):
+    """Let children have the functions of one of the programs in place of the C library's."""
     need("gcc")
     if "LD_PRELOAD" in os.environ:
         pytest.skip("another library is preloaded: a sanitizer's runtime, which must be the first")
-    library = compile_program("gcc", "refuse.c", folder / "refuse.so", "-shared", "-fPIC")
+    library = compile_program("gcc", program, folder / "preloaded.so", "-shared", "-fPIC")
     monkeypatch.setenv("LD_PRELOAD", str(library))
 
 

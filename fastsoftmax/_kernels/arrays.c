@@ -103,6 +103,15 @@ static double power_of_two(int e) {
     return value;
 }
 
+/* 1 - a * b, exact, for b = 1 / a rounded: the products of halves (Dekker 1971), as this file calls
+ * no fma(). */
+static double residual_of_inverse(double a, double b) {
+    const double split = 0x1p27 + 1;
+    const double a_hi = split * a - (split * a - a), a_lo = a - a_hi;
+    const double b_hi = split * b - (split * b - b), b_lo = b - b_hi;
+    return ((1.0 - a_hi * b_hi) - (a_hi * b_lo + a_lo * b_hi)) - a_lo * b_lo;
+}
+
 /* To be called in the default floating-point environment: the caller's rounding mode must not
  * change a bit. */
 static fsm_temperature make_temperature(double temperature, enum fsm_dtype computing) {
@@ -120,7 +129,7 @@ static fsm_temperature make_temperature(double temperature, enum fsm_dtype compu
     double inverse = 1.0 / scaled;
     if (computing == FSM_F64) {
         t.inv_hi = inverse;
-        t.inv_lo = fma(-scaled, inverse, 1.0) * inverse;
+        t.inv_lo = residual_of_inverse(scaled, inverse) * inverse;
     } else {
         /* Outside float32's range the result is the one at its end: one maximum, or all equal.
          * The kernels also use twice the inverse. */

@@ -9,7 +9,6 @@
 #include <intrin.h>
 #else
 #include <cpuid.h>
-#include <xmmintrin.h>
 #endif
 #endif
 
@@ -88,7 +87,7 @@ static size_t last_level_cache(void) {
 #define BIT(n) (1u << (n))
 #define ALL(value, bits) (((value) & (bits)) == (bits))
 
-int fsm_supported(const fsm_kernels *kernels) {
+static int runs_here(const fsm_kernels *kernels) {
     unsigned r[4], features, extended;
     if (kernels == &fsm_generic) {
         return 1;
@@ -124,82 +123,100 @@ void fsm_detect(void) {
                                                : STREAM_FROM_AT_MOST;
 }
 
-/* MXCSR with all exceptions masked, round to nearest, no flush-to-zero, no denormals-are-zero. The
- * low six bits are flags. */
-#define MXCSR_DEFAULT 0x1f80u
-#define MXCSR_FLAGS 0x3fu
+#else
 
-uint64_t fsm_enter(void) {
-    const unsigned saved = _mm_getcsr();
-    if (FSM_UNLIKELY((saved & ~MXCSR_FLAGS) != MXCSR_DEFAULT)) {
-        _mm_setcsr(MXCSR_DEFAULT);
-    }
-    return saved;
+static int runs_here(const fsm_kernels *kernels) {
+    (void)kernels; /* Advanced SIMD is part of AArch64. */
+    return 1;
 }
-
-void fsm_leave(uint64_t saved) {
-    if (FSM_UNLIKELY((saved & ~(uint64_t)MXCSR_FLAGS) != MXCSR_DEFAULT)) {
-        _mm_setcsr((unsigned)saved);
-    }
-}
-
-#elif FSM_AARCH64
 
 void fsm_detect(void) {
 }
 
-int fsm_supported(const fsm_kernels *kernels) {
-    (void)kernels; /* Advanced SIMD is part of the base architecture. */
-    return 1;
-}
+#endif
 
+/* ---- the floating-point environment ---- */
+
+/* CONTROL_DEFAULT: round to nearest, no flush-to-zero, no denormals-are-zero, no traps. The bits of
+ * CONTROL_FLAGS say what has happened, and may have any value. */
+#if FSM_X86_64 || defined(__i386__)
+#include <xmmintrin.h>
+#define CONTROL_DEFAULT 0x1f80u
+#define CONTROL_FLAGS 0x3fu
+static uint64_t read_control(void) {
+    return _mm_getcsr();
+}
+static void write_control(uint64_t value) {
+    _mm_setcsr((unsigned)value);
+}
+#elif FSM_AARCH64
+#define CONTROL_DEFAULT 0
+#define CONTROL_FLAGS 0
 #if defined(_MSC_VER) && !defined(__clang__)
 #include <arm64intr.h>
-#define READ_FPCR() ((uint64_t)_ReadStatusReg(ARM64_FPCR))
-#define WRITE_FPCR(value) _WriteStatusReg(ARM64_FPCR, (int64_t)(value))
+static uint64_t read_control(void) {
+    return (uint64_t)_ReadStatusReg(ARM64_FPCR);
+}
+static void write_control(uint64_t value) {
+    _WriteStatusReg(ARM64_FPCR, (int64_t)value);
+}
 #else
-static uint64_t read_fpcr(void) {
+static uint64_t read_control(void) {
     uint64_t value;
     __asm__ volatile("mrs %0, fpcr" : "=r"(value));
     return value;
 }
-static void write_fpcr(uint64_t value) {
+static void write_control(uint64_t value) {
     __asm__ volatile("msr fpcr, %0" : : "r"(value));
 }
-#define READ_FPCR() read_fpcr()
-#define WRITE_FPCR(value) write_fpcr(value)
+#endif
+#elif defined(__arm__) && defined(__ARM_FP)
+#define CONTROL_DEFAULT 0
+#define CONTROL_FLAGS 0xf800009fu
+static uint64_t read_control(void) {
+    uint32_t value;
+    __asm__ volatile("vmrs %0, fpscr" : "=r"(value));
+    return value;
+}
+static void write_control(uint64_t value) {
+    __asm__ volatile("vmsr fpscr, %0" : : "r"((uint32_t)value));
+}
+#else /* the rounding mode alone, as C has it */
+#include <fenv.h>
+#define CONTROL_DEFAULT FE_TONEAREST
+#define CONTROL_FLAGS 0
+static uint64_t read_control(void) {
+    return (uint64_t)fegetround();
+}
+static void write_control(uint64_t value) {
+    (void)fesetround((int)value);
+}
 #endif
 
+static int is_default(uint64_t control) {
+    return (control & ~(uint64_t)CONTROL_FLAGS) == CONTROL_DEFAULT;
+}
+
 uint64_t fsm_enter(void) {
-    const uint64_t saved = READ_FPCR();
-    if (FSM_UNLIKELY(saved != 0)) {
-        WRITE_FPCR(0);
+    const uint64_t saved = read_control();
+    if (FSM_UNLIKELY(!is_default(saved))) {
+        write_control(CONTROL_DEFAULT);
     }
     return saved;
 }
 
 void fsm_leave(uint64_t saved) {
-    if (FSM_UNLIKELY(saved != 0)) {
-        WRITE_FPCR(saved);
+    if (FSM_UNLIKELY(!is_default(saved))) {
+        write_control(saved);
     }
 }
 
-#else
-
-void fsm_detect(void) {
-}
-
 int fsm_supported(const fsm_kernels *kernels) {
-    (void)kernels;
-    return 1;
+    if (!runs_here(kernels)) {
+        return 0;
+    }
+    const uint64_t saved = fsm_enter();
+    const int rounds_once = kernels->rounds_once();
+    fsm_leave(saved);
+    return rounds_once;
 }
-
-uint64_t fsm_enter(void) {
-    return 0;
-}
-
-void fsm_leave(uint64_t saved) {
-    (void)saved;
-}
-
-#endif

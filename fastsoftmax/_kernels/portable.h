@@ -38,6 +38,14 @@
 #define FSM_AARCH64 0
 #endif
 
+/* Whether fma() is an instruction in code that names no target. Not all compilers say so. */
+#if defined(__FP_FAST_FMA) || defined(__ARM_FEATURE_FMA) || FSM_AARCH64 || defined(__powerpc__) || \
+    defined(__s390x__) || (defined(__riscv_flen) && __riscv_flen >= 64)
+#define FSM_FAST_FMA 1
+#else
+#define FSM_FAST_FMA 0
+#endif
+
 #if defined(_MSC_VER) && !defined(__clang__)
 #define FSM_PREFETCH(address) ((void)(address))
 #else

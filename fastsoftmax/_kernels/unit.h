@@ -38,6 +38,38 @@ FSM_INLINE double f64_nan(void) {
     return f64_from_bits(0x7ff8000000000000u);
 }
 
+/* Whether fma() rounds once: cases a, b, c, a * b + c that an fma in a wider format gets wrong, or
+ * one that adds a rounded product, scales subnormal results, or overflows in between. Some C
+ * libraries have such. `volatile`: the answer is not to be the compiler's own. */
+FSM_SMALL int rounds_once(void) {
+    static const float narrow[][4] = {
+        {0x1.001p0f, 0x1.001p0f, 0x1p-120f, 0x1.002002p0f},
+        {0x1.003p0f, 0x1.001p0f, -0x1p-120f, 0x1.004002p0f},
+        {0x1.001p0f, 0x1.001p0f, -0x1.002p0f, 0x1p-24f},
+        {0x1.803p-75f, 0x1.ffcp-75f, 0x1p-147f, 0x1.4p-147f},
+    };
+    static const double wide[][4] = {
+        {0x1.0000004p0, 0x1.0000002p0, 0x1p-120, 0x1.0000006000001p0},
+        {0x1.000000cp0, 0x1.0000002p0, -0x1p-120, 0x1.000000e000001p0},
+        {0x1.0000000000001p0, 0x1.0000000000001p0, -0x1.0000000000002p0, 0x1p-104},
+        {0x1.80000006p-537, 0x1.fffffff8p-538, 0x1p-1072, 0x1.4p-1072},
+        {DBL_MAX, 2.0, -DBL_MAX, DBL_MAX},
+    };
+    for (size_t i = 0; i < sizeof narrow / sizeof narrow[0]; i++) {
+        const volatile float a = narrow[i][0], b = narrow[i][1], c = narrow[i][2];
+        if (fmaf(a, b, c) != narrow[i][3]) {
+            return 0;
+        }
+    }
+    for (size_t i = 0; i < sizeof wide / sizeof wide[0]; i++) {
+        const volatile double a = wide[i][0], b = wide[i][1], c = wide[i][2];
+        if (fma(a, b, c) != wide[i][3]) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 static const fsm_temperature untempered = {0, 1.0, 1.0, 0.0};
 
 #define REAL float
@@ -153,6 +185,7 @@ static void select_f64(void *out, const void *x, const uint8_t *mask, size_t n, 
 
 const fsm_kernels FSM_PASTE(fsm_, FSM_UNIT) = {
     .name = FSM_STRING(FSM_UNIT),
+    .rounds_once = rounds_once,
     .rows =
         {
             [FSM_SOFTMAX] = {f32_softmax_rows, f64_softmax_rows},
