@@ -36,11 +36,16 @@ if NO_EXTENSION and REQUIRE_EXTENSION:
         "contradict each other; unset one of them"
     )
 
-# No flag names an instruction set: each kernel file chooses its own in the source. Contraction is
-# off because a multiply and an add fused by one compiler and not by another give different bits.
-# -g0 undoes the -g that many Pythons pass on: debug information is most of the build time and of
-# the wheel.
-UNIX_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-g0"]
+# After the user's own, as the last one counts. -Ofast and -ffast-math give other bits, and link
+# code that switches gradual underflow off for the whole process; -O3 and the next two undo that,
+# and whatever else -ffast-math stands for. Contraction is off because a multiply and an add fused
+# by one compiler and not by another give different bits. What no option undoes is an #error in
+# portable.h.
+IEEE_FLAGS = ["-O3", "-fno-fast-math", "-fno-unsafe-math-optimizations", "-ffp-contract=off"]
+# No flag names an instruction set: each kernel file chooses its own in the source. gnu11, since gcc
+# has c11 compute floats in a wider format on some processors (FLT_EVAL_METHOD). -g0 undoes the -g
+# that many Pythons pass on: debug information is most of the build time and of the wheel.
+UNIX_FLAGS = ["-std=gnu11", *IEEE_FLAGS, "-fvisibility=hidden", "-g0"]
 # For the bindings, which are calls and checks: -O3 makes them larger, and no faster.
 BINDINGS_FLAGS = ["-O2"]
 MSVC_FLAGS = ["/std:c11", "/O2", "/fp:precise"]
@@ -73,8 +78,9 @@ class BuildExtension(build_ext):
         """Compile, and where that may fail, leave nothing behind that could pass for the result."""
         is_msvc = self.compiler.compiler_type == "msvc"
         ext.extra_compile_args = MSVC_FLAGS if is_msvc else UNIX_FLAGS
+        ext.extra_link_args = [] if is_msvc else IEEE_FLAGS
         if sys.platform == "linux":
-            ext.extra_link_args = LINUX_LINK_FLAGS
+            ext.extra_link_args = [*IEEE_FLAGS, *LINUX_LINK_FLAGS]
         if not is_msvc:
             self.compile_side_by_side()
         try:

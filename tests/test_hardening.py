@@ -5,9 +5,11 @@ import shutil
 import sys
 
 import pytest
-from toolchain import run
+from toolchain import run, run_python
 
 from fastsoftmax import _backend
+
+UNDERFLOW = "import fastsoftmax; least = 2.0**-1022; assert least / 2 > 0"
 
 LINKERS_OWN = {"_init", "_fini", "_edata", "_end", "__bss_start"}
 """Names that older linkers export from every library."""
@@ -61,3 +63,9 @@ def test_the_mathematical_functions_come_with_their_library(tables):
     if not any(name.startswith("libc.so") for name in needed):
         pytest.skip("not glibc, whose mathematical functions are a library of their own")
     assert any(name.startswith("libm.so") for name in needed)
+
+
+def test_importing_leaves_gradual_underflow_on():
+    """Code that -ffast-math links switches it off for the whole process."""
+    done = run_python("-c", UNDERFLOW)
+    assert done.returncode == 0, done.stderr
