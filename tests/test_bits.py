@@ -9,6 +9,7 @@ that is meant to change bits, write them anew with
 import ctypes
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from golden_rows import (
     records,
     thresholds,
 )
-from toolchain import KERNELS, ON_X86, compile_program, need, run
+from toolchain import KERNELS, ON_X86, PROGRAMS, compile_program, need, run
 
 from fastsoftmax import _api, _backend
 
@@ -121,37 +122,48 @@ def test_every_instruction_set_gives_the_golden_bits(native_fs, rows, golden):
     assert found == {key: golden[key] for key in found}
 
 
-BUILDS = [
+HERE = _backend.INSTRUCTION_SETS
+WASM = (sys.executable, PROGRAMS / "wasm.py")
+# A compiler with options; what runs a program of it, None where nothing can; the kernels that run.
+BUILDS = {
     # The extension is usually gcc's own, at another level of optimisation.
-    pytest.param("gcc", "-O1", (), id="gcc-O1"),
-    pytest.param("clang", "-O2", (), id="clang-O2"),
-]
+    "gcc": ("gcc -O1", (), HERE),
+    "clang": ("clang -O2", (), HERE),
+    "musl": ("musl-gcc -O1 -static", (), HERE),
+}
 if ON_X86:
-    BUILDS.append(
-        pytest.param("aarch64-linux-gnu-gcc", "-O1", ("qemu-aarch64",), id="gcc-aarch64-emulated")
-    )
+    BUILDS |= {
+        "aarch64": ("aarch64-linux-gnu-gcc -O1 -static", ("qemu-aarch64",), ("neon", "generic")),
+        "armhf": ("arm-linux-gnueabihf-gcc -O1 -static", ("qemu-arm",), ("generic",)),
+        "i386": ("i686-linux-gnu-gcc -O1 -static", ("qemu-i386",), ("generic",)),
+        "ppc64le": ("powerpc64le-linux-gnu-gcc -O1 -static", ("qemu-ppc64le",), ("generic",)),
+        "s390x": ("s390x-linux-gnu-gcc -O1 -static", ("qemu-s390x",), ("generic",)),
+        # The fma of this C library rounds twice.
+        "mingw": ("x86_64-w64-mingw32-gcc -O1 -static", ("wine",), HERE[:-1]),
+        "wasm": ("python-zig cc -target wasm32-wasi -O1", WASM, ("generic",)),
+        "macos-x86-64": ("python-zig cc -target x86_64-macos -O1", None, ()),
+        "macos-aarch64": ("python-zig cc -target aarch64-macos -O1", None, ()),
+        "windows-aarch64": ("python-zig cc -target aarch64-windows -O1", None, ()),
+    }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("compiler", "level", "emulator"), BUILDS)
-def test_every_compiler_and_processor_gives_the_golden_bits(
-    tmp_path, rows, golden, compiler, level, emulator
-):
-    need(compiler, *emulator)
-    static = ["-static"] if emulator else []
+@pytest.mark.platform
+@pytest.mark.parametrize("build", BUILDS)
+def test_every_compiler_and_processor_gives_the_golden_bits(tmp_path, rows, golden, build):
+    compiler, emulator, names = BUILDS[build]
+    need(compiler.split()[0], *(emulator or ())[:1])
     sources = sorted(KERNELS.glob("*.c"))
-    program = compile_program(
-        compiler, "bits.c", tmp_path / "bits", level, *static, sources=sources
-    )
-    names = ("neon", "generic") if emulator else _backend.INSTRUCTION_SETS
+    if "gcc" in compiler:
+        # What -ffast-math links: the program starts with subnormal numbers flushed to zero.
+        path = run(*compiler.split(), "-print-file-name=crtfastmath.o", text=True).strip()
+        sources += [path] if Path(path).is_file() else []
+    program = compile_program(compiler, "bits.c", tmp_path / "bits.exe", sources=sources)
+    if emulator is None:
+        return
+    command = [*emulator, program]
+    assert tuple(run(*command, text=True).split()) == names
     for name in names:
-        # The emulator computes an fma of the C library's in hundreds of instructions.
-        chosen = rows[::7] if emulator and name == "generic" else rows
-        if chosen is rows:
-            assert hashes_of_program([*emulator, program, name], rows) == golden, name
-        else:
-            expected = hashes_of_program([*emulator, program, "neon"], chosen)
-            assert hashes_of_program([*emulator, program, name], chosen) == expected, name
+        assert hashes_of_program([*command, name], rows) == golden, name
 
 
 # ---- what must not matter: layout, batch, place, workers, the caller's control register ----

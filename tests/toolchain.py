@@ -12,7 +12,7 @@ import pytest
 
 KERNELS = Path(__file__).parents[1] / "fastsoftmax" / "_kernels"
 PROGRAMS = Path(__file__).parent / "c"
-STRICT = ("-std=c11", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", f"-I{KERNELS}")
+STRICT = ("-std=gnu11", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", f"-I{KERNELS}")
 """setup.py's, but for the level of optimisation, with every warning an error."""
 
 ON_X86 = platform.machine().lower() in {"x86_64", "amd64"}

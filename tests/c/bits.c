@@ -1,15 +1,23 @@
 /* Runs one instruction set's kernels over a file of rows and writes the results' bytes to standard
  * output.
  *
+ *     bits              the names of those that run here
  *     bits NAME < rows
  *
  * The file is a sequence of records, written by test_bits.py: a header, then the operands of all
- * rows, without gaps. No Python and no foreign library, so that it can be built statically for
- * another processor and run in an emulator.
+ * rows, without gaps; all numbers little-endian, as the results are. No Python and no foreign
+ * library, so that it can be built statically for another processor and run in an emulator. The
+ * caller's rounding mode is another than the kernels'.
  */
+#include <fenv.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#if defined(_WIN32)
+#include <fcntl.h>
+#include <io.h>
+#endif
 
 #include "arrays.h"
 #include "kernels.h"
@@ -37,33 +45,54 @@ static void *allocate(size_t size) {
     return memory;
 }
 
-static void *read_bytes(size_t size) {
-    void *memory = allocate(size);
-    if (fread(memory, 1, size, stdin) != size) {
+/* Numbers of `size` bytes from this machine's byte order to little-endian, or back. */
+static void swap(void *memory, size_t bytes, size_t size) {
+    const uint16_t one = 1;
+    if (*(const char *)&one) {
+        return;
+    }
+    for (char *at = memory; at != (char *)memory + bytes; at += size) {
+        for (size_t i = 0; i < size / 2; i++) {
+            const char byte = at[i];
+            at[i] = at[size - 1 - i];
+            at[size - 1 - i] = byte;
+        }
+    }
+}
+
+static void *read_numbers(size_t bytes, size_t size) {
+    void *memory = allocate(bytes);
+    if (fread(memory, 1, bytes, stdin) != bytes) {
         fail("the input ends early");
     }
+    swap(memory, bytes, size);
     return memory;
 }
 
-static void write_bytes(const void *memory, size_t size) {
-    if (fwrite(memory, 1, size, stdout) != size) {
+static void write_numbers(void *memory, size_t bytes, size_t size) {
+    swap(memory, bytes, size);
+    if (fwrite(memory, 1, bytes, stdout) != bytes) {
         fail("cannot write");
     }
 }
 
-static const fsm_kernels *find(const char *name) {
+static const fsm_kernels *kernels;
+
+/* Chooses the kernels of a name, or without one, prints all names. */
+static void choose(const char *name) {
     const fsm_kernels *const *tables;
     const size_t count = fsm_compiled(&tables);
     for (size_t i = 0; i < count; i++) {
-        if (!strcmp(tables[i]->name, name) && fsm_supported(tables[i])) {
-            return tables[i];
+        if (!fsm_supported(tables[i])) {
+            continue;
+        }
+        if (!name) {
+            puts(tables[i]->name);
+        } else if (!strcmp(tables[i]->name, name)) {
+            kernels = tables[i];
         }
     }
-    fail("no such kernels here");
-    return NULL;
 }
-
-static const fsm_kernels *kernels;
 
 /* An operand of rows: where it is, its format, and its steps from row to row and from element to
  * element. */
@@ -98,11 +127,11 @@ static void run_record(const header *h) {
     };
     plan.dimension[0].extent = rows;
     plan.dimension[1].extent = n;
-    set_operand(&plan, FSM_X, read_bytes(rows * row), dtype, row, size);
+    set_operand(&plan, FSM_X, read_numbers(rows * row, size), dtype, row, size);
     if (labelled) {
-        set_operand(&plan, FSM_Y, read_bytes(rows * sizeof(int64_t)), FSM_I64, sizeof(int64_t), 0);
+        set_operand(&plan, FSM_Y, read_numbers(rows * 8, 8), FSM_I64, 8, 0);
     } else if (is_entropy || weighted || function >= FSM_SOFTMAX_BACKWARD) {
-        set_operand(&plan, FSM_Y, read_bytes(rows * row), dtype, row, size);
+        set_operand(&plan, FSM_Y, read_numbers(rows * row, size), dtype, row, size);
     }
     const size_t width = single ? size : row, second = weighted ? size : is_entropy ? row : 0;
     set_operand(&plan, FSM_OUT, allocate(rows * width), dtype, width, single ? 0 : size);
@@ -115,9 +144,9 @@ static void run_record(const header *h) {
     if (status || fsm_run(&plan, 0, plan.items, line, NULL)) {
         fail("the plan failed");
     }
-    write_bytes(plan.base[FSM_OUT], rows * width);
+    write_numbers(plan.base[FSM_OUT], rows * width, size);
     if (second) {
-        write_bytes(plan.base[FSM_GRAD], rows * second);
+        write_numbers(plan.base[FSM_GRAD], rows * second, size);
     }
     free(scratch);
     for (int operand = 0; operand < FSM_OPERANDS; operand++) {
@@ -126,12 +155,23 @@ static void run_record(const header *h) {
 }
 
 int main(int count, char **arguments) {
-    if (count != 2) {
-        fail("usage: bits NAME < rows");
+#if defined(_WIN32)
+    _setmode(_fileno(stdin), _O_BINARY);
+    _setmode(_fileno(stdout), _O_BINARY);
+#endif
+#if defined(FE_UPWARD)
+    fesetround(FE_UPWARD);
+#endif
+    choose(arguments[1]);
+    if (count < 2) {
+        return 0;
     }
-    kernels = find(arguments[1]);
+    if (!kernels) {
+        fail("no such kernels here");
+    }
     header h;
     while (fread(&h, sizeof h, 1, stdin) == 1) {
+        swap(&h, sizeof h, 8);
         run_record(&h);
     }
     return 0;
