@@ -103,8 +103,7 @@ static void *keeping_realloc(void *unused, void *data, size_t size) {
 
 #if defined(MADV_FREE)
 
-/* Offers the whole pages of an array's memory to the operating system; returns 0 where that
- * refuses. */
+/* Offers an array's whole pages to the operating system; returns 0 where that refuses. */
 static int lend(char *data, size_t size) {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     const uintptr_t first = ((uintptr_t)data + page - 1) / page * page;

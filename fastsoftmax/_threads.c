@@ -41,8 +41,7 @@ typedef struct helper {
 } helper;
 
 #define IDLE_MICROSECONDS 5000000
-/* A helper spins before it sleeps, some 20 us: most callers come again soon, and to wake a thread
- * takes longer than that. */
+/* A helper spins some 20 us before it sleeps: waking it takes longer, and calls come soon. */
 #define TRIES 400
 /* A caller spins before it sleeps, some 50 us: to be woken takes as long. */
 #define PAUSES 2000
@@ -109,8 +108,7 @@ static void free_helper(helper *h) {
 
 /* ---- helper ---- */
 
-/* Takes a helper that was idle for long out of the pool. Returns 0 if it has to go on: a caller has
- * it, or has just revoked its call. */
+/* Takes an idle helper out of the pool. Returns 0 if a caller has it, or has just revoked. */
 static int retire(helper *h) {
     lock_pool();
     helper **at = &pool.idle;
@@ -195,8 +193,7 @@ static helper *engage(void) {
     return h;
 }
 
-/* Returns the helpers of a call to the pool, the first one on top, so that the next call gives each
- * the range that it had. */
+/* Returns helpers to the pool, so that the next call gives each the range that it had. */
 static void release(helper *last) {
     lock_pool();
     while (last) {
@@ -349,8 +346,7 @@ FSM_NOINLINE int run_rows_in_threads(const fsm_plan *plan, size_t threads, fsm_w
     return status;
 }
 
-/* Prepares a plan and runs it: by the caller alone, or with helpers, by items or by pieces of rows.
- */
+/* Prepares and runs a plan: in this thread, or shared by items or by pieces of rows. */
 static int execute(fsm_plan *plan, size_t elements, size_t threads, fsm_watch *watch) {
     const int status = fsm_prepare(plan, watch);
     if (status) {

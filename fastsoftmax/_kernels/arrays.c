@@ -35,16 +35,13 @@
 /* The rows of a strip take about half of a small L2. */
 #define STRIP_BYTES (256 * 1024)
 #define STRIP_ROWS 64
-/* A strip of short rows whose elements are near each other (lies_along) takes half of a small L1.
- */
+/* A strip of short rows whose elements are near each other takes half of a small L1. */
 #define ALONG_BYTES (16 * 1024)
 /* Such rows of fewer elements are contiguous in scratch too, so that one loop converts them all. */
 #define PACKED_LENGTH 256
-/* The fewest elements that are worth a strip of their own, where rows fill whole vectors
- * (suffices_alone). */
+/* The fewest elements worth a strip of their own where rows fill whole vectors. */
 #define STRIP_SUFFICES 128
-/* The fewest bytes of a cache line that the rows of a few indices must fill to be a block
- * (run_panels). */
+/* The fewest bytes that the rows of a few indices must fill of a cache line to be a block. */
 #define FILLED (LINE - LINE / 8)
 /* Rows side by side that are copied at a time: their runs share a page. */
 #define BESIDE_ROWS 256
@@ -62,8 +59,7 @@
 /* The fewest segments that are sorted by length, and the longest that are sorted. */
 #define SORTED_SEGMENTS 128
 #define SORTED_LENGTH 64
-/* The fewest segments of one length that make a batch, and the bytes of the block that they are
- * copied to. */
+/* The fewest segments of one length that make a batch, and the bytes of a block of them. */
 #define ALIKE 4
 #define SORTED_BYTES 8192
 /* Class indices copied and checked at a time; temperatures. */
@@ -112,8 +108,7 @@ static double residual_of_inverse(double a, double b) {
     return ((1.0 - a_hi * b_hi) - (a_hi * b_lo + a_lo * b_hi)) - a_lo * b_lo;
 }
 
-/* To be called in the default floating-point environment: the caller's rounding mode must not
- * change a bit. */
+/* In the default environment: the caller's rounding mode must not change a bit. */
 static fsm_temperature make_temperature(double temperature, enum fsm_dtype computing) {
     fsm_temperature t = {temperature != 1.0, 1.0, 1.0, 0.0};
     if (!t.tempered) {
@@ -154,8 +149,7 @@ static int status_of(const part *at) {
     return at->watch ? (int)FSM_READ(at->watch->status) : 0;
 }
 
-/* Rows of n elements to compute before asking whether to stop: at least one, and whole strips if
- * possible. */
+/* Rows of n elements to compute before asking whether to stop: whole strips if possible. */
 static size_t rows_at_once(size_t n) {
     const size_t rows = FSM_ASK_EVERY / n;
     return rows >= STRIP_ROWS ? rows / STRIP_ROWS * STRIP_ROWS : rows ? rows : 1;
@@ -216,8 +210,7 @@ static int is_even(const fsm_plan *p, int operand) {
     return last[-1].step[operand] == last->step[operand] * (ptrdiff_t)last->extent;
 }
 
-/* Whether each row of the operand is a run of contiguous elements, and one step leads to the next
- * row. */
+/* Whether rows of the operand are runs of contiguous elements, an equal step apart. */
 static int is_run(const fsm_plan *p, int operand) {
     return p->inner == 1 && is_even(p, operand) &&
            (p->n == 1 ||
@@ -418,8 +411,7 @@ static void read_indices(const fsm_plan *p, const char *from, ptrdiff_t step, si
     }                                                                                              \
     return
 
-/* Copies n elements of `size` bytes; one of the two steps is `size`. Loops with constant steps
- * become whole vectors. */
+/* Copies n elements of `size` bytes, contiguous on one side. Constant steps allow for vectors. */
 static void copy_elements(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step,
                           size_t n, size_t size) {
     if (to_step == (ptrdiff_t)size && from_step == to_step) {
@@ -468,8 +460,7 @@ static int is_outside(const fsm_plan *p, int64_t label) {
     return (uint64_t)label >= p->n && (is_beyond || !p->ignores || label != p->ignored);
 }
 
-/* Whether elements are valid: class indices in range, other numbers finite, temperatures above 0.
- */
+/* Whether class indices are in range, other numbers finite, temperatures above 0. */
 static int are_valid(const fsm_plan *p, int operand, const char *from, ptrdiff_t step, size_t n) {
     double number[AT_ONCE];
     int64_t label[AT_ONCE];
@@ -519,8 +510,7 @@ static int check_elements(const fsm_plan *p, int operand, const char *base, int 
 static int check_operands(const fsm_plan *p, fsm_watch *watch) {
     int status = 0;
     for (int o = FSM_Y; o <= FSM_WEIGHT && !status; o++) {
-        /* Class indices are checked when they are used, too; that is too late where the results'
-         * memory is the caller's. */
+        /* Class indices are checked when used: too late if the results' memory is the caller's. */
         const int checked =
             o == FSM_Y ? is_weighted(p) || (is_index(p, o) && !p->fresh) : o >= FSM_TEMPERATURE;
         if (p->base[o] && checked) {
@@ -536,8 +526,7 @@ static int check_operands(const fsm_plan *p, fsm_watch *watch) {
 /* Rows rounded up to whole tiles. */
 #define ROUNDED(rows) (((rows) + TILE - 1) / TILE * TILE)
 
-/* Moves rows x n elements of `size` bytes between a strided array and contiguous rows, tile by
- * tile. */
+/* Moves rows x n elements between a strided array and contiguous rows, tile by tile. */
 #define TRANSFER(size, gather)                                                                     \
     for (size_t i0 = 0; i0 < n; i0 += TILE) {                                                      \
         const size_t i1 = i0 + TILE < n ? i0 + TILE : n;                                           \
@@ -593,8 +582,7 @@ static void transfer_piece(const fsm_plan *p, char *base, ptrdiff_t row_step, pt
     }
 }
 
-/* Moves all inner dimensions, from `dimension` on. Returns the elements that were passed in a row.
- */
+/* Moves all inner dimensions, from `dimension` on; returns the elements moved of a row. */
 static size_t transfer(const part *at, int operand, char *base, size_t rows, char *packed,
                        int dimension, int gather) {
     const fsm_plan *p = at->plan;
@@ -637,8 +625,7 @@ static inline void copy_few(char *to, const char *from, size_t bytes) {
     }
 }
 
-/* Moves runs of `bytes` between scratch, where they begin `pitch` bytes apart, and an array, where
- * they begin `step` bytes apart. */
+/* Moves runs of `bytes` between scratch (`pitch` bytes apart) and an array (`step` apart). */
 static inline void move_some_runs(char *packed, size_t pitch, char *strided, ptrdiff_t step,
                                   size_t runs, size_t bytes, int gather) {
     for (size_t i = 0; i < runs; i++, packed += pitch, strided += step) {
@@ -720,8 +707,7 @@ static void transfer_rows(const part *at, int operand, char *base, size_t rows, 
     }
 }
 
-/* Rows of a strip that are one run of elements for one loop: all of them where they are contiguous,
- * else one. */
+/* Rows that are one run of elements for a loop: all of a strip if contiguous, else one. */
 typedef struct {
     size_t rows, elements;
 } run_of_rows;
@@ -732,8 +718,7 @@ static run_of_rows run_of(size_t n, size_t size, size_t rows, ptrdiff_t step, si
     return (run_of_rows){together, together * n};
 }
 
-/* Converts n elements of any byte order and alignment to the computing format, by blocks that stay
- * in L1. */
+/* Converts n elements of any byte order and alignment, by blocks that stay in L1. */
 static void widen_foreign(const fsm_plan *p, int operand, char *to, const char *from, size_t n) {
     const enum fsm_dtype dtype = p->dtype[operand];
     const size_t size = size_of(dtype), wide = size_of(p->computing);
@@ -862,8 +847,7 @@ static void set_number(char *element, enum fsm_dtype dtype, double value) {
     }
 }
 
-/* A row of the mask as numbers, not 0 for the classes that share in the smoothing; returns how many
- * share. */
+/* A mask's row as numbers, not 0 where a class shares in the smoothing; returns their count. */
 static size_t kept_classes(const fsm_plan *p, const char *mask, char *kept) {
     const size_t size = size_of(p->computing);
     size_t count = 0;
@@ -874,8 +858,7 @@ static size_t kept_classes(const fsm_plan *p, const char *mask, char *kept) {
     return count;
 }
 
-/* The loss of a row without a class: its weight times infinity, but 0 if all its probabilities are
- * 0. */
+/* The loss of a row without a class: infinite, unless all its probabilities are 0. */
 static double loss_of_none(const fsm_plan *p, const char *target, double weight) {
     const size_t size = size_of(p->computing);
     for (size_t i = 0; target && i < p->n; i++) {
@@ -886,8 +869,7 @@ static double loss_of_none(const fsm_plan *p, const char *target, double weight)
     return target ? 0.0 : weight * (double)INFINITY;
 }
 
-/* The labels, weights and temperatures of some rows of a cross-entropy, as the kernels take them.
- */
+/* Labels, weights and temperatures of some rows of a cross-entropy, as kernels take them. */
 typedef struct {
     intptr_t label[LABELS];
     double weight[LABELS]; /* if there are any */
@@ -1053,8 +1035,7 @@ static void signs_of(const fsm_plan *p, rows_at out, rows_at sign, size_t rows) 
     }
 }
 
-/* Rows of a logsumexp with weights. If no sign is asked for, the logarithm of a negative sum is
- * NaN. */
+/* Rows of a logsumexp with b. Without a sign, the logarithm of a negative sum is NaN. */
 static int compute_weighted(const part *part, const rows_at *at, size_t rows) {
     const fsm_plan *p = part->plan;
     for (size_t r = 0; r < rows; r++) {
@@ -1074,8 +1055,7 @@ static int compute_weighted(const part *part, const rows_at *at, size_t rows) {
     return 0;
 }
 
-/* Rows of any function, as the kernels take them; `stream` is scratch for streaming, or NULL.
- * Returns a status. */
+/* Rows of any function, as the kernels take them. `stream`: scratch for streaming, or NULL. */
 static int compute(const part *part, const rows_at *at, size_t rows, void *stream) {
     const fsm_plan *p = part->plan;
     if (p->function == FSM_CROSS_ENTROPY) {
@@ -1202,8 +1182,7 @@ static int compute_segments(const part *at, char *out, const rows_at *operands, 
     return status;
 }
 
-/* The operands of a strip as the kernels take them: where they lie, or gathered into scratch and
- * masked. */
+/* A strip's operands as the kernels take them: in place, or gathered into scratch and masked. */
 static void stage(const part *at, char *const base[FSM_OPERANDS], size_t rows,
                   rows_at operands[FSM_OPERANDS]) {
     const fsm_plan *p = at->plan;
@@ -1346,8 +1325,7 @@ static void run_piece(part *at, char *const base[FSM_OPERANDS], const fsm_row_at
     }
 }
 
-/* Ends the sums of a row; returns whether they are needed once more. Writes the result of a
- * logsumexp. */
+/* Ends the sums of a row; returns whether to repeat them. Writes a logsumexp's result. */
 static int end_sums(fsm_row_at_work *row) {
     const fsm_plan *p = row->plan;
     row->writes = !p->kernels->long_rows[p->computing].finish(&row->state);
@@ -1363,8 +1341,7 @@ static int end_sums(fsm_row_at_work *row) {
     return !row->writes;
 }
 
-/* A strip of long rows: passes over the pieces of all rows for their sums, then one for their
- * results. */
+/* A strip of long rows: passes over all pieces for the sums, then one for the results. */
 FSM_NOINLINE int run_long_strip(const part *strip, char *const base[FSM_OPERANDS], size_t rows) {
     const fsm_plan *p = strip->plan;
     const fsm_long_functions *of = &p->kernels->long_rows[p->computing];
@@ -1439,8 +1416,7 @@ static void run_other_blocks(const part *at, char *x, char *out, const int *done
     }
 }
 
-/* Computes as many whole blocks as there are, of longer rows, where they lie; returns how many
- * rows. */
+/* Computes whole blocks of longer rows where they lie; returns how many rows. */
 static size_t run_tall(const part *at, char *x, char *out, size_t rows) {
     const fsm_plan *p = at->plan;
     const size_t lanes = LINE / size_of(p->computing);
@@ -1554,8 +1530,7 @@ static int run_strips(const part *at, size_t extent) {
     return status;
 }
 
-/* Rows side by side, in strips; where results are streamed, from where their first cache line
- * starts. */
+/* Strips of rows side by side; streamed ones from their first whole cache line on. */
 static int run_beside(const part *at, size_t rows) {
     const fsm_plan *p = at->plan;
     const size_t size = size_of(p->computing);
@@ -1747,8 +1722,7 @@ static inline void move_rows(const lying_segments *at, const uint16_t *segment, 
 #undef MOVE
 }
 
-/* Segments of one length as a batch, copied to a block and back: the bits of a row are the same
- * there. */
+/* Segments of one length as a batch, copied to a block and back: a row's bits are the same. */
 static void run_alike(const lying_segments *at, const fsm_rows *row, const uint16_t *segment,
                       size_t count, size_t n) {
     uint64_t memory[SORTED_BYTES / sizeof(uint64_t) + LINE / sizeof(uint64_t)];
@@ -1768,8 +1742,7 @@ static void run_alike(const lying_segments *at, const fsm_rows *row, const uint1
     }
 }
 
-/* The segments in order of their lengths: those of length n end at end[n], those of more than
- * SORTED_LENGTH come last. */
+/* The segments by length: those of n elements end at end[n], longer ones come last. */
 typedef struct {
     uint16_t order[GROUP_SEGMENTS], end[SORTED_LENGTH + 2];
 } sorted_segments;
@@ -1809,8 +1782,7 @@ static void run_sorted(const lying_segments *at, fsm_rows *row) {
     }
 }
 
-/* A group as rows of the kernels, one segment at a time or by length. `row` has what all have in
- * common. */
+/* A group as rows of the kernels, one by one or by length. `row` is what all have in common. */
 static int run_segments(const part *group, size_t first, void *row) {
     const fsm_plan *p = group->plan;
     const fsm_dimension *data = &p->dimension[p->outer];
@@ -2081,9 +2053,8 @@ static int longest_dimension(const fsm_plan *p, int count) {
     return longest;
 }
 
-/* Whether strips of rows along the last outer dimension alone do well: where the rows fill whole
- * vectors and have enough elements; or, if the kernels take them as they lie, where one row is left
- * over at most. */
+/* Whether strips along the last outer dimension alone do well: rows fill whole vectors and have
+ * enough elements; or the kernels take them as they lie, and one row is left over at most. */
 static int suffices_alone(const fsm_plan *p, size_t rows) {
     const size_t lanes = LINE / size_of(p->computing);
     const size_t left = rows % lanes, whole = (rows - left) * p->n;
@@ -2095,8 +2066,7 @@ static int suffices_alone(const fsm_plan *p, size_t rows) {
 }
 
 /* Where the last outer dimension is short, lets strips take several indices of the longest other
- * one, which becomes the one before the last. Operands of one number a row must then have one step
- * between rows. */
+ * one, moved before it. Operands of one number a row must then have one step between rows. */
 static void plan_together(fsm_plan *p) {
     const int last = p->outer - 1;
     const size_t rows = last < 1 ? 0 : p->dimension[last].extent;
@@ -2122,8 +2092,7 @@ static void plan_together(fsm_plan *p) {
     p->beside = p->beside && p->n <= FSM_BESIDE_LENGTH;
 }
 
-/* The dimension that threads take parts of: the longest, but not at the cost of strips and batches,
- * which run along the last. */
+/* The dimension that threads divide: the longest, but strips and batches run along the last. */
 static int split_dimension(const fsm_plan *p) {
     const int last = p->outer - 1;
     if (p->together) {

@@ -42,8 +42,7 @@ typedef struct {
     ptrdiff_t step[FSM_OPERANDS];
 } fsm_dimension;
 
-/* The bindings fill in the first part, fsm_prepare decides the second. Never copied, as most of it
- * is unused memory. */
+/* The bindings fill in the first part, fsm_prepare the second. Never copied: it is large. */
 typedef struct {
     const fsm_kernels *kernels;
     enum fsm_function function;
@@ -58,9 +57,8 @@ typedef struct {
     int ignores;
     int fresh;    /* the results' memory was allocated for this call */
     int unmapped; /* and its pages are zeroed at the first store */
-    /* The outer dimensions, then the reduced ones, of which there is at least one. No extent is 0.
-     * For segments, the dimension that row pointers cut is a reduced one; `segments` is the
-     * dimension of the pointers. */
+    /* The outer dimensions, then the reduced ones, at least one. No extent is 0. Row pointers cut a
+     * reduced dimension; theirs is `segments`. */
     int outer, inner;
     fsm_dimension segments; /* steps: of row pointers, and of results with one a row */
     fsm_dimension dimension[FSM_MAX_DIMENSIONS];
@@ -129,8 +127,7 @@ static inline void fsm_append(fsm_plan *plan, int from, int *count, const fsm_di
     plan->dimension[(*count)++] = *added;
 }
 
-/* Computes few contiguous rows of n elements, by a function of fsm_rows, in the default
- * floating-point environment. */
+/* Computes few contiguous rows by a function of fsm_rows, in the default environment. */
 void fsm_run_rows(const fsm_kernels *kernels, enum fsm_function function, enum fsm_dtype dtype,
                   const fsm_temperature *temperature, const void *x, const void *y, void *out,
                   size_t rows, size_t n);
@@ -158,9 +155,8 @@ typedef struct {
     fsm_piece *sums; /* of all pieces, where threads share them */
 } fsm_row_at_work;
 
-/* Begins row `index` of a plan with `pieces`; `sums` has room for one a piece, `scratch` for what
- * the plan needs. To be followed by passes, of fsm_run_pieces over all pieces and fsm_end_pass,
- * until that returns 0. */
+/* Begins row `index` of a plan with `pieces`; `sums` has room for one each. To be followed by
+ * passes of fsm_run_pieces over all pieces and fsm_end_pass, until that returns 0. */
 void fsm_begin_row(fsm_row_at_work *row, const fsm_plan *plan, size_t index, fsm_piece *sums,
                    char *scratch, fsm_watch *watch);
 

@@ -11,8 +11,7 @@
  *   (promised 2.5). Its gradient: a weight and the sum 1.8 u, or a target smoothed or weighted 2 u
  *   (the factor of both is rounded once), and two roundings: 3. */
 
-/* Makes every NaN of a row the canonical one. Needed only where an infinity or NaN came in or
- * arithmetic overflowed. */
+/* Makes NaNs canonical: needed where an infinity or NaN came in or arithmetic overflowed. */
 FSM_NOINLINE void F(canonical_nans)(REAL *out, size_t n) {
     for (size_t i = 0; i < n; i++) {
         if (out[i] != out[i]) {
@@ -78,8 +77,7 @@ FSM_CORE VEC F(gradient_partial)(const REAL *g, const REAL *y, size_t n, VEC hi,
     return F(gradient)(V(load_partial)(g, n, 0), V(load_partial)(y, n, 0), hi, lo);
 }
 
-/* Stores y (g - dot) for the whole vectors from element i on, prefetching the next row's; returns
- * where they end. */
+/* Stores y (g - dot) for whole vectors from element i on; returns where they end. */
 FSM_CORE size_t F(gradients)(const REAL *g, const REAL *y, REAL *out, size_t i, size_t n, VEC hi,
                              VEC lo, ptrdiff_t ahead_g, ptrdiff_t ahead_y, const F(edge) *edge) {
     for (; i + LANES <= n; i += LANES) {
@@ -150,7 +148,7 @@ FSM_NOINLINE void F(log_gradient_partial)(const REAL *g, const REAL *y, REAL *ou
     }
 }
 
-/* Stores g - e^y sum(g) for the whole vectors from element i on; returns where they end. */
+/* Stores g - e^y sum(g) for whole vectors from element i on; returns where they end. */
 FSM_CORE size_t F(log_gradients)(const REAL *g, const REAL *y, REAL *out, size_t i, size_t n,
                                  const F(expected) *expected, ptrdiff_t ahead_g, ptrdiff_t ahead_y,
                                  int shifted, const F(edge) *edge) {
@@ -178,8 +176,7 @@ FSM_CORE void F(add_elements)(F(sum) *sum, const REAL *g, size_t n) {
 /* F(expected) of a row, from sum(g) and the maximum of y. */
 FSM_INLINE F(expected)
     F(expected_of)(pair total, REAL largest, const fsm_temperature *t, REAL *top, int *shifted) {
-    /* The weights are in units of e^0 or more: e^y itself is needed, and with a maximum far below 0
-     * unbias would be 0. */
+    /* A unit of at least e^0: with a maximum far below 0, unbias would be 0. */
     *top = largest < 0 ? 0 : largest;
     const F(start) s = F(row_start)(*top, FC(CUT), t);
     const pair product = {total.hi * FC(SCALE_INVERSE),
@@ -312,9 +309,8 @@ FSM_NOINLINE double F(scaled_loss)(const F(entropy) *e, REAL maximum, pair logar
     return (F(tempered)(sum.hi, e->t) / scale + mass.hi * logarithm.hi) * e->weight;
 }
 
-/* A scale of one half is enough, unless a temperature brings back a sum that overflows even then;
- * with 2^-512 none does for targets below 2^449. Where the loss itself exceeds the format, the
- * result is that of one half. */
+/* A scale of 1/2 is enough, unless a temperature brings back a sum that overflows even then; with
+ * 2^-512 none does for targets below 2^449. Scale 1/2 decides where the loss itself overflows. */
 FSM_NOINLINE REAL F(entropy_special)(const F(entropy) *e, REAL maximum, pair logarithm) {
     const double loss = F(scaled_loss)(e, maximum, logarithm, 0.5);
     const double again = loss - loss == 0 ? loss : F(scaled_loss)(e, maximum, logarithm, 0x1p-512);
@@ -347,8 +343,7 @@ typedef struct {
     REAL at_label;
 } F(slopes);
 
-/* Elements i to i + count of the gradient, from the weights in e->w, or computed for `row` if that
- * is not NULL. */
+/* Elements i to i + count of the gradient, from e->w or, unless `row` is NULL, new weights. */
 FSM_CORE VEC F(slope)(const F(entropy) *e, const F(slopes) *s, size_t i, size_t count,
                       const F(row) *row) {
     const int whole = count == LANES;
@@ -430,8 +425,7 @@ FSM_NOINLINE void F(entropy_grad_far)(const F(entropy) *e, REAL maximum, double 
 }
 #define SMALL_MASS 0x1p-40
 
-/* (softmax - t) factor at the label of a row, whose weight is w. For t >= 1/2 as (1 - t) - (1 -
- * softmax), which does not cancel. */
+/* (softmax - t) factor at a row's label; for t >= 1/2 as (1 - t) - (1 - softmax). */
 FSM_INLINE REAL F(entropy_at_label)(const F(entropy) *e, int is_top, double w, double total,
                                     double ratio, pair factor) {
     const double t = e->keep + e->spread;
@@ -461,9 +455,8 @@ typedef void F(moments_pass)(F(moments) *m, const F(entropy) *e, REAL maximum);
 typedef void F(grad_pass)(const F(entropy) *e, const F(slopes) *s, const F(row) *row,
                           F(edge) *edge);
 
-/* The loss sum_i t_i ((max - x_i) / T + log) = (keep sum_i target_i d_i + spread sum_i d_i) / T +
- * log sum_i t_i, where no term is negative, times the weight. To `mass` the sum of the smoothed
- * targets. */
+/* The loss sum_i t_i ((max - x_i) / T + log), as (keep sum_i target_i d_i + spread sum_i d_i) / T +
+ * log sum_i t_i without negative terms, times the weight. To `mass`: sum_i t_i. */
 FSM_CORE REAL F(entropy_loss)(const F(entropy) *e, REAL maximum, pair logarithm,
                               F(moments_pass) *add_moments, pair *mass) {
     *mass = (pair){1.0, 0.0};

@@ -16,9 +16,8 @@
  *    of them is columns as it lies. Longer ones, in a softmax, are computed where they lie
  *    (softmax_tall). */
 
-/* The longest rows that go across in a softmax; longer ones are folded together (rows.h, E). Up to
- * PADDED elements, the last rows of a batch are padded to a span, i.e. the rows that one call of a
- * columns function computes. */
+/* The longest rows that go across in a softmax (longer ones are folded), and the longest whose last
+ * rows are padded to a span, i.e. the rows that one call of a columns function computes. */
 #define SOFTMAX_ACROSS (3 * LANES - 1)
 #define PADDED 16
 /* The longest rows that are transposed by permuting whole vectors: contiguous ones of up to
@@ -35,8 +34,7 @@
 #endif
 #define MOST_INTERLEAVED 2
 
-/* Computes rows of the batch from `first` on, one block or several. Returns how many rows; 0 if
- * they need the row kernels. */
+/* Computes rows from `first` on, and returns how many; 0 if they need the row kernels. */
 typedef size_t F(columns_function)(const fsm_rows *b, size_t first);
 
 /* Transposes LANES rows of n elements, `stride` bytes apart, to columns a. */
@@ -109,13 +107,12 @@ FSM_CORE VEC F(columns_max)(const VEC *a, size_t n) {
         }                                                                                          \
     } while (0)
 
-/* The mass of a block's rows: the counts of units of all accumulators, added, and the remainder of
- * each (A). */
+/* A block's masses: the counts of units of all accumulators, added; each one's remainder. */
 typedef struct {
     VEC units, low[LANES];
 } F(columns_mass);
 
-/* The weights of the columns, to w unless that is NULL (it may be x), and their mass. */
+/* The weights of the columns, to w unless NULL (it may be x), and their mass. */
 FSM_CORE void F(columns_weigh)(const VEC *x, VEC *w, size_t n, const F(row) *row, int tempered,
                                F(columns_mass) *mass) {
     mass->units = V(set1)(0);
@@ -151,8 +148,7 @@ FSM_CORE void F(columns_weigh_parts)(const VEC *x, size_t n, const F(row) *row,
     }
 }
 
-/* The sum of the remainders, by halves. Accumulators without a column are left out: they would add
- * +0. */
+/* The sum of the remainders by halves, without absent ones: these would add +0. */
 FSM_CORE VEC F(columns_low)(F(columns_mass) *mass, size_t lanes) {
     FSM_UNROLL
     for (size_t half = LANES / 2; half; half /= 2) {
@@ -170,8 +166,7 @@ FSM_INLINE uint32_t F(columns_lanes)(size_t n) {
     return (uint32_t)(n < LANES ? n : LANES);
 }
 
-/* The sum in parts of the columns' weights, for a logarithm; the weights to w unless that is NULL
- * (it may be x). */
+/* The columns' sum in parts, for a logarithm; the weights to w unless NULL (it may be x). */
 FSM_CORE F(sum) F(columns_sum)(const VEC *x, VEC *w, size_t n, const F(row) *row) {
     F(part_sum) lane[LANES];
     for (size_t i = 0; i < n && i < LANES; i++) {
@@ -219,9 +214,8 @@ FSM_INLINE int F(columns_below)(VEC a, REAL limit) {
     return V(equal)(V(zero_below)(one, magnitude, V(set1)(limit)), zero) == ALL_LANES;
 }
 
-/* The softmax of `blocks` blocks, interleaved: (1) transpose; (2) maxima and starts; (3) weights
- * and masses; (4) hi + lo = 1 / sum; (5) w (hi + lo); (6) transpose back. `exactly`: n is a
- * constant. */
+/* The softmax of `blocks` blocks: (1) transpose; (2) maxima, starts; (3) weights, masses; (4) hi +
+ * lo = 1 / sum; (5) w (hi + lo); (6) transpose back. `exactly`: n is a constant. */
 FSM_INLINE size_t F(softmax_columns_of)(const fsm_rows *b, size_t first, const size_t n,
                                         const int blocks, const int tempered, const int exactly) {
     VEC a[MOST_INTERLEAVED][ACROSS], hi[MOST_INTERLEAVED], lo[MOST_INTERLEAVED];
@@ -459,8 +453,7 @@ FSM_NOINLINE int F(columns_logs_and_weights)(const VEC *a, VEC *w, size_t n, F(l
     return F(columns_logs_of)(a, w, n, s, 1);
 }
 
-/* max + log(sum / w_max) of every row of a few blocks, as hi + lo. Returns 0 if a row is not plain.
- */
+/* max + log(sum / w_max) of each row of a few blocks as hi + lo; 0 if one is not plain. */
 FSM_INLINE int F(columns_log)(VEC (*a)[ACROSS], const int blocks, size_t n, VEC *hi, VEC *lo) {
     VEC w[ACROSS];
     F(logs) s[MOST_INTERLEAVED];
@@ -544,8 +537,7 @@ FSM_NOINLINE void F(log_folded)(const fsm_rows *b, size_t first, size_t rows, in
 
 #endif
 
-/* A batch of rows: up to FOLDED elements folded together, unless there are few rows; others by
- * log_groups. */
+/* A batch of rows: up to FOLDED elements folded, unless they are few; else by log_groups. */
 static void F(log_folds)(const fsm_rows *b, int single) {
 #ifndef FSM_CORE_CALLED
     if (b->n <= FOLDED && b->rows >= FOLD_FROM && !fsm_is_tempered(b)) {
@@ -616,8 +608,7 @@ static size_t F(softmax_backward_columns)(const fsm_rows *b, size_t first) {
     return LANES;
 }
 
-/* Two operands are to be transposed, and there is no exponential: from 13 elements on this costs
- * what it saves. */
+/* Two operands to transpose, no exponential: from 13 elements on this costs what it saves. */
 static void F(softmax_backward_rows)(const fsm_rows *b) {
     if (FSM_UNLIKELY(b->n > FSM_ASK_EVERY)) {
         F(softmax_backward_long)(b);
@@ -789,8 +780,7 @@ FSM_INLINE void F(tall_maxima)(const fsm_tall *t, F(tall_state) *own) {
     }
 }
 
-/* Weighs element i of all blocks, and element i + LANES where there is one: both join the same
- * accumulators. */
+/* Weighs elements i and (if there is one) i + LANES of all blocks; both join one accumulator. */
 FSM_INLINE void F(tall_weigh)(const fsm_tall *t, const F(tall_state) *own, F(mass) *lane, size_t i,
                               const int both) {
     const size_t j = both ? i + LANES : i;
@@ -844,9 +834,8 @@ FSM_NOINLINE void F(tall_low)(const fsm_tall *t, const F(tall_state) *own, REAL 
     }
 }
 
-/* Passes over all blocks, so that whole pages are read and written in turn: (1) maxima; (2) starts;
- * (3) weights, stored to out, and masses; (4) 1 / sum; (5) scaling; (6) NaNs for rows whose sum is
- * NaN. */
+/* Passes over all blocks, a page of each element at a time: (1) maxima; (2) starts; (3) weights to
+ * out, and masses; (4) 1 / sum; (5) scaling; (6) NaNs for rows whose sum is NaN. */
 static void F(softmax_tall)(const fsm_tall *t) {
     F(tall_state) *const own = t->scratch;
     F(mass) *const lanes = (F(mass) *)(own + t->blocks);

@@ -61,22 +61,18 @@
 #define F32_LIFTED_NORMAL 0x1p-62f
 #define F32_LIFTED_MAGIC 0x1p-61f
 #define F32_LIFT_BITS 0x1p-63f
-/* The logarithmic functions also add up what a softmax rounds to 0: n * e^-126 stays below 2^-150
- * for n < 2^31. */
+/* Logarithms add up what a softmax rounds to 0: n e^-126 stays below 2^-150 for n < 2^31. */
 #define F32_LOG_CUT 126.0f
 /* The mass of the others is as accurate as adding them up by themselves if it is at least this
  * times min(n, CHUNK); for a whole chunk that is about half of the largest weight. */
 #define F32_OTHERS_FROM 0x1p53
 #define F32_LOG_IN_TWO 0
-/* Vectors in parts that are computed together; with two, a machine of 16 registers keeps a sum in
- * memory. */
+/* Vectors in parts computed together; two would need more than 16 registers. */
 #define F32_PARTS_AT_ONCE 1
-/* Where |max / T| is larger, max is subtracted first: exact for all that contributes, by Sterbenz's
- * lemma, as 2 * 126 <= 4096. */
+/* If |max / T| is larger, max is subtracted first, exactly (Sterbenz: 2 * 126 <= 4096). */
 #define F32_SHIFT_ABOVE 4096.0f
 
-/* Where the lanes of a mass start: CHUNK / 16 weights of at most C * 2^(64.5) < 2^65 do not leave
- * the binade. */
+/* Where a mass starts: CHUNK / 16 weights below 2^65 each do not leave the binade. */
 #define F32_MASS_START 0x1p72f
 #define F32_MASS_START_BITS 0x63800000u
 #define F32_MASS_UNIT 0x1p49f
@@ -87,8 +83,7 @@
 /* Whether weighing an element again is faster than storing and reloading its weight. */
 #define F32_WEIGHS_AGAIN 1
 
-/* What a row's weights depend on besides x. The last four are used only where |max| is large or
- * there is a temperature (`rare`). */
+/* What a row's weights depend on besides x; the last four only in `rare` rows. */
 typedef struct {
     f32x16 shift;          /* 0, or the maximum where |max| is large */
     f32x16 magic;          /* 1.5 * 2^23 + 4 * (bias - N) */
@@ -105,8 +100,7 @@ typedef struct {
     f32x16 hi, lo;
 } f32_mass;
 
-/* x as z, which holds the number of steps k; the remainder r; and the polynomial q of e^r = 1 + r
- * q. */
+/* x as z, with the number of steps k, the remainder r, and q with e^r = 1 + r q. */
 typedef struct {
     f32x16 z, r, q;
 } f32_reduced;
@@ -199,8 +193,7 @@ FSM_CORE void f32_sum_add_product(f32_sum *sum, f32x16 a, f32x16 b) {
     sum->high = f64x8_fma(f64x8_widen_high(a), f64x8_widen_high(b), sum->high);
 }
 
-/* The sum of up to ACROSS weights in parts: that of the powers, nearly exact in float64, and that
- * of factor * q. */
+/* The sum of up to ACROSS weights in parts: powers (nearly exact in float64), factor * q. */
 typedef struct {
     f32_sum powers;
     f32x16 rest;
@@ -243,8 +236,7 @@ FSM_CORE void f32_mass_add(f32_mass *mass, f32x16 w) {
     mass->lo = f32x16_add(mass->lo, f32x16_sub(w, f32x16_sub(hi, mass->hi)));
     mass->hi = hi;
 }
-/* Adds a weight in parts: the high lane takes it rounded, `lo` what this lacks of power + factor *
- * q. */
+/* Adds a weight in parts: rounded to hi, what that lacks of power + factor * q to lo. */
 FSM_CORE void f32_mass_add_parts(f32_mass *mass, f32_parts a) {
     const f32x16 hi = f32x16_add(mass->hi, f32x16_fma(a.factor, a.q, a.power));
     const f32x16 left = f32x16_sub(a.power, f32x16_sub(hi, mass->hi));

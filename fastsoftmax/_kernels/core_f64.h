@@ -42,8 +42,7 @@
 /* Where the lanes of a mass start: a chunk's sum of all lanes, at most CHUNK * C * 2^(128.5) <
  * 2^138, fits 53 bits above their unit, 2^85. */
 #define F64_MASS_START 0x1p137
-/* No settling within a chunk, and chunks start alike but in very long rows (long_rows.h,
- * starts_apart). */
+/* No settling; chunks start alike but in very long rows (long_rows.h, starts_apart). */
 #define F64_SETTLED FSM_CHUNK_VECTORS
 #define F64_OWN_STARTS 0
 #if defined(FSM_ONE_REGISTER)
@@ -72,8 +71,7 @@ typedef struct {
     f64x8 z, q;
 } f64_reduced;
 
-/* z, k and r as in float32 with 8 steps a unit of log2; q = r + c2 r^2 + ... + c7 r^7, pairs of
- * terms by powers of r^2. */
+/* z, k and r as in float32; q = r + c2 r^2 + ... + c7 r^7, by powers of r^2. */
 FSM_INLINE f64_reduced f64_reduce(f64x8 x, f64x8 magic, f64x8 residual, int rare) {
     const f64x8 z = f64x8_fma(x, f64x8_set1(F64_STEPS_PER_UNIT), magic);
     const f64x8 k = f64x8_sub(z, magic);

@@ -214,8 +214,7 @@ FSM_INLINE f32x16 f32_lanes_weighted_loss(f32x16 maximum, f32x16 x, f32_wide log
 FSM_INLINE f32x16 f32_lanes_high(const f32_sum *a) {
     return f32x16_narrow(a->low, a->high);
 }
-/* softmax - 1, as minus the probability of all others: for a maximal element others / (top +
- * others), else 1 - w / total. */
+/* softmax - 1 = -(others / (top + others)) of a maximal element, -(1 - w / total) else. */
 FSM_INLINE f64x8 lanes_minus_missing(f64x8 x, f64x8 maximum, f64x8 w, f64x8 total, f64x8 ratio) {
     const f64x8 one = f64x8_set1(1.0);
     const f64x8 of_top = f64x8_div(ratio, f64x8_add(one, ratio));

@@ -1,5 +1,4 @@
-/* float64 arithmetic needed once a row: sums in two numbers, the weight of the maximum, log1p. No C
- * library call but fma(). */
+/* float64 arithmetic needed once a row: sums in two numbers, log1p. Only fma() of libm. */
 #ifndef FSM_CORE_SCALAR_H
 #define FSM_CORE_SCALAR_H
 

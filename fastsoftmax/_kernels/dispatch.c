@@ -1,5 +1,4 @@
-/* Which kernels are compiled in, which of them this CPU can run, and their floating-point
- * environment. */
+/* Which kernels there are, which this CPU can run, and their floating-point environment. */
 #include "kernels.h"
 #include "portable.h"
 
@@ -49,8 +48,7 @@ static void cpuid(unsigned leaf, unsigned subleaf, unsigned registers[4]) {
 #endif
 }
 
-/* The register states that the operating system saves (XCR0). Only to be called where CPUID reports
- * OSXSAVE. */
+/* The register states that the system saves (XCR0); only where CPUID reports OSXSAVE. */
 static uint64_t saved_states(void) {
 #if defined(_MSC_VER) && !defined(__clang__)
     return _xgetbv(0);
@@ -61,8 +59,7 @@ static uint64_t saved_states(void) {
 #endif
 }
 
-/* Bytes of the last-level cache; 0 where the CPU does not say. Leaf 4, or AMD's 0x8000001D of the
- * same form. */
+/* Bytes of the last-level cache; 0: unknown. Leaf 4, or AMD's 0x8000001D of the same form. */
 static size_t last_level_cache(void) {
     size_t largest = 0;
     unsigned r[4];

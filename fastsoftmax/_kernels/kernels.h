@@ -15,12 +15,10 @@ typedef struct {
     double inv_hi, inv_lo;
 } fsm_temperature;
 
-/* A thread's view of a call that may end early, by a failure in any of its threads or because the
- * caller's thread was asked to. */
+/* A thread's view of a call that a failing thread, or the caller's, may end early. */
 typedef struct fsm_watch {
     volatile size_t *status; /* shared by the call's threads; not 0: stop */
-    /* Asks whether the caller's thread has to end the call, and returns a status. NULL in a helper
-     * thread, which only reads `status`. */
+    /* Asks whether the caller's thread has to end the call; returns a status. NULL: helpers. */
     int (*ask)(struct fsm_watch *watch);
     int64_t asked; /* time of the last question, in milliseconds */
     size_t passed; /* elements processed since */
@@ -59,8 +57,7 @@ static inline int fsm_next_piece(size_t *i, size_t *end, size_t n, fsm_watch *wa
     return 1;
 }
 
-/* A batch of contiguous rows. Row i of an operand starts i * stride bytes after its base; strides
- * may be negative. */
+/* A batch of contiguous rows; row i of an operand starts i * stride bytes after its base. */
 typedef struct {
     size_t rows, n;
     const void *x; /* IN: logits; gradients for the backward functions */
@@ -69,13 +66,11 @@ typedef struct {
     ptrdiff_t x_stride, y_stride, out_stride;
     const fsm_temperature *temperature; /* IN: one for all rows, or one each */
     size_t temperature_step;            /* 0 or 1: elements from a row's to the next row's */
-    /* Operands exceed the inner caches (arrays.c, FAR_FROM): softmax_backward prefetches the next
-     * row. */
+    /* Operands exceed the inner caches: softmax_backward prefetches the next row. */
     int far;
     /* Long rows: the array has fsm_stream_from() bytes or more. */
     int large;
-    /* Store results past the caches: rows of FSM_STREAM_ABOVE to FSM_STREAM_UP_TO bytes, or long
-     * ones. */
+    /* Stream results: of rows of FSM_STREAM_ABOVE to FSM_STREAM_UP_TO bytes, or long ones. */
     int streamed;
     /* For streamed rows that are not long: FSM_STREAM_SCRATCH bytes, aligned to a cache line. */
     void *scratch;
@@ -85,8 +80,7 @@ typedef struct {
 /* Rows above 1 KiB and up to 512 KiB may be written with streaming stores. */
 #define FSM_STREAM_ABOVE 1024
 #define FSM_STREAM_UP_TO ((size_t)512 * 1024)
-/* Scratch for the weights of two rows of `row` bytes, each at its result's offset in a cache line.
- */
+/* Scratch for the weights of two rows, each at its result's offset in a cache line. */
 #define FSM_STREAM_SCRATCH(row) (2 * ((row) + 128))
 
 static inline const fsm_temperature *fsm_temperature_of(const fsm_rows *batch, size_t row) {
@@ -117,8 +111,7 @@ typedef struct {
     void *out; /* OUT: may be x if out_step is x_step */
     ptrdiff_t x_step, out_step;
     void *scratch; /* FSM_TALL_SCRATCH bytes a block, aligned to a cache line */
-    /* OUT: for each block, 0 if a row of it has no finite maximum or |max| > 4096; nothing of the
-     * block is then written. */
+    /* OUT, by block: 0 if a row has no finite maximum or |max| > 4096; nothing is written then. */
     int *done;
 } fsm_tall;
 
@@ -147,15 +140,13 @@ typedef struct {
     void *loss;           /* OUT: one element a row, contiguous */
     void *grad;           /* OUT: n elements a row, or NULL; may be x if there is scratch */
     ptrdiff_t grad_stride;
-    /* FSM_ENTROPY_SCRATCH bytes for the weights, aligned to a cache line; or NULL: these are kept
-     * in `grad`. */
+    /* FSM_ENTROPY_SCRATCH bytes for weights, aligned to a cache line; NULL: they go to grad. */
     void *scratch;
     int streamed;     /* gradients are streamed; needs scratch */
     fsm_watch *watch; /* of long rows; may be NULL */
 } fsm_cross_entropy;
 
-/* Rows of a cross-entropy whose weights are kept in scratch at a time: up to 8 KiB of them, at most
- * 8 rows. */
+/* Rows of a cross-entropy whose weights are in scratch at a time: at most 8, and 8 KiB. */
 static inline size_t fsm_entropy_rows(size_t row_bytes) {
     const size_t fit = 8192 / row_bytes;
     return fit < 1 ? 1 : fit > 8 ? 8 : fit;
@@ -205,8 +196,7 @@ typedef struct {
     /* Reads elements again, in the rare cases that need it; NULL: they lie in rows->x. */
     fsm_read_function *read;
     void *source;
-    /* Sums are to use the unit of sum.maximum, which is final, not of the largest element so far.
-     */
+    /* Sums are in the unit of sum.maximum, which is final, not of the largest so far. */
     int known;
     int stored;    /* results are scaled from weights that lie in their place */
     fsm_piece sum; /* over the pieces so far */

@@ -199,8 +199,7 @@ FSM_SMALL void F(long_logsumexp)(const fsm_long *row, const F(start) *s) {
     *out = answer;
 }
 
-/* fsm_long_functions.finish: 1 / sum of a softmax; others of a logarithm, and the result of a
- * logsumexp. */
+/* fsm_long_functions.finish: 1 / sum, or the others, and a logsumexp's result. */
 FSM_SMALL int F(long_finish)(fsm_long *row) {
     const fsm_rows *b = row->rows;
     const F(start) s = F(long_start)(row);
@@ -239,8 +238,7 @@ FSM_SMALL void F(scale_long)(REAL *out, size_t n, REAL hi, REAL lo) {
     }
 }
 
-/* softmax of up to CHUNK elements of a row whose sum is known: weights, scaled. `streams`: to whole
- * cache lines. */
+/* softmax of up to CHUNK elements, the sum being known. `streams`: to whole cache lines. */
 FSM_SMALL void F(softmax_of_chunk)(const REAL *x, REAL *out, size_t n, ptrdiff_t ahead,
                                    const F(row) *row, int rare, REAL hi, REAL lo, int streams) {
     FSM_ALIGNED(64) REAL block[CHUNK];
@@ -260,8 +258,7 @@ FSM_SMALL void F(softmax_of_chunk)(const REAL *x, REAL *out, size_t n, ptrdiff_t
     }
 }
 
-/* The same of a piece; streamed results go by whole cache lines, but for those before the first and
- * after the last. */
+/* softmax of a piece; streamed results by whole cache lines between their ends. */
 FSM_SMALL void F(softmax_again)(const fsm_long *row, const REAL *x, REAL *out, size_t n) {
     const fsm_rows *b = row->rows;
     const REAL hi = (REAL)row->hi, lo = (REAL)row->lo;

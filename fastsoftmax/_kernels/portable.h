@@ -110,8 +110,7 @@ _Static_assert(sizeof 1.0 == sizeof(double), "no -fsingle-precision-constant");
 
 #define FSM_PRAGMA(text) _Pragma(#text)
 
-/* Before a loop of few iterations, known to the compiler; nothing in the generic unit, where it
- * would unroll nested loops. */
+/* Before a loop of few, constant iterations; not in the generic unit, with its nested loops. */
 #if defined(FSM_CORE_CALLED)
 #define FSM_UNROLL
 #elif defined(__clang__)
@@ -141,8 +140,7 @@ _Static_assert(sizeof 1.0 == sizeof(double), "no -fsingle-precision-constant");
 #define FSM_INDEPENDENT
 #endif
 
-/* Copies a cache line past the caches, both sides aligned to one. A fence after the last one orders
- * them before what follows. */
+/* Copies an aligned cache line past the caches. A fence has to follow the last one. */
 #if FSM_X86_64
 #include <xmmintrin.h>
 #define FSM_STREAM_LINE(to, from)                                                                  \
@@ -165,8 +163,7 @@ _Static_assert(sizeof 1.0 == sizeof(double), "no -fsingle-precision-constant");
 #define FSM_CORE FSM_INLINE
 #endif
 
-/* A unit for a wider instruction set than the baseline stands between BEGIN and END. MSVC needs no
- * switch for intrinsics. */
+/* Around a unit for a wider instruction set than the baseline. MSVC needs no switch. */
 #if defined(__clang__)
 #define FSM_TARGET_BEGIN(features)                                                                 \
     FSM_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))

@@ -286,8 +286,7 @@ typedef struct {
     int rare, stored, parts;
 } F(how);
 
-/* Adds the weights of elements i to i + count, at most LANES, to the mass; stores them if asked to.
- */
+/* Adds the weights of elements i to i + count <= i + LANES to the mass. */
 FSM_CORE void F(mass_take)(F(mass) *mass, const REAL *x, REAL *w, size_t i, size_t count,
                            const F(row) *row, const F(how) how) {
     const VEC a = F(load_padded)(x + i, count);
@@ -418,8 +417,7 @@ FSM_INLINE F(total) F(weights)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead
     return F(weights_as)(x, w, n, ahead, s, t, 0, NULL);
 }
 
-/* The same, streaming the results of a waiting row meanwhile. A function of its own, for the
- * registers that it needs. */
+/* The same, streaming a waiting row meanwhile; not inlined, for the registers it needs. */
 FSM_NOINLINE F(total)
     F(weights_meanwhile)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
                          const fsm_temperature *t, F(waiting) *waiting) {
@@ -541,8 +539,7 @@ FSM_INLINE pair F(log_top)(const F(start) *s) {
     return F(top_weight)(s->top_hi, s->top_lo, s->steps);
 }
 
-/* Whether a row has a NaN, nothing above -inf, or an infinite maximum, whose own term alone would
- * be NaN. */
+/* Whether a row has a NaN, nothing above -inf, or an infinite maximum. */
 FSM_INLINE int F(no_answer)(REAL maximum, pair logarithm) {
     return !(logarithm.hi == logarithm.hi && maximum <= FC(MAX));
 }
@@ -593,8 +590,7 @@ FSM_INLINE void F(put_last)(REAL *out, VEC a, size_t last, F(edge) *edge) {
     }
 }
 
-/* Stores a whole vector of results; streams it, to the start of a cache line, if there is an
- * `edge`. */
+/* Stores a whole vector of results; streams it if there is an `edge`. */
 FSM_INLINE void F(put)(REAL *out, VEC x, const F(edge) *edge) {
     if (edge) {
         V(stream)(out, x);
@@ -944,8 +940,7 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
         }                                                                                          \
         return
 
-/* Picks a path for rows of up to FSM_ASK_EVERY elements: folded, in registers, streamed, or in
- * groups. */
+/* The path of a batch: folded, in registers, streamed, or in groups. */
 static void F(softmax_along)(const fsm_rows *b) {
     size_t row = 0;
 #ifndef FSM_CORE_CALLED

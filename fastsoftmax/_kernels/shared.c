@@ -13,8 +13,7 @@
 #define PART_ELEMENTS ((size_t)16 * 1024)
 /* Parts of each thread, of a large array. */
 #define PARTS_EACH 32
-/* Parts of this many items or more are multiples of it: rows side by side, and short rows, go in
- * blocks. */
+/* Parts of this many items are multiples of it: kernels take short rows in blocks. */
 #define BLOCK_ITEMS 64
 /* The least time between two questions of a watch. */
 #define ASK_MILLISECONDS 25

@@ -4,8 +4,7 @@
 
 #include "kernels.h"
 
-/* Runs the items from `first` up to `last`, with a thread's own scratch and watch. Returns 0, or
- * the status of a failure. */
+/* Runs items from `first` up to `last`, with a thread's scratch and watch; returns a status. */
 typedef int fsm_part_function(const void *work, size_t first, size_t last, void *scratch,
                               fsm_watch *watch);
 

@@ -192,8 +192,7 @@ FSM_INLINE void f32x16_store_group(float *p, ptrdiff_t stride, const f32x16 *a) 
         f32_store_quarters((char *)p + r * stride, stride, rows[r]);
     }
 }
-/* Lanes of three vectors: of a and b by index `first`, but where mask `third` is set of c by index
- * `last`. */
+/* Lanes of a and b by index `first`, but where mask `third` is set of c by index `last`. */
 FSM_INLINE f32x16 f32_every_third(f32x16 a, f32x16 b, f32x16 c, __m512i first, __mmask16 third,
                                   __m512i last) {
     return _mm512_mask_permutexvar_ps(_mm512_permutex2var_ps(a, first, b), third, last, c);
