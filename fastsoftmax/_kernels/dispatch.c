@@ -134,8 +134,8 @@ void fsm_detect(void) {
 
 /* ---- the floating-point environment ---- */
 
-/* CONTROL_DEFAULT: round to nearest, no flush-to-zero, no denormals-are-zero, no traps. The bits of
- * CONTROL_FLAGS say what has happened, and may have any value. */
+/* CONTROL_DEFAULT: round to nearest, no flush-to-zero, no denormals-are-zero, no traps.
+ * CONTROL_FLAGS are the status bits, which may have any value. */
 #if FSM_X86_64 || defined(__i386__)
 #include <xmmintrin.h>
 #define CONTROL_DEFAULT 0x1f80u

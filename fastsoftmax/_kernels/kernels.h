@@ -248,7 +248,7 @@ enum fsm_dtype {
 /* The kernels of one instruction set. */
 typedef struct {
     const char *name;
-    int (*rounds_once)(void); /* whether fma() does, as these kernels were compiled */
+    int (*rounds_once)(void); /* whether fma() does, in this unit */
     fsm_rows_function *rows[FSM_ROW_FUNCTIONS][FSM_COMPUTE_DTYPES];
     fsm_long_functions long_rows[FSM_COMPUTE_DTYPES];
     fsm_beside_function *beside[FSM_ROW_FUNCTIONS][FSM_COMPUTE_DTYPES]; /* NULL: none */
@@ -273,8 +273,8 @@ typedef struct {
                                           size_t pitch, size_t rows, size_t n);
 } fsm_kernels;
 
-/* Best first; `supported` says whether this CPU and its operating system can run one, and whether
- * it has the fma() that the kernels need. */
+/* The tables compiled in, best first; and whether this CPU and its operating system can run one,
+ * with an fma() that rounds once. */
 size_t fsm_compiled(const fsm_kernels *const **tables);
 int fsm_supported(const fsm_kernels *kernels);
 

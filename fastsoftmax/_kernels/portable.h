@@ -6,14 +6,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Other arithmetic than that of IEEE 754 gives other bits. A build then has no kernels, and uses
- * NumPy. */
+/* Arithmetic other than IEEE 754 would give other bits: such a build fails, and uses NumPy. */
 #if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) ||     \
     defined(_M_FP_FAST) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
 #error "the kernels are not to be compiled by -ffast-math, /fp:fast, or an option that these imply"
 #endif
 #if defined(__i386__) && defined(__GNUC__) && !defined(__clang__)
-/* In place of the 80 bits of the x87 registers, which FLT_EVAL_METHOD goes on to speak of. */
+/* SSE in place of the x87, whose 80 bits FLT_EVAL_METHOD still reports. */
 #pragma GCC target("sse2,fpmath=sse")
 #elif FLT_EVAL_METHOD != 0
 #error "float and double are computed in a wider format here (FLT_EVAL_METHOD)"

@@ -38,9 +38,10 @@ FSM_INLINE double f64_nan(void) {
     return f64_from_bits(0x7ff8000000000000u);
 }
 
-/* Whether fma() rounds once: cases a, b, c, a * b + c that an fma in a wider format gets wrong, or
- * one that adds a rounded product, scales subnormal results, or overflows in between. Some C
- * libraries have such. `volatile`: the answer is not to be the compiler's own. */
+/* Whether fma() rounds once. Tries a, b, c and the right a * b + c that a wrong fma misses: one in
+ * a wider format, one that adds a rounded product, scales subnormal results, or overflows in
+ * between, as some C libraries have. `volatile`, so that the compiler does not compute the answer.
+ */
 FSM_SMALL int rounds_once(void) {
     static const float narrow[][4] = {
         {0x1.001p0f, 0x1.001p0f, 0x1p-120f, 0x1.002002p0f},

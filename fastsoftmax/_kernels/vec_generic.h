@@ -1,6 +1,7 @@
-/* The vector operations in portable C: lanes are array elements, fma() is the C library's where there
- * is no instruction (unit.h asks whether it rounds once). Defines the meaning of each operation for
- * the other headers; what has no comment here does what its name says, lane by lane. */
+/* The vector operations in portable C: lanes are array elements, fma() is the C library's where
+ * there is no instruction (unit.h asks whether it rounds once). Defines the meaning of each
+ * operation for the other headers; what has no comment here does what its name says, lane by lane.
+ */
 #ifndef FSM_VEC_GENERIC_H
 #define FSM_VEC_GENERIC_H
 
