@@ -35,7 +35,7 @@ class Data:
     where: Array | None = None
     indptr: Array | None = None
     values: list[float] | None = None
-    """The logits as a list, where that is what the caller has."""
+    """The logits as a list, if the caller has a list."""
     arrays: dict[str, Array] = field(default_factory=dict)
     """Further arguments, by name."""
 
@@ -51,43 +51,39 @@ def normal(shape: tuple[int, ...]) -> Array:
 
 
 @cache
-def _fitted_digits() -> Array:
+def _digits() -> tuple[Array, Array]:
     from sklearn.datasets import load_digits
-    from sklearn.linear_model import LogisticRegression
 
     pixels, labels = load_digits(return_X_y=True)
-    model = LogisticRegression(max_iter=200).fit(pixels / 16.0, labels)
-    return np.asarray(model.decision_function(pixels / 16.0))
+    return pixels / 16.0, labels
 
 
 @cache
-def _fitted_wine() -> Array:
+def _wine() -> tuple[Array, Array]:
     from sklearn.datasets import load_wine
-    from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import scale
 
     features, labels = load_wine(return_X_y=True)
-    model = LogisticRegression(max_iter=200).fit(scale(features), labels)
-    return np.asarray(model.decision_function(scale(features)))
+    return scale(features), labels
 
 
 @cache
 def _clusters() -> tuple[Array, Array]:
     """Return the digits in 46 clusters: no bundled data has 46 classes."""
     from sklearn.cluster import KMeans
-    from sklearn.datasets import load_digits
 
-    pixels, _ = load_digits(return_X_y=True)
-    return pixels / 16.0, KMeans(46, n_init=1, random_state=0).fit_predict(pixels)
+    pixels, _ = _digits()
+    return pixels, KMeans(46, n_init=1, random_state=0).fit_predict(pixels * 16.0)
 
 
 @cache
-def _fitted_clusters() -> Array:
+def _logistic(data: Callable[[], tuple[Array, Array]], **options: float) -> Array:
+    """Return the logits of a logistic regression fitted on labelled data."""
     from sklearn.linear_model import LogisticRegression
 
-    pixels, labels = _clusters()
-    model = LogisticRegression(max_iter=100, tol=1e-2).fit(pixels, labels)
-    return np.asarray(model.decision_function(pixels))
+    features, labels = data()
+    model = LogisticRegression(**options).fit(features, labels)
+    return np.asarray(model.decision_function(features))
 
 
 @cache
@@ -99,14 +95,9 @@ def _discriminant_clusters() -> Array:
     return np.asarray(model.decision_function(_clusters()[0]))
 
 
-def _repeated(logits: Array, shape: tuple[int, ...]) -> Array:
-    """Repeat the fitted rows until the shape is full."""
-    return np.resize(logits, shape)
-
-
 def digits(shape: tuple[int, ...]) -> Array:
-    """Return logits of a logistic regression fitted on scikit-learn's digits."""
-    return _repeated(_fitted_digits(), shape)
+    """Return logits of a logistic regression fitted on scikit-learn's digits, repeated."""
+    return np.resize(_logistic(_digits, max_iter=200), shape)
 
 
 def eighths(shape: tuple[int, ...]) -> Array:
@@ -121,32 +112,29 @@ def counts(shape: tuple[int, ...]) -> Array:
 
 def wine(shape: tuple[int, ...]) -> Array:
     """Return logits of a logistic regression fitted on scikit-learn's wines."""
-    return _repeated(_fitted_wine(), shape)
+    return np.resize(_logistic(_wine, max_iter=200), shape)
 
 
 def clusters46(shape: tuple[int, ...]) -> Array:
     """Return logits of a logistic regression over 46 clusters of the digits."""
-    return _repeated(_fitted_clusters(), shape)
+    return np.resize(_logistic(_clusters, max_iter=100, tol=1e-2), shape)
 
 
 def discriminant46(shape: tuple[int, ...]) -> Array:
     """Return scores of a linear discriminant over the same: they range over hundreds."""
-    return _repeated(_discriminant_clusters(), shape)
+    return np.resize(_discriminant_clusters(), shape)
 
 
 def attention(shape: tuple[int, ...]) -> Array:
     """Return q.k / sqrt(d) of digit images as tokens, under random projections per head."""
-    from sklearn.datasets import load_digits
-
     batch, heads, queries, keys = shape
     width = 32
-    pixels, _ = load_digits(return_X_y=True)
-    tokens = np.resize(pixels / 16.0, (batch, 1, max(queries, keys), pixels.shape[1]))
+    pixels, _ = _digits()
+    tokens = np.resize(pixels, (batch, 1, max(queries, keys), pixels.shape[1]))
     weights = np.random.default_rng(SEED).normal(0.0, 0.35, (2, heads, pixels.shape[1], width))
     q = tokens[:, :, :queries] @ weights[0]
     k = tokens[:, :, :keys] @ weights[1]
-    scores: Array = q @ k.swapaxes(-1, -2) / np.sqrt(width)
-    return scores
+    return np.asarray(q @ k.swapaxes(-1, -2) / np.sqrt(width))
 
 
 def vocabulary(shape: tuple[int, ...]) -> Array:
@@ -161,17 +149,9 @@ def vocabulary(shape: tuple[int, ...]) -> Array:
 SOURCES: dict[str, Callable[[tuple[int, ...]], Array]] = {
     maker.__name__: maker
     for maker in (
-        normal,
-        counts,
-        digits,
-        eighths,
-        wine,
-        clusters46,
-        discriminant46,
-        attention,
-        vocabulary,
+        normal, counts, digits, eighths, wine, clusters46, discriminant46, attention, vocabulary,
     )
-}
+}  # fmt: skip
 
 
 def _padded(x: Array) -> Array:
@@ -213,29 +193,22 @@ def _logits(case: Case) -> Array:
     return LAYOUTS[case.layout](maker(shape).astype(case.dtype))
 
 
-def _temperatures(case: Case, rng: np.random.Generator) -> Array:
-    """Return what requests ask for, one a row: from nearly greedy to above 1."""
-    return rng.choice((0.2, 0.7, 0.8, 1.0, 1.3), (case.shape[0], 1)).astype(case.dtype)
-
-
-def _sample_weights(case: Case, rng: np.random.Generator) -> Array:
-    """Return advantages, of either sign, one a row."""
-    return rng.normal(0.0, 1.0, case.shape[0]).astype(case.dtype)
-
-
 def _weights(case: Case, rng: np.random.Generator) -> Array:
     """Return a mixture's weights, or those of a difference where its sign is asked for."""
-    weights = rng.dirichlet(np.ones(case.row_length)).astype(case.dtype)
+    weights = rng.dirichlet(np.ones(case.row_length))
     if case.option("return_sign"):
         weights[::3] *= -1
     return weights
 
 
 ARRAYS: dict[str, Callable[[Case, np.random.Generator], Array]] = {
-    "temperature": _temperatures,
-    "sample_weight": _sample_weights,
+    # What requests ask for, one a row: from nearly greedy to above 1.
+    "temperature": lambda case, rng: rng.choice((0.2, 0.7, 0.8, 1.0, 1.3), (case.shape[0], 1)),
+    # Advantages, of either sign, one a row.
+    "sample_weight": lambda case, rng: rng.normal(0.0, 1.0, case.shape[0]),
     "b": _weights,
 }
+"""Makers of further arguments."""
 
 
 def _mask(case: Case, rng: np.random.Generator) -> Array:
@@ -275,7 +248,7 @@ def around(case: Case, x: Array, rng: np.random.Generator) -> Data:
     where = _mask(case, rng) if case.where else None
     if where is not None and labels is not None:
         where[np.arange(len(labels)), labels] = True
-    arrays = {name: ARRAYS[name](case, rng) for name in case.arrays}
+    arrays = {name: ARRAYS[name](case, rng).astype(case.dtype) for name in case.arrays}
     values = x.tolist() if case.layout == "list" else None
     return Data(x, labels=labels, where=where, values=values, arrays=arrays)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import mmap
 import os
 import platform
 import re
 import subprocess
 import sys
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -107,15 +108,11 @@ def commit() -> str | None:
 
 def versions(distributions: list[str]) -> dict[str, str]:
     """Return the versions of those distributions that are installed."""
-    installed = {name: _version(name) for name in distributions}
-    return {"Python": platform.python_version()} | {k: v for k, v in installed.items() if v}
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    found = {"Python": platform.python_version()}
+    for name in distributions:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def describe() -> dict[str, Any]:
