@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, replace
-from math import exp, log
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import inputs, peers, reproducibility, worst_rows
 from .cases import Case
+from .document import geometric_mean
 from .exact import ulp_size
 from .inputs import SEED, Array, Data
 from .reference import Reference
@@ -19,6 +18,7 @@ from .subject import Subject
 from .timing import QUICK
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Callable
 
 DTYPES = ("float32", "float64")
@@ -218,26 +218,24 @@ def _calls(run: Run, case: Case, data: Data, *, many: bool) -> dict[str, Any]:
     return found
 
 
-def run(
-    instruction_set: str | None, names: str | None, *, quick: bool, words: list[str]
-) -> dict[str, Any]:
+def run(options: Namespace) -> dict[str, Any]:
     """Measure the families and the reproducibility of every library."""
     from .progress import each
 
-    suite = Run(Subject(instruction_set), peers.distinct(names), QUICK)
-    dtypes = DTYPES[:1] if quick else DTYPES
+    suite = Run(Subject(options.instruction_set), peers.distinct(options.peers), QUICK)
+    dtypes = DTYPES[:1] if options.quick else DTYPES
     jobs = [(name, d, family) for name in COMPUTED for d in dtypes for family in FAMILIES]
     results: list[dict[str, Any]] = []
     for name, dtype, family in each(jobs, "families", lambda job: f"{job[0]} {job[2].name}"):
         case = replace(COMPUTED[name], dtype=dtype)
         labels = {"function": name, "dtype": dtype, "family": family.name}
         results.extend({**labels, **entry} for entry in _measure(suite, family, case))
-    command = shlex.join(["python", "-m", "benchmarks", *words])
-    found = document(suite, [], kind="accuracy", quick=quick, threads=1, command=command)
-    found["accuracy"] = results
-    found["on_worst_rows"] = _on_worst_rows(suite)
-    found["reproducibility"] = reproducibility.run(suite)
-    return found
+    return {
+        **document(suite, "accuracy", options),
+        "accuracy": results,
+        "on_worst_rows": _on_worst_rows(suite),
+        "reproducibility": reproducibility.run(suite),
+    }
 
 
 def _on_worst_rows(run: Run) -> list[dict[str, Any]]:
@@ -263,12 +261,9 @@ def worst(entries: list[dict[str, Any]]) -> dict[str, Any]:
     means = [entry["mean_ulp"] for entry in entries if entry["mean_ulp"] > 0]
     subnormal = [e["max_ulp_subnormal"] for e in entries if e["max_ulp_subnormal"] is not None]
     return {
-        "max_ulp": max(entry["max_ulp"] for entry in entries),
-        "mean_ulp": exp(sum(map(log, means)) / len(means)) if means else 0.0,
+        **max(entries, key=lambda entry: entry["max_ulp"]),
+        **{key: sum(e[key] for e in entries) for key in ("flushed", "argmax_lost", "nan")},
+        "mean_ulp": geometric_mean(means) or 0.0,
         "max_ulp_subnormal": max(subnormal, default=None),
         "sum_error": max(entry["sum_error"] for entry in entries),
-        "flushed": sum(entry["flushed"] for entry in entries),
-        "argmax_lost": sum(entry["argmax_lost"] for entry in entries),
-        "nan": sum(entry["nan"] for entry in entries),
-        "ours_there": max(entries, key=lambda e: e["max_ulp"]).get("ours_there"),
     }

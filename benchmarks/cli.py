@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,44 +20,43 @@ if TYPE_CHECKING:
 
 FALLBACK_STATUS = 3
 INSTRUCTION_SETS = ("avx512", "avx2", "generic", "neon", "numpy")
+DEFAULTS = {
+    **dict.fromkeys(("json", "plot", "peers", "instruction_set", "from_json")),
+    **dict.fromkeys(("update_readme", "allow_fallback", "quick"), False),
+}
+"""Of the options that both commands have."""
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write every figure")
-    parser.add_argument("--plot", metavar="DIR", type=Path, help="draw the plots (matplotlib)")
-    parser.add_argument("--peers", help="comma-separated; default: all that are installed")
-    parser.add_argument("--instruction-set", choices=INSTRUCTION_SETS, help="default: the best")
-    parser.add_argument("--update-readme", action="store_true", help="rewrite README.md's tables")
-    parser.add_argument("--allow-fallback", action="store_true", help="exit with 0 on the fallback")
-    parser.add_argument("--quick", action="store_true", help="fewer cells and rounds: < 2 minutes")
-    parser.add_argument("--companion", action="store_true", help=argparse.SUPPRESS)
+    # Defaults come from `DEFAULTS`, so that an option may stand before the subcommand or after it.
+    both = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    add = both.add_argument
+    add("--json", metavar="FILE", type=Path, help="write every figure")
+    add("--plot", metavar="DIR", type=Path, help="draw the plots (matplotlib)")
+    add("--peers", help="comma-separated; default: all that are installed")
+    add("--instruction-set", choices=INSTRUCTION_SETS, help="default: the best")
+    add("--from-json", metavar="FILE", type=Path, help="report an earlier run")
+    add("--update-readme", action="store_true", help="rewrite the tables in the documentation")
+    add("--allow-fallback", action="store_true", help="exit with 0 on the fallback")
+    add("--quick", action="store_true", help="fewer cells and rounds: < 2 minutes")
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__, parents=[both])
+    add = parser.add_argument
+    add("--cells", metavar="NAMES", help="only these cells or tags")
+    add("--threads", type=int, default=1, help="of ours and of every peer")
+    add("--list", action="store_true", help="show the cells and their reasons")
+    add("--targets", action="store_true", help="show which of the project's targets are met")
+    add("--companion", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(command=speed)
     accuracy_parser = parser.add_subparsers(metavar="accuracy").add_parser(
-        "accuracy", help="ULP, |sum - 1| and reproducibility instead of speed"
+        "accuracy", help="ULP, |sum - 1| and reproducibility instead of speed", parents=[both]
     )
-    # Given again so that they may follow the subcommand; SUPPRESS keeps what came before it.
-    accuracy_parser.add_argument("--json", type=Path, default=argparse.SUPPRESS)
-    accuracy_parser.add_argument("--plot", type=Path, default=argparse.SUPPRESS)
-    accuracy_parser.add_argument("--peers", default=argparse.SUPPRESS)
-    accuracy_parser.add_argument("--from-json", type=Path, default=argparse.SUPPRESS)
-    for name in ("--quick", "--update-readme", "--allow-fallback"):
-        accuracy_parser.add_argument(name, action="store_true", default=argparse.SUPPRESS)
-    accuracy_parser.add_argument(
-        "--instruction-set", choices=INSTRUCTION_SETS, default=argparse.SUPPRESS
-    )
-    add = accuracy_parser.add_argument_group(
-        "search for the worst rows, and not these"
-    ).add_argument
+    title = "search for the worst rows, and not these"
+    add = accuracy_parser.add_argument_group(title).add_argument
     add("--search", type=float, metavar="SECONDS", help="exit with 1 where a bound is exceeded")
     add("--dtypes", default="float32,float64,float16", help="comma-separated (%(default)s)")
     add("--seed", type=int, help="of the search's random rows")
     add("--keep", action="store_true", help="add the worst rows to benchmarks/worst_rows.json")
     accuracy_parser.set_defaults(command=accuracy)
-    parser.add_argument("--cells", metavar="NAMES", help="only these cells or tags")
-    parser.add_argument("--threads", type=int, default=1, help="of ours and of every peer")
-    parser.add_argument("--list", action="store_true", help="show the cells and their reasons")
-    parser.add_argument("--from-json", metavar="FILE", type=Path, help="report an earlier run")
     return parser
 
 
@@ -71,17 +70,24 @@ def _limit_threads(threads: int, instruction_set: str | None) -> None:
         os.environ["ATEN_CPU_CAPABILITY"] = "default"
 
 
-def _list_cells() -> int:
-    for case in cases.CASES:
-        mark = "quick" if case.quick else "full "
-        print(f"{mark}  {case.name:26} {case.label:56} {case.reason}")
-    return 0
+def _list_cells() -> None:
+    for title, members in cases.GROUPS.items():
+        print(f"\n{title}")
+        for case in members:
+            print(f"  {case.label}\n      {case.name}{' *' * case.quick}: {case.reason}")
+    print("\n* also in the quick run")
+
+
+def _check_plotting() -> None:
+    """Say before minutes of measuring that they could not be drawn."""
+    if find_spec("matplotlib") is None:
+        raise cases.UsageError("--plot needs matplotlib: pip install matplotlib")
 
 
 def _measure(run: Run, chosen: list[cases.Case], title: str) -> list[dict[str, Any]]:
     from .progress import each
 
-    return [run.cell(case) for case in each(chosen, title, lambda case: case.name)]
+    return [run.cell(case) for case in each(chosen, title, lambda case: case.label)]
 
 
 def _chosen_cases(options: argparse.Namespace) -> list[cases.Case]:
@@ -105,10 +111,7 @@ def _run_cells(options: argparse.Namespace) -> Document:
         run = runner.Run(under_test, peers.choose(options.peers, options.threads), effort)
         chosen = _chosen_cases(options)
         cells = _measure(run, [case for case in chosen if not case.lacks], "cells")
-        command = shlex.join(["python", "-m", "benchmarks", *options.words])
-        document = runner.document(
-            run, cells, kind="speed", quick=options.quick, threads=options.threads, command=command
-        )
+        document = runner.document(run, "speed", options, cells)
         document["left_out"] = {case.name: case.lacks for case in chosen if case.lacks}
         if options.plot:
             sweeps = cases.latency_sweep(quick=options.quick)
@@ -117,28 +120,14 @@ def _run_cells(options: argparse.Namespace) -> Document:
     return document
 
 
-def _add_companions(document: Document, options: argparse.Namespace) -> None:
-    """Measure what needs another process; a quick run leaves out what takes minutes."""
-    from . import companions
-
-    document["package"] = companions.package()
-    with_torch = "torch" in document["versions"]
-    if with_torch and document["native"] and "avx2" in document["available"]:
-        cells = "rows-1000,rows-1000-out,rows-1000-float64"
-        document["avx2"] = companions.forced("avx2", "torch", cells, quick=options.quick)
-    cells = "one-row-46,rows-1000,rows-1000-f64"
-    document["numpy_backend"] = companions.forced("numpy", "scipy", cells, quick=options.quick)
-    if not options.quick and options.cells is None:
-        last_level = max(document["machine"]["caches"].values(), default=None)
-        document["beyond_cache"] = companions.beyond_cache(last_level)
-        document["two_threads"] = companions.two_threads(options.peers)
-
-
 def speed(options: argparse.Namespace) -> Document:
     """Measure speed."""
     document = _run_cells(options)
-    if not options.companion and options.threads == 1:
-        _add_companions(document, options)
+    is_shown = options.targets or options.json or not options.quick
+    if is_shown and not options.companion and options.threads == 1:
+        from . import companions
+
+        companions.add(document, options)
     return document
 
 
@@ -151,18 +140,8 @@ def accuracy(options: argparse.Namespace) -> Document:
 
         if options.update_readme or options.plot:
             raise cases.UsageError("a search has no plots, and nothing for the README")
-        return search.run(
-            options.instruction_set, options.peers, seconds=options.search, dtypes=options.dtypes,
-            seed=options.seed, keep=options.keep, words=options.words,
-        )  # fmt: skip
-    return module.run(
-        options.instruction_set, options.peers, quick=options.quick, words=options.words
-    )
-
-
-def _earlier(path: Path) -> Document:
-    found: Document = json.loads(path.read_text())
-    return found
+        return search.run(options)
+    return module.run(options)
 
 
 def _publish(document: Document, options: argparse.Namespace) -> None:
@@ -175,16 +154,12 @@ def _publish(document: Document, options: argparse.Namespace) -> None:
     if options.companion:
         return
     console = report.make_console()
-    if document["kind"] == "accuracy":
+    if document["kind"] in ("accuracy", "search"):
         from . import accuracy_report
 
         accuracy_report.print_report(console, document)
-    elif document["kind"] == "search":
-        from . import search_report
-
-        search_report.print_report(console, document)
     else:
-        report.print_report(console, document)
+        report.print_report(console, document, with_targets=options.targets)
     if options.plot:
         from . import plots
 
@@ -196,7 +171,7 @@ def _publish(document: Document, options: argparse.Namespace) -> None:
         readme.update(document)
 
 
-def _verdict(document: Document) -> int:
+def _search_status(document: Document) -> int:
     """Return 1 if a search has found errors above a bound, and say which."""
     found = [entry for entry in document.get("search", ()) if "max_ulp" in entry]
     above = [entry for entry in found if entry["max_ulp"] > entry["bound"]]
@@ -212,20 +187,27 @@ def _verdict(document: Document) -> int:
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     words = list(sys.argv[1:] if words is None else words)
-    options = _parser().parse_args(words, argparse.Namespace(words=words))
+    options = _parser().parse_args(words, argparse.Namespace(words=words, **DEFAULTS))
     if options.list:
-        return _list_cells()
+        _list_cells()
+        return 0
     _limit_threads(options.threads, options.instruction_set)
     try:
-        document = _earlier(options.from_json) if options.from_json else options.command(options)
+        if options.plot:
+            _check_plotting()
+        document = (
+            json.loads(options.from_json.read_text())
+            if options.from_json
+            else options.command(options)
+        )
         _publish(document, options)
     except cases.UsageError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        print(f"benchmarks: {error}; pip install 'fastsoftmax[bench]'", file=sys.stderr)
+        print(f"benchmarks: {error}; pip install -e '.[bench]' brings it", file=sys.stderr)
         return 2
-    status = _verdict(document)
+    status = _search_status(document)
     if not document["native"] and not options.allow_fallback:
         return FALLBACK_STATUS
     return status

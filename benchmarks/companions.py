@@ -15,6 +15,7 @@ import sys
 import tempfile
 import zlib
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from .machine import ROOT
 from .timing import Spread
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Mapping
 
     from .document import Document
@@ -47,30 +49,36 @@ def child(options: list[str], environment: Mapping[str, str] | None = None) -> D
         return found
 
 
-def forced(instruction_set: str, peer: str, cells: str, *, quick: bool) -> Document | None:
-    """Return cells with ours held to one instruction set, or to NumPy, beside one peer."""
-    options = ["--instruction-set", instruction_set, "--peers", peer, "--cells", cells]
-    return child([*options, *(["--quick"] if quick else [])])
+def add(document: Document, options: Namespace) -> None:
+    """Measure what needs another process; a quick run leaves out what takes minutes."""
+    quick = ["--quick"] * options.quick
+
+    def forced(instruction_set: str, peer: str, cells: str) -> Document | None:
+        names = ["--instruction-set", instruction_set, "--peers", peer, "--cells", cells]
+        return child([*names, *quick])
+
+    document["package"] = package()
+    with_torch = "torch" in document["versions"]
+    if with_torch and document["native"] and "avx2" in document["available"]:
+        cells = "rows-1000,rows-1000-out,rows-1000-float64"
+        document["avx2"] = forced("avx2", "torch", cells)
+    document["numpy_backend"] = forced("numpy", "scipy", "one-row-46,rows-1000,rows-1000-f64")
+    if not options.quick and options.cells is None:
+        document["beyond_cache"] = _beyond_cache(document["machine"]["caches"])
+        peers = [] if options.peers is None else ["--peers", options.peers]
+        document["two_threads"] = child(["--threads", "2", *peers])
 
 
-def two_threads(peers: str | None) -> Document | None:
-    """Return the second table: two workers against peers on two threads."""
-    return child(["--threads", "2", *(["--peers", peers] if peers is not None else [])])
-
-
-def beyond_cache(last_level_bytes: int | None) -> dict[str, Any]:
+def _beyond_cache(caches: dict[str, int]) -> dict[str, Any]:
     """Return the cell past the last-level cache, on one worker and on two."""
     tunables = {"GLIBC_TUNABLES": f"glibc.cpu.x86_non_temporal_threshold={STREAMING_BYTES}"}
     found: dict[str, Any] = {}
     for threads, environment in (("1", {}), ("2", tunables)):
         options = ["--cells", "beyond-cache", "--threads", threads, "--peers", ""]
-        document = child(options, environment)
-        if document:
-            found[threads] = document["cells"][0]
-    if found:
-        rows, n = found[min(found)]["shape"]
-        if last_level_bytes and rows * n * 4 < last_level_bytes:
-            found["note"] = "the array is smaller than this CPU's last-level cache"
+        if document := child(options, environment):
+            found[threads] = cell = document["cells"][0]
+            if prod(cell["shape"]) * 4 < max(caches.values(), default=0):
+                found["note"] = "The array past the cache is smaller than this CPU's last level."
     return found
 
 

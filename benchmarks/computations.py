@@ -22,21 +22,20 @@ class Computation:
 
     function: str
     second: str = ""
-    """The second operand, or the mask of a function of one: "where", "b" (weights of both signs),
-    "grad_output", "indices" or "probabilities"."""
+    """The second operand: "b" (weights of both signs), "grad_output", "indices" or
+    "probabilities"."""
     parameter: str = ""
     """Its number: a "temperature", a "label_smoothing" or a "sample_weight"."""
     by_row: bool = False
     """Whether the number is given as an array, of one for each row."""
     masked: bool = False
-    """Whether a function of two operands has a mask too."""
 
     @property
     def title(self) -> str:
         """What is computed, in words."""
         words = {
             "indices": " of class indices", "probabilities": " of probabilities",
-            "b": " with weights", "where": ", masked",
+            "b": " with weights",
         }  # fmt: skip
         options = {
             "temperature": ", tempered", "label_smoothing": ", smoothed",
@@ -56,17 +55,12 @@ class Computation:
 
 COMPUTATIONS = (
     *(
-        Computation(function, second, parameter, by_row)
+        Computation(function, *arguments)
         for function in ("softmax", "log_softmax")
-        for second, parameter, by_row in (
-            ("", "", False),
-            ("", "temperature", False),
-            ("", "temperature", True),
-            ("where", "", False),
-        )
+        for arguments in ((), ("", "temperature"), ("", "temperature", True), ("", "", False, True))
     ),
     Computation("logsumexp"),
-    Computation("logsumexp", "where"),
+    Computation("logsumexp", masked=True),
     Computation("logsumexp", "b"),
     Computation("softmax_backward", "grad_output"),
     Computation("log_softmax_backward", "grad_output"),
@@ -74,21 +68,19 @@ COMPUTATIONS = (
     *(
         Computation("softmax_cross_entropy", labels, parameter, masked=masked)
         for labels in ("indices", "probabilities")
-        for parameter, masked in (
-            ("", False),
-            ("label_smoothing", False),
-            ("temperature", False),
-            ("sample_weight", False),
-            ("", True),
-            ("label_smoothing", True),
+        for masked, parameters in (
+            (False, ("", "label_smoothing", "temperature", "sample_weight")),
+            (True, ("", "label_smoothing")),
         )
+        for parameter in parameters
     ),
     Computation("softmax_cross_entropy", "indices", "temperature", by_row=True),
     Computation("softmax_cross_entropy", "indices", "sample_weight", by_row=True),
-    Computation("segment_softmax"),
-    Computation("segment_softmax", "", "temperature"),
-    Computation("segment_log_softmax"),
-    Computation("segment_log_softmax", "", "temperature"),
+    *(
+        Computation(function, "", parameter)
+        for function in ("segment_softmax", "segment_log_softmax")
+        for parameter in ("", "temperature")
+    ),
     Computation("segment_logsumexp"),
 )
 BY_TITLE = {computation.title: computation for computation in COMPUTATIONS}
@@ -117,7 +109,6 @@ class Batch:
     parameter: float | None = None
     origin: str = ""
     where: Array | None = None
-    """The mask of a function of two operands."""
 
     def _with_rows(self, of: Callable[[Array], Array]) -> Batch:
         second, where = (None if a is None else of(a) for a in (self.second, self.where))
@@ -149,8 +140,6 @@ def call(functions: Any, computation: Computation, batch: Batch) -> tuple[Array,
         ends = np.arange(0, x.size + 1, x.shape[1])
         result = function(x.reshape(-1), ends, **options)
         return (result if computation.function == "segment_logsumexp" else result.reshape(x.shape),)
-    if computation.second == "where":
-        return (function(x, where=batch.second, **options),)
     if computation.second == "b":
         logarithms, _ = function(x, b=batch.second, return_sign=True, **options)
         return (logarithms,)
@@ -166,21 +155,17 @@ def terms(
     computation: Computation, batch: Batch
 ) -> tuple[str, tuple[Array, ...], promised.Settings]:
     """Return what `promised.exactly` takes."""
-    name = computation.function.replace("segment_", "")
-    settings = promised.Settings((1,), where=batch.where)
+    name, second = computation.function.replace("segment_", ""), computation.second
+    settings = promised.Settings((1,), where=batch.where, return_sign=second == "b")
     settings.return_grad = computation.function == "softmax_cross_entropy"
     if computation.parameter:
         setattr(settings, computation.parameter, batch.parameter)
-    if computation.second == "where":
-        settings.where = batch.second
-    if computation.second == "b":
-        settings.b, settings.return_sign = batch.second, True
-    if computation.second in ("", "where", "b"):
+    if second == "b":
+        settings.b = batch.second
+    if batch.second is None or second == "b":
         return name, (batch.x,), settings
-    assert batch.second is not None
-    if computation.second == "grad_output":
-        return name, (batch.second, batch.x), settings
-    return name, (batch.x, batch.second), settings
+    operands = (batch.second, batch.x) if second == "grad_output" else (batch.x, batch.second)
+    return name, operands, settings
 
 
 @dataclass(frozen=True)
@@ -220,14 +205,12 @@ def errors(
             off = np.maximum(promised.distance(got, right.value) - besides, 0)
             ulps = off / right.ulp(got.dtype)
             ulps = np.where(np.isfinite(bound), ulps, 0).astype(float)
-            if len(parts) == 3:
+            kinds: dict[str, Any] = {parts[index]: np.isfinite(bound)}
+            if len(parts) == 3:  # by the size of the results
                 tiny = np.finfo(got.dtype).smallest_normal
-                classes = np.where(right.value < tiny, 2, np.where(right.value < 8 * tiny, 1, 0))
-                for place, name in enumerate(parts):
-                    chosen = classes == place
-                    of_class = float(np.where(chosen, bound, 0).max())
-                    found[name] = Errors(got, np.where(chosen, ulps, 0), of_class, index, besides)
-                continue
-            most = float(np.where(np.isfinite(bound), bound, 0).max())
-            found[parts[index]] = Errors(got, ulps, most, index, besides)
+                below, near = right.value < tiny, right.value < 8 * tiny
+                kinds = dict(zip(parts, (~near, near & ~below, below), strict=True))
+            for name, of_kind in kinds.items():
+                most = float(np.where(of_kind, bound, 0).max())
+                found[name] = Errors(got, np.where(of_kind, ulps, 0), most, index, besides)
     return found

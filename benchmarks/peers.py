@@ -84,74 +84,59 @@ def _converted(function: Callable[..., Any], case: Case) -> Callable[..., Any]:
     return lambda x, *args, **options: function(x.astype(dtype), *args, **options)
 
 
-def _numpy_softmax(x: Array, axis: int | None = -1) -> Array:
+def _numpy_softmax(x: Any, axis: int | None = -1) -> Any:
     weights = np.exp(x - x.max(axis=axis, keepdims=True))
-    result: Array = weights / weights.sum(axis=axis, keepdims=True)
-    return result
+    return weights / weights.sum(axis=axis, keepdims=True)
 
 
-def _numpy_softmax_of_list(x: list[float]) -> Array:
-    return _numpy_softmax(np.asarray(x))
-
-
-def _numpy_softmax_out(x: Array, axis: int | None, out: Array, temperature: Any) -> Array:
+def _numpy_softmax_out(x: Any, axis: int | None, out: Array, temperature: Any) -> Any:
     if temperature is not None:
         x = np.divide(x, temperature, out=out)
     np.subtract(x, x.max(axis=axis, keepdims=True), out=out, dtype=out.dtype)
     np.exp(out, out=out)
-    result: Array = np.divide(out, out.sum(axis=axis, keepdims=True), out=out)
-    return result
+    return np.divide(out, out.sum(axis=axis, keepdims=True), out=out)
 
 
-def _numpy_softmax_where(x: Array, where: Array) -> Array:
+def _numpy_softmax_where(x: Any, where: Array) -> Any:
     return _numpy_softmax(np.where(where, x, -np.inf).astype(x.dtype, copy=False))
 
 
-def _numpy_log_softmax(x: Array) -> Array:
+def _numpy_log_softmax(x: Any) -> Any:
     shifted = x - x.max(axis=-1, keepdims=True)
-    result: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return result
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def _numpy_logsumexp(x: Array, *, keepdims: bool = False) -> Array:
+def _numpy_logsumexp(x: Any, *, keepdims: bool = False) -> Any:
     top = x.max(axis=-1, keepdims=True)
-    result: Array = top + np.log(np.exp(x - top).sum(axis=-1, keepdims=True))
+    result = top + np.log(np.exp(x - top).sum(axis=-1, keepdims=True))
     return result if keepdims else result[..., 0]
 
 
-def _numpy_weighted(x: Array, *, b: Array, return_sign: bool = False) -> Any:
+def _numpy_weighted(x: Any, *, b: Array, return_sign: bool = False) -> Any:
     top = x.max(axis=-1, keepdims=True)
     total = (b * np.exp(x - top)).sum(axis=-1)
-    result: Array = top[..., 0] + np.log(abs(total))
+    result = top[..., 0] + np.log(abs(total))
     return (result, np.sign(total)) if return_sign else result
 
 
-def _numpy_softmax_backward(g: Array, y: Array) -> Array:
+def _numpy_softmax_backward(g: Any, y: Any) -> Any:
     products = g * y
-    result: Array = products - y * products.sum(axis=-1, keepdims=True)
-    return result
+    return products - y * products.sum(axis=-1, keepdims=True)
 
 
-def _numpy_log_softmax_backward(g: Array, y: Array) -> Array:
-    result: Array = g - np.exp(y) * g.sum(axis=-1, keepdims=True)
-    return result
+def _numpy_log_softmax_backward(g: Any, y: Any) -> Any:
+    return g - np.exp(y) * g.sum(axis=-1, keepdims=True)
 
 
-def _numpy_log_softmax_backward_where(g: Array, y: Array, where: Array) -> Array:
+def _numpy_log_softmax_backward_where(g: Any, y: Any, where: Array) -> Any:
     return np.where(where, _numpy_log_softmax_backward(np.where(where, g, 0), y), 0)
 
 
 def _numpy_cross_entropy(
-    logits: Array,
-    labels: Array,
-    *,
-    where: Array | None = None,
-    sample_weight: Any = None,
-    temperature: Any = None,
-    ignore_index: int | None = None,
-    dtype: Any = None,
+    logits: Array, labels: Array, *, where: Array | None = None, sample_weight: Any = None,
+    temperature: Any = None, ignore_index: int | None = None, dtype: Any = None,
     return_grad: bool = False,
-) -> Any:
+) -> Any:  # fmt: skip
     if dtype is not None:
         logits = logits.astype(dtype)
     if temperature is not None:
@@ -164,9 +149,8 @@ def _numpy_cross_entropy(
     if ignore_index is not None:
         kept = labels != ignore_index
         labels = np.where(kept, labels, 0)
+        sample_weight = kept if sample_weight is None else kept * sample_weight
     loss = -(labels * log_p).sum(axis=-1) if is_soft else -log_p[rows, labels]
-    if ignore_index is not None:
-        loss = np.where(kept, loss, 0)
     if sample_weight is not None:
         loss *= sample_weight
     if not return_grad:
@@ -176,8 +160,6 @@ def _numpy_cross_entropy(
         grad -= labels
     else:
         grad[rows, labels] -= 1
-    if ignore_index is not None:
-        grad[~kept] = 0
     if sample_weight is not None:
         grad *= np.reshape(sample_weight, (-1, 1))
     if temperature is not None:
@@ -197,27 +179,21 @@ def _numpy_cross_entropy_out(logits: Array, labels: Array, loss: Array, grad: Ar
     return loss, grad
 
 
-def _numpy_segments(data: Array, indptr: Array) -> Array:
-    starts, lengths = indptr[:-1], np.diff(indptr)
-    weights = np.exp(data - np.repeat(np.maximum.reduceat(data, starts), lengths, axis=0))
-    result: Array = weights / np.repeat(np.add.reduceat(weights, starts), lengths, axis=0)
-    return result
+def _numpy_segments(function: str) -> Callable[[Array, Array], Any]:
+    def segments(data: Array, indptr: Array) -> Any:
+        starts, lengths = indptr[:-1], np.diff(indptr)
+        tops = np.maximum.reduceat(data, starts)
+        shifted = data - np.repeat(tops, lengths, axis=0)
+        weights = np.exp(shifted)
+        totals = np.add.reduceat(weights, starts)
+        if function == "segment_softmax":
+            return weights / np.repeat(totals, lengths, axis=0)
+        logs = np.log(totals)
+        if function == "segment_logsumexp":
+            return tops + logs
+        return shifted - np.repeat(logs, lengths, axis=0)
 
-
-def _numpy_segments_log(data: Array, indptr: Array) -> Array:
-    starts, lengths = indptr[:-1], np.diff(indptr)
-    shifted = data - np.repeat(np.maximum.reduceat(data, starts), lengths, axis=0)
-    totals = np.add.reduceat(np.exp(shifted), starts)
-    result: Array = shifted - np.repeat(np.log(totals), lengths, axis=0)
-    return result
-
-
-def _numpy_segments_logsumexp(data: Array, indptr: Array) -> Array:
-    starts, lengths = indptr[:-1], np.diff(indptr)
-    tops = np.maximum.reduceat(data, starts)
-    weights = np.exp(data - np.repeat(tops, lengths, axis=0))
-    result: Array = tops + np.log(np.add.reduceat(weights, starts))
-    return result
+    return segments
 
 
 class NumPy(Peer):
@@ -236,7 +212,7 @@ class NumPy(Peer):
         if data.where is not None:
             return None if case.out else Call(_numpy_softmax_where, (data.x, data.where))
         if data.values is not None:
-            return Call(_numpy_softmax_of_list, (data.values,))
+            return Call(lambda x: _numpy_softmax(np.asarray(x)), (data.values,))
         if case.out:
             buffer, temperature = result_buffer(case), _temperature(case, data)
             return Call(_numpy_softmax_out, (data.x, case.axis, buffer, temperature))
@@ -259,40 +235,27 @@ class NumPy(Peer):
         buffers = result_buffers(case)
         return Call(_numpy_cross_entropy_out, (data.x, data.labels, *buffers), to_numpy=_as_arrays)
 
-    def logsumexp(self, case: Case, data: Data) -> Call | None:
-        """From the largest element up; of weighted exponentials too."""
-        if case.out:
-            return None
-        options = {**dict(case.options), **data.arrays}
-        function = _numpy_weighted if data.arrays else _numpy_logsumexp
-        return Call(function, (data.x,), options, to_numpy=_as_arrays)
-
-    def log_softmax_backward(self, case: Case, data: Data) -> Call | None:
-        """By the formula, with what a mask drops as 0."""
-        if case.out:
-            return None
-        args = (data.grad_output, data.x)
-        if data.where is None:
-            return Call(_numpy_log_softmax_backward, args)
-        return Call(_numpy_log_softmax_backward_where, (*args, data.where))
-
     def call(self, case: Case, data: Data) -> Call | None:
         """Return the call of a cell."""
         if hasattr(self, case.function):
             return super().call(case, data)
         if case.out:
             return None
-
-        def segments(function: Callable[..., Array]) -> Call:
-            return Call(_tempered(function, _temperature(case, data)), (data.x, data.indptr))
-
-        return {
-            "log_softmax": Call(_numpy_log_softmax, (data.x,)),
-            "softmax_backward": Call(_numpy_softmax_backward, (data.grad_output, data.x)),
-            "segment_softmax": segments(_numpy_segments),
-            "segment_log_softmax": segments(_numpy_segments_log),
-            "segment_logsumexp": segments(_numpy_segments_logsumexp),
-        }.get(case.function)
+        if case.function == "log_softmax":
+            return Call(_numpy_log_softmax, (data.x,))
+        if case.function == "logsumexp":
+            options = {**dict(case.options), **data.arrays}
+            function = _numpy_weighted if data.arrays else _numpy_logsumexp
+            return Call(function, (data.x,), options, to_numpy=_as_arrays)
+        if case.function == "softmax_backward":
+            return Call(_numpy_softmax_backward, (data.grad_output, data.x))
+        if case.function == "log_softmax_backward":
+            args = (data.grad_output, data.x)
+            if data.where is None:
+                return Call(_numpy_log_softmax_backward, args)
+            return Call(_numpy_log_softmax_backward_where, (*args, data.where))
+        function = _tempered(_numpy_segments(case.function), _temperature(case, data))
+        return Call(function, (data.x, data.indptr))
 
 
 class SciPy(Peer):
@@ -354,6 +317,10 @@ class Torch(Peer):
     def call(self, case: Case, data: Data) -> Call | None:
         """Return the call of a cell, on as many threads as the cell has workers."""
         self.torch.set_num_threads(case.workers)
+        if case.function in ("log_softmax", "logsumexp"):
+            return self._forward(getattr(self.torch, case.function), case, data)
+        if case.function.endswith("_backward"):
+            return self._backward(case, data)
         return super().call(case, data)
 
     def _tensor(self, array: Array) -> Any:
@@ -393,38 +360,23 @@ class Torch(Peer):
     def softmax(self, case: Case, data: Data) -> Call | None:
         """``torch.softmax``; a mask is filled with -inf first, as attention code does."""
         if data.where is not None:
-            dropped = self.torch.from_numpy(~data.where)
-            tensor, torch = self.torch.from_numpy(data.x), self.torch
-            out = self.torch.from_numpy(result_buffer(case)) if case.out else None
+            torch = self.torch
+            x, dropped = torch.from_numpy(data.x), torch.from_numpy(~data.where)
+            out = torch.from_numpy(result_buffer(case)) if case.out else None
 
             def masked(x: Any, dropped: Any) -> Any:
                 return torch.softmax(x.masked_fill(dropped, -torch.inf), -1, out=out)
 
-            return Call(masked, (tensor, dropped))
+            return Call(masked, (x, dropped))
         return self._forward(self.torch.softmax, case, data)
 
-    def log_softmax(self, case: Case, data: Data) -> Call | None:
-        """``torch.log_softmax``."""
-        return self._forward(self.torch.log_softmax, case, data)
-
-    def logsumexp(self, case: Case, data: Data) -> Call | None:
-        """``torch.logsumexp``."""
-        return self._forward(self.torch.logsumexp, case, data)
-
-    def _backward(self, function: Any, data: Data) -> Call:
-        assert data.grad_output is not None
-        grad, output = map(self.torch.from_numpy, (data.grad_output, data.x))
-        return Call(function, (grad, output, -1, output.dtype))
-
-    def softmax_backward(self, _case: Case, data: Data) -> Call | None:
-        """ATen's own kernel, without autograd around it."""
-        return self._backward(self.torch.ops.aten._softmax_backward_data.default, data)
-
-    def log_softmax_backward(self, _case: Case, data: Data) -> Call | None:
+    def _backward(self, case: Case, data: Data) -> Call | None:
         """ATen's own kernel, without autograd around it."""
         if data.where is not None:
             return None
-        return self._backward(self.torch.ops.aten._log_softmax_backward_data.default, data)
+        kernel = getattr(self.torch.ops.aten, f"_{case.function}_data").default
+        grad, output = (self.torch.from_numpy(array) for array in (data.grad_output, data.x))
+        return Call(kernel, (grad, output, -1, output.dtype))
 
     def softmax_cross_entropy(self, case: Case, data: Data) -> Call | None:
         """Loss, and gradient through autograd, as a training loop has them.
@@ -641,26 +593,20 @@ class Jax(Peer):
 
         def cross_entropy(logits: Any, labels: Any) -> Any:
             log_p = nn.log_softmax(_tempered(jnp.asarray, temperature)(logits), where=mask)
-            kept = None
+            factor = 1 if weight is None else weight
             if case.labels == "probabilities":
                 loss, target = -(labels * log_p).sum(-1), labels
             else:
                 if case.option("ignore_index") is not None:
                     kept = labels != case.option("ignore_index")
-                    labels = jnp.where(kept, labels, 0)
+                    labels, factor = jnp.where(kept, labels, 0), jnp.where(kept, factor, 0)
                 loss = -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
                 target = nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-            factor = 1 if weight is None else weight
-            if kept is not None:
-                factor = jnp.where(kept, factor, 0)
-            if kept is not None or weight is not None:
-                loss = loss * factor
+            factor = jnp.asarray(factor, log_p.dtype)
             if not case.option("return_grad"):
-                return loss
-            grad = jnp.exp(log_p) - target
-            if kept is not None or weight is not None:
-                grad = grad * jnp.reshape(jnp.asarray(factor, grad.dtype), (-1, 1))
-            return loss, grad if temperature is None else grad / temperature
+                return loss * factor
+            grad = (jnp.exp(log_p) - target) * jnp.reshape(factor, (-1, 1))
+            return loss * factor, grad if temperature is None else grad / temperature
 
         functions: dict[str, Callable[..., Any]] = {
             "softmax": lambda x: nn.softmax(x, axis=axis, where=mask),
@@ -836,8 +782,8 @@ def distinct(names: str | None) -> list[Peer]:
     return choose(names, threads=1)
 
 
-def references(case: Case, data: Data) -> dict[str, Call]:
-    """Return the rows that are a measure and no contender: ``numpy.exp`` and `streams.bound`.
+def yardsticks(case: Case, data: Data) -> dict[str, Call]:
+    """Return what is a measure of scale and no contender: ``numpy.exp`` and `streams.bound`.
 
     The yardstick of calls is one for all: a fresh result, of contiguous float32.
     """

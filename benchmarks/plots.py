@@ -1,172 +1,196 @@
-"""The plots: latency, throughput, the standing in every cell, and accuracy."""
+"""The pictures: the standing by groups of cells, latency, throughput, and accuracy.
+
+Each says what it was taken on, and has a white ground of its own, which a dark page needs.
+"""
 
 from __future__ import annotations
 
+import textwrap
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from .accuracy_report import groups, libraries
-from .document import Cell, Document, peer_names, peers, row
+from .document import (
+    Document,
+    geometric_mean,
+    grouped,
+    peer_names,
+    ratio,
+    size,
+    summary,
+    taken_on,
+    times,
+    ulp,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-mpl.rcParams.update(
-    {
-        "axes.grid": True,
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "font.size": 10,
-        "grid.alpha": 0.25,
-        "legend.frameon": False,
-        "svg.hashsalt": "fastsoftmax",  # the same figures give the same file
-    }
-)
+mpl.rcParams |= {
+    "axes.grid": True, "axes.spines.right": False, "axes.spines.top": False, "font.size": 10,
+    "grid.alpha": 0.25, "legend.frameon": False, "savefig.facecolor": "white",
+    "svg.hashsalt": "fastsoftmax",  # the same figures give the same file
+}  # fmt: skip
 
+WIDTH = 8.3
+"""Inches: a README's width at 100 dots an inch."""
 OURS = "#c1121f"
 COLOURS = {
-    "NumPy": "#457b9d",
-    "SciPy": "#1d3557",
-    "torch": "#e07a1f",
-    "ONNX Runtime": "#2a9d8f",
-    "JAX": "#8e5bb5",
-    "numba": "#b5a642",
-    "scikit-learn": "#7d8597",
-    "TensorFlow": "#d4a373",
-    "OpenVINO": "#588157",
-    "numpy.exp": "#9a9a9a",
-    "copy": "#cfcfcf",
-}
+    "NumPy": "#457b9d", "SciPy": "#1d3557", "torch": "#e07a1f", "ONNX Runtime": "#2a9d8f",
+    "JAX": "#8e5bb5", "numba": "#a89a2c", "scikit-learn": "#7d8597", "TensorFlow": "#d4a373",
+    "OpenVINO": "#588157", "Awkward": "#b5526f", "numpy.exp": "#9a9a9a", "copy": "#c4c4c4",
+}  # fmt: skip
+
+
+def _figure(height: float, document: Document, note: str = "") -> Figure:
+    """Return a figure that says below it what it was taken on."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    text = "\n".join(textwrap.wrap(taken_on(document), 130))
+    figure.supxlabel("\n".join(filter(None, (note, text))), fontsize=7.5, color="#555555")
+    return figure
+
+
+def standing(document: Document) -> Figure:
+    """Draw every peer's times over ours in each group of cells: each peer has a line of its own."""
+    found = {
+        f"{title} ({len(cells)})": {
+            name: [value for cell in cells if (value := ratio(cell, name))]
+            for name in peer_names(cells)
+        }
+        for title, cells in grouped(document["cells"]).items()
+    }
+    lines = sum(map(len, found.values()))
+    figure = _figure(1.6 + 0.135 * lines + 0.19 * len(found), document, summary(document["cells"]))
+    axes = figure.subplots()
+    place = 0.0
+    for title, of_peers in found.items():
+        axes.axhline(place + 0.7, color="#cccccc", linewidth=0.8)
+        axes.annotate(
+            title, (0.005, place), xycoords=("axes fraction", "data"), fontsize=8.5,
+            weight="bold", va="center", bbox={"color": "white", "pad": 0.5}, zorder=5,
+        )  # fmt: skip
+        place -= 1.1
+        for name, values in ((name, values) for name, values in of_peers.items() if values):
+            colour, mean = COLOURS.get(name), geometric_mean(values) or 1.0
+            axes.plot([min(values), max(values)], [place] * 2, color=colour, linewidth=2, alpha=0.5)
+            axes.plot(mean, place, "o", color=colour, markersize=5)
+            axes.annotate(
+                f"{name} {times(mean)}", (max(values), place), (6, 0),
+                textcoords="offset points", fontsize=7.5, color=colour, va="center",
+            )  # fmt: skip
+            place -= 1
+        place -= 0.3
+    axes.axvline(1, color=OURS, linewidth=1.6)
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if low <= t <= high]
+    axes.set_xticks(ticks, [f"{tick:g}×" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(low, 4 * high)
+    axes.set_ylim(place + 0.5, 0.7)
+    axes.set_yticks([])
+    axes.grid(visible=False, axis="y")
+    axes.set_title(
+        "Time of each library over the time of fastsoftmax, by groups of cells (how many):\n"
+        "geometric mean, and from least to largest; right of the red line fastsoftmax is faster",
+        fontsize=10,
+    )
+    return figure
+
+
+def _sweep(document: Document, prefix: str) -> dict[str, Any]:
+    """Return elements and seconds by contender, one array of both each."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for cell in (cell for cell in document["sweeps"] if cell["name"].startswith(prefix)):
+        for contender in (e for e in cell["contenders"] if "seconds" in e):
+            point = (prod(cell["shape"]), contender["seconds"]["median"])
+            found.setdefault(contender["name"], []).append(point)
+    return {name: np.array(points).T for name, points in found.items()}
 
 
 def _style(name: str) -> dict[str, Any]:
     if name.startswith("fastsoftmax"):
-        return {"color": OURS, "linewidth": 2.4, "zorder": 5}
-    dashed = name in ("numpy.exp", "copy")
-    return {"color": COLOURS.get(name), "linestyle": "--" if dashed else "-", "linewidth": 1.3}
-
-
-def _series(cells: list[Cell]) -> dict[str, list[tuple[int, float]]]:
-    """Return (elements, seconds) by contender."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for cell in cells:
-        elements = int(np.prod(cell["shape"]))
-        for contender in cell["contenders"]:
-            if "seconds" in contender:
-                point = (elements, contender["seconds"]["median"])
-                found.setdefault(contender["name"], []).append(point)
-    return found
-
-
-def _sweep(document: Document, prefix: str) -> list[Cell]:
-    return [cell for cell in document.get("sweeps", []) if cell["name"].startswith(prefix)]
+        return {"label": name, "color": OURS, "linewidth": 2.4, "zorder": 5}
+    dashed = "--" if name in ("numpy.exp", "copy") else "-"
+    return {"label": name, "color": COLOURS.get(name), "linestyle": dashed, "linewidth": 1.3}
 
 
 def latency(document: Document) -> Figure:
     """Draw the time of one float32 row against its length."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = _figure(5.3, document)
     axes = figure.subplots()
-    for name, points in _series(_sweep(document, "latency")).items():
-        n, seconds = np.array(points).T
-        axes.loglog(n, seconds * 1e6, label=name, **_style(name))
+    for name, (n, seconds) in _sweep(document, "latency").items():
+        axes.loglog(n, seconds * 1e6, **_style(name))
     axes.set(xlabel="n, elements of one float32 row", ylabel="time of a call [µs]")
     axes.set_title("Latency of one row, fresh result")
-    axes.legend(ncols=2, fontsize=9)
+    figure.legend(loc="outside upper center", ncols=5, fontsize=9)
     return figure
 
 
 def throughput(document: Document) -> Figure:
     """Draw elements a second against the array's size, with the caches marked."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    caches = document["machine"]["caches"]
+    note = ", ".join(f"{level} {size(capacity)}" for level, capacity in caches.items())
+    figure = _figure(5.3, document, f"dotted: the sizes of the data caches ({note})")
     axes = figure.subplots()
-    largest = 0.0
-    for name, points in _series(_sweep(document, "throughput")).items():
-        elements, seconds = np.array(points).T
-        size = elements * 4 / 1024
-        largest = max(largest, float(size.max()))
-        axes.semilogx(size, elements / seconds / 1e9, label=name, **_style(name))
+    curves = _sweep(document, "throughput")
     # A copy in the innermost cache is several times as fast: the axis belongs to the contenders.
-    fastest = max(
-        elements / seconds
-        for name, points in _series(_sweep(document, "throughput")).items()
-        for elements, seconds in points
-        if name != "copy"
-    )
-    axes.set_ylim(0, 1.12 * fastest / 1e9)
-    for level, capacity in document["machine"]["caches"].items():
-        if capacity / 1024 < largest:
-            axes.axvline(capacity / 1024, color="#555555", linewidth=0.8, linestyle=":")
-            axes.annotate(f" {level}", (capacity / 1024, 1.06 * fastest / 1e9), color="#555555")
+    fastest = max((n / seconds).max() for name, (n, seconds) in curves.items() if name != "copy")
+    for name, (n, seconds) in curves.items():
+        axes.semilogx(n * 4 / 1024, n / seconds / 1e9, **_style(name))
+    axes.set_ylim(0, 1.15 * fastest / 1e9)
+    for level, capacity in caches.items():
+        axes.axvline(capacity / 1024, color="#555555", linewidth=0.9, linestyle=":")
+        axes.annotate(f" {level}", (capacity / 1024, 1.09 * fastest / 1e9), color="#555555")
     axes.set(xlabel="size of the input [KiB]", ylabel="elements a second [10⁹]")
     axes.set_title("Throughput, float32 rows of 1024 into a warm buffer")
-    figure.legend(loc="outside lower center", ncols=4, fontsize=9)
-    return figure
-
-
-def standing(document: Document) -> Figure:
-    """Draw every peer's time over ours, cell by cell."""
-    cells = [cell for cell in document["cells"] if peers(cell)]
-    figure = Figure(figsize=(9, 1.5 + 0.27 * len(cells)), layout="constrained")
-    axes = figure.subplots()
-    heights = {cell["name"]: -index for index, cell in enumerate(cells)}
-    for name in peer_names(document):
-        found = [(row(cell, name), heights[cell["name"]]) for cell in cells]
-        points = [(entry["ratio"]["median"], height) for entry, height in found if entry]
-        if points:
-            x, y = zip(*points, strict=True)
-            axes.scatter(x, y, s=26, color=COLOURS.get(name), label=name, zorder=3)
-    axes.axvline(1, color=OURS, linewidth=2)
-    axes.set_xscale("log")
-    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if _within(t, axes.get_xlim())]
-    axes.set_xticks(ticks, [f"{tick:g}×" for tick in ticks])
-    axes.set_yticks(list(heights.values()), [cell["name"] for cell in cells], fontsize=8)
-    axes.set_ylim(-len(cells) + 0.4, 0.6)
-    axes.set_xlabel(
-        "time of the peer over the time of fastsoftmax (right of the line: ours is faster)"
-    )
-    axes.set_title("Standing in every cell")
     figure.legend(loc="outside upper center", ncols=5, fontsize=9)
     return figure
 
 
-def _within(value: float, limits: tuple[float, float]) -> bool:
-    return limits[0] <= value <= limits[1]
-
-
-MOST_ULP = 1e20
-"""Larger errors are drawn as this one: what is wrong in every digit would flatten the others."""
+MOST_ULP = 1e7
+"""Larger errors have this one's colour: what is wrong in every digit would flatten the others."""
 
 
 def accuracy(document: Document) -> Figure:
-    """Draw the max ULP by family for each function and dtype."""
+    """Draw the max ULP of every library and family of rows as a table with colours."""
     panels = groups(document)
-    columns = 2 if len({dtype for _, dtype in panels}) == 2 else 1
-    lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(7 * columns, 3.6 * lines), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False)
-    for axes, ((function, dtype), entries) in zip(grid.flat, panels.items(), strict=False):
-        families = list(dict.fromkeys(entry["family"] for entry in entries))
-        for name in libraries(entries):
-            found = {e["family"]: e["max_ulp"] for e in entries if e["library"] == name}
-            x = [i for i, family in enumerate(families) if family in found]
-            y = [min(max(found[families[i]], 0.1), MOST_ULP) for i in x]
-            ours = name.startswith("fastsoftmax")
-            colour = OURS if ours else COLOURS.get(name)
-            axes.scatter(x, y, color=colour, s=60 if ours else 24, label=name, zorder=4 + ours)
-        axes.set_yscale("log")
-        axes.set_title(f"{function}, {dtype}", fontsize=10)
-        axes.set_ylabel("max ULP")
-        axes.set_xticks(range(len(families)), families, rotation=40, ha="right", fontsize=7)
-    handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=6)
+    families = list(dict.fromkeys(e["family"] for e in document["accuracy"]))
+    lines = -(-len(panels) // 3)
+    figure = _figure(0.9 + lines * (0.6 + 0.145 * len(families)), document,
+                     "– not measured; the colours are logarithmic")  # fmt: skip
+    grid = figure.subplots(lines, 3, squeeze=False, sharey=True)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    order = sorted(panels, key=lambda key: key[1])
+    for axes, key in zip(grid.flat, order, strict=False):
+        names = libraries(panels[key])
+        values = np.full((len(families), len(names)), np.nan)
+        for found in panels[key]:
+            at = families.index(found["family"]), names.index(found["library"])
+            values[at] = found["max_ulp"]
+        shown = np.clip(values, 0.5, MOST_ULP)
+        axes.imshow(shown, norm=LogNorm(0.5, MOST_ULP), cmap="YlOrRd", aspect="auto")
+        for (y, x), value in np.ndenumerate(values):
+            dark = value > 1e4
+            axes.text(x, y, "–" if np.isnan(value) else ulp(value), ha="center", va="center",
+                      fontsize=6.5, color="white" if dark else "black")  # fmt: skip
+        axes.grid(visible=False)
+        axes.set_title("\n".join(textwrap.wrap(" ".join(key), 34)), fontsize=8)
+        axes.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], fontsize=6)
+        axes.set_yticks(range(len(families)), families, fontsize=7)
+        axes.tick_params(length=0)
+    figure.suptitle("Largest error in ULP, by family of rows", fontsize=10)
     return figure
 
 
 def draw(document: Document, folder: Path) -> list[Path]:
-    """Write the plots of a run as SVG and PNG and return their paths."""
+    """Write the pictures of a run as SVG and PNG and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     if document["kind"] == "accuracy":
         figures = {"accuracy": accuracy(document)}
@@ -177,8 +201,6 @@ def draw(document: Document, folder: Path) -> list[Path]:
     written = []
     for name, figure in figures.items():
         for suffix in ("svg", "png"):
-            path = folder / f"{name}.{suffix}"
-            metadata = {"Date": None} if suffix == "svg" else None
-            figure.savefig(path, dpi=130, metadata=metadata)
-            written.append(path)
+            written.append(folder / f"{name}.{suffix}")
+            figure.savefig(written[-1], dpi=130, metadata={"Date": None} if suffix == "svg" else {})
     return written

@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 Item = TypeVar("Item")
 
 
 def each(items: Sequence[Item], title: str, label: Callable[[Item], str]) -> Iterator[Item]:
     """Yield the items, showing on standard error which one is in work."""
-    columns = (
-        TextColumn(title),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
+    return within(len(items), title, label, ((item, 1) for item in items))
+
+
+def within(
+    total: float, title: str, label: Callable[[Item], str], work: Iterable[tuple[Item, float]]
+) -> Iterator[Item]:
+    """Yield items of which each is a part of the total, showing which one and how much is done."""
     console = Console(stderr=True)
+    columns = (
+        TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=len(items))
-        for item in items:
+        task = progress.add_task("", total=total)
+        for item, part in work:
             progress.update(task, description=label(item))
             yield item
-            progress.advance(task)
-
-
-def within(seconds: float, title: str, work: Iterator[tuple[Any, float]]) -> Iterator[Any]:
-    """Yield what has been worked on, showing on standard error what part of the time is over."""
-    columns = (
-        TextColumn(title),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=seconds)
-        for item, spent in work:
-            progress.update(task, advance=spent, description=f"{item.title} {item.dtype}")
-            yield item
+            progress.advance(task, part)

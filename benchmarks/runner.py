@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shlex
 from dataclasses import asdict
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from .reference import Reference, Score, tolerance
 from .timing import Call, Effort, Spread, measure, paired_ratio
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Iterable
 
     from .cases import Case
@@ -49,8 +51,8 @@ class Run:
                 found[peer.name] = ("peer", call)
         for name, own in self.subject.variants(case, data).items():
             found[name] = ("variant", own)
-        for name, reference in peers.references(case, data).items():
-            found[name] = ("reference", reference)
+        for name, yardstick in peers.yardsticks(case, data).items():
+            found[name] = ("yardstick", yardstick)
         return found
 
     def cell(self, case: Case) -> Cell:
@@ -109,40 +111,31 @@ def _describe(case: Case, rows: list[dict[str, Any]], ghz: float) -> Cell:
     for row in rows:
         if "seconds" in row and isfinite(ghz):
             row["cycles_per_element"] = row["seconds"]["median"] * ghz * 1e9 / case.elements
+    plain = ("name", "label", "reason", "function", "dtype", "axis", "out", "layout", "workers")
     return {
-        "name": case.name,
-        "label": case.label,
-        "reason": case.reason,
-        "function": case.function,
-        "dtype": case.dtype,
+        **{name: getattr(case, name) for name in plain},
         "shape": list(case.shape),
-        "axis": case.axis,
-        "out": case.out,
-        "layout": case.layout,
         "options": {name: str(getattr(value, "__name__", value)) for name, value in case.options},
         "input": case.source,
-        "workers": case.workers,
         "tags": sorted(case.tags),
         "clock_ghz": ghz if isfinite(ghz) else None,
         "contenders": rows,
     }
 
 
-def document(
-    run: Run, cells: Iterable[Cell], *, kind: str, quick: bool, threads: int, command: str
-) -> Document:
-    """Return the JSON document of a run."""
+def document(run: Run, kind: str, options: Namespace, cells: Iterable[Cell] = ()) -> Document:
+    """Return the JSON document of a run with some options of the command line."""
     packages = sorted({peer.distribution for peer in run.rivals} | {"numpy"})
     return {
         "schema": SCHEMA,
         "kind": kind,
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
-        "command": command,
-        "quick": quick,
+        "command": shlex.join(["python", "-m", "benchmarks", *options.words]),
+        "quick": options.quick,
         "native": run.subject.native,
         "instruction_set": run.subject.instruction_set,
         "available": list(run.subject.available),
-        "threads": threads,
+        "threads": options.threads,
         "commit": machine.commit(),
         "machine": {**machine.describe(), "clock_method": run.clock.method},
         "versions": {"fastsoftmax": run.subject.version, **machine.versions(packages)},

@@ -5,7 +5,6 @@ Errors are in ULP against long double; what beats a kind's record is rechecked b
 
 from __future__ import annotations
 
-import shlex
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from .timing import QUICK
 from .worst_rows import Record, confirmed
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Iterator
 
     from .inputs import Array
@@ -182,10 +182,7 @@ def mutated(rng: Random, batch: Batch, computation: Computation) -> Batch:
         where[np.arange(height), x.argmax(axis=1)] = True
     with np.errstate(all="ignore"):
         if second is not None and rng.random() < 0.4:
-            if computation.second == "where":
-                second = second ^ (rng.random(second.shape) < 1 / second.shape[1])
-                second[np.arange(height), x.argmax(axis=1)] = True
-            elif computation.second == "indices":
+            if computation.second == "indices":
                 second = rng.integers(0, x.shape[1], height)
             else:
                 second = _perturbed(rng, second)
@@ -216,7 +213,7 @@ class Climber:
 
 
 @dataclass(eq=False)
-class Standing:
+class State:
     """How far the search for one kind's worst row has come."""
 
     kind: Kind
@@ -240,36 +237,36 @@ class Search:
             for computation in COMPUTATIONS
             for part in computation.parts(dtype)
         ]
-        self.standings = {kind: Standing(kind) for kind in kinds}
+        self.states = {kind: State(kind) for kind in kinds}
 
     def run(self, seconds: float) -> Iterator[tuple[Kind, float]]:
         """Give each kind its part of the time, in rounds; yield it and the time spent on it."""
         end = time.perf_counter() + seconds
-        share = min(0.5, max(0.005, seconds / len(self.standings) / 4))
+        share = min(0.5, max(0.005, seconds / len(self.states) / 4))
         while True:
-            for kind, standing in self.standings.items():
+            for kind, state in self.states.items():
                 start = time.perf_counter()
                 if start >= end:
                     return
-                self._work(standing, min(end, start + share))
+                self._work(state, min(end, start + share))
                 spent = time.perf_counter() - start
-                standing.seconds += spent
+                state.seconds += spent
                 yield kind, spent
 
-    def _work(self, standing: Standing, end: float) -> None:
+    def _work(self, state: State, end: float) -> None:
         """Try random rows and climb, in turn."""
-        computation = standing.kind.computation
+        computation = state.kind.computation
         while True:
             start = time.perf_counter()
-            is_long = standing.seconds_long < LONG_SHARE * standing.seconds
-            rows = self._rows(standing.kind.dtype, is_long=is_long)
-            self._try(standing, completed(self.rng, computation, *rows))
+            is_long = state.seconds_long < LONG_SHARE * state.seconds
+            rows = self._rows(state.kind.dtype, is_long=is_long)
+            self._try(state, completed(self.rng, computation, *rows))
             middle = time.perf_counter()
-            standing.seconds_long += (middle - start) * is_long
+            state.seconds_long += (middle - start) * is_long
             until = min(end, middle + (0 if is_long else middle - start))
-            while standing.pool:
-                climber = standing.pool[self.rng.integers(0, len(standing.pool))]
-                self._try(standing, mutated(self.rng, climber.row, computation), climber)
+            while state.pool:
+                climber = state.pool[self.rng.integers(0, len(state.pool))]
+                self._try(state, mutated(self.rng, climber.row, computation), climber)
                 if time.perf_counter() > until:
                     break
             if time.perf_counter() > end:
@@ -278,9 +275,9 @@ class Search:
     def _rows(self, dtype: str, *, is_long: bool) -> tuple[Array, str]:
         """Return rows of a family, or at times those that are near another kind's worst row."""
         known = [
-            standing.record.row
-            for kind, standing in self.standings.items()
-            if standing.record and kind.dtype == dtype and kind.computation.second != "grad_output"
+            state.record.row
+            for kind, state in self.states.items()
+            if state.record and kind.dtype == dtype and kind.computation.second != "grad_output"
         ]
         known = [row for row in known if (row.x.shape[1] > MOST_ELEMENTS) == is_long]
         if not known or self.rng.random() < 0.7:
@@ -290,84 +287,76 @@ class Search:
         )
         return mutated(self.rng, row, COMPUTATIONS[0]).x, row.origin
 
-    def _try(self, standing: Standing, batch: Batch, climber: Climber | None = None) -> None:
+    def _try(self, state: State, batch: Batch, climber: Climber | None = None) -> None:
         """Take in the errors of a batch, of all kinds of results that it has."""
-        kind = standing.kind
+        kind = state.kind
         results = call(self.functions, kind.computation, batch)
         for part, found in errors(kind.computation, batch, results, self.backend).items():
-            target = self.standings[replace(kind, part=part)]
+            target = self.states[replace(kind, part=part)]
             ulps = found.of_rows()
             target.tried += len(ulps)
             best = int(ulps.argmax())
             if ulps[best] > 0:
-                parent = climber if target is standing else None
+                parent = climber if target is state else None
                 self._keep(target, float(ulps[best]), batch.row(best), len(ulps), parent)
         if climber:
             climber.idle += 1 if batch.x.shape[1] <= MOST_ELEMENTS else 4
-            if climber.idle > PATIENCE and climber in standing.pool:
-                standing.pool.remove(climber)
+            if climber.idle > PATIENCE and climber in state.pool:
+                state.pool.remove(climber)
 
     def _keep(
-        self, standing: Standing, ulps: float, row: Batch, rows: int, parent: Climber | None
+        self, state: State, ulps: float, row: Batch, rows: int, parent: Climber | None
     ) -> None:
         """Put a row into the pool if it is worse than another there, and on record if it is."""
-        pool, best = standing.pool, standing.record
+        pool, best = state.pool, state.record
         if not parent and len(pool) == POOL:
             parent = min(pool, key=lambda other: other.ulps)
         if parent and ulps <= parent.ulps:
             return
         if best is None or ulps > best.ulps:
-            record = confirmed(self.functions, standing.kind, row, rows)
+            record = confirmed(self.functions, state.kind, row, rows)
             if record.ulps < 0.9 * ulps:
                 return  # long double was wrong
             if best is None or record.ulps > best.ulps:
-                standing.record = record
+                state.record = record
         if parent:
             parent.ulps, parent.row, parent.idle = ulps, row, 0
         else:
             pool.append(Climber(ulps, row))
 
-    def worst(self, standing: Standing) -> list[Record]:
+    def worst(self, state: State) -> list[Record]:
         """Return a kind's worst rows."""
-        if standing.record is None:
+        if state.record is None:
             return []
-        worst = sorted(standing.pool, key=lambda climber: -climber.ulps)[: worst_rows.KEPT]
-        found = [confirmed(self.functions, standing.kind, climber.row, 1) for climber in worst]
-        return [standing.record, *found]
+        worst = sorted(state.pool, key=lambda climber: -climber.ulps)[: worst_rows.KEPT]
+        found = [confirmed(self.functions, state.kind, climber.row, 1) for climber in worst]
+        return [state.record, *found]
 
 
-def run(
-    instruction_set: str | None,
-    names: str | None,
-    *,
-    seconds: float,
-    dtypes: str,
-    seed: int | None,
-    keep: bool,
-    words: list[str],
-) -> dict[str, Any]:
+def run(options: Namespace) -> dict[str, Any]:
     """Search, and return the worst row of each kind with the peers' errors on it."""
     from .progress import within
 
-    chosen = tuple(dtypes.split(","))
+    chosen = options.dtypes.split(",")
     if unknown := set(chosen) - set(DTYPES):
         raise UsageError(f"no dtype to search is named {min(unknown)!r}; there are {DTYPES}")
-    if not IS_WIDER:
-        chosen = tuple(dtype for dtype in chosen if dtype != "float64")
-    suite = Run(Subject(instruction_set), peers.distinct(names), QUICK)
-    search = Search(suite.subject.functions, chosen, SEED if seed is None else seed)
-    for _ in within(seconds, "search", search.run(seconds)):
+    kept = tuple(dtype for dtype in chosen if IS_WIDER or dtype != "float64")
+    suite = Run(Subject(options.instruction_set), peers.distinct(options.peers), QUICK)
+    seed = SEED if options.seed is None else options.seed
+    search = Search(suite.subject.functions, kept, seed)
+    for _ in within(
+        options.search, "search", lambda kind: f"{kind.title} {kind.dtype}",
+        search.run(options.search),
+    ):  # fmt: skip
         pass
-    command = shlex.join(["python", "-m", "benchmarks", *words])
-    found = document(suite, [], kind="search", quick=False, threads=1, command=command)
-    found["search"] = []
-    for kind, standing in search.standings.items():
+    found = []
+    for kind, state in search.states.items():
         entry: dict[str, Any] = {"title": kind.title, "dtype": kind.dtype}
-        if standing.record:
-            entry = worst_rows.as_entry(kind, standing.record)
-            entry["peers"] = worst_rows.of_peers(suite.rivals, kind, standing.record.row)
-        found["search"].append({**entry, "tried": standing.tried, "seconds": standing.seconds})
-    if keep:
-        kept = [(s.kind, record) for s in search.standings.values() for record in search.worst(s)]
-        worst_rows.merge(search.functions, [worst_rows.as_entry(*pair) for pair in kept])
-    return found
+        if state.record:
+            entry = worst_rows.as_entry(kind, state.record)
+            entry["peers"] = worst_rows.of_peers(suite.rivals, kind, state.record.row)
+        found.append({**entry, "tried": state.tried, "seconds": state.seconds})
+    if options.keep:
+        records = [(s.kind, record) for s in search.states.values() for record in search.worst(s)]
+        worst_rows.merge(search.functions, [worst_rows.as_entry(*pair) for pair in records])
+    return {**document(suite, "search", options), "search": found}

@@ -1,31 +1,94 @@
-"""The project's performance targets, each with the figure that a run measured for it."""
+"""The project's performance targets: a table, and each with the figure that a run measured."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import prod
-from typing import TYPE_CHECKING
+from math import nan, prod
+from typing import NamedTuple
 
-from .document import (
-    Cell,
-    Document,
-    Row,
-    best_ratio,
-    cell_named,
-    geometric_mean,
-    peers,
-    ratio,
-    row,
-    share,
-    subject,
-    tagged,
-)
+from .document import Cell, Document, best_peer, entry, geometric_mean, label, ours, ratio
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+Spread = tuple[float, float, float]
+"""Lower quartile, median, upper quartile; three times the same of a figure that has none."""
 
 FEWEST_BOUND = 1 << 14
 """Elements of the smallest cell that memory can bound."""
+
+
+class Line(NamedTuple):
+    """One line of the table of targets."""
+
+    cells: str
+    """Names and tags of the JSON, and those of `_kinds`; behind a slash, of a part of the JSON."""
+    figure: str
+    """A quotient of times, which must be at least the bound, or at most that if it is of ours; or
+    a unit, of which there must be no more."""
+    bound: float
+    how: str = "each"
+    """Each cell by itself, or the "worst" of them, or their geometric "mean"."""
+
+
+BEST, EXP = "best peer / ours", "ours / numpy.exp"
+# fmt: off
+_TARGETS: dict[str, tuple[Line, ...]] = {
+    "Every call": (
+        Line("plainest-call", EXP, 0.5, "worst"),
+        Line("other-call", EXP, 1.4, "worst"),
+        Line("training-step", "µs", 0.8),
+        Line("call-of-list", "ours / numpy.asarray", 1.5)),
+    "First in every cell (but where the copy that bounds it is as fast)": (
+        Line("from-python", BEST, 2.5, "mean"),
+        Line("unbound", BEST, 1.2, "worst")),
+    "Every input at the speed of float32": (
+        Line("input-format", "ours / plain", 1.25),
+        Line("input-steps", "ours / plain", 1.5)),
+    "Rows in cache": (
+        Line("rows-1000-out", "cycles an element", 0.8),
+        Line("rows-1000-out", "ONNX Runtime / ours", 1.5),
+        Line("rows-1000-out", "torch / ours", 2.8),
+        Line("rows-1000", "SciPy / ours", 6),
+        Line("rows-1000-float64,rows-1000-out-float64", BEST, 1.4, "worst"),
+        Line("rows-100-256", "ours / rows of 300", 1),
+        Line("rows-100-256", "ONNX Runtime / ours", 1.3)),
+    "Short rows": (
+        Line("short-3,short-3-float64", BEST, 10),
+        Line("short-10,short-10-float64", BEST, 4),
+        Line("ragged", "ours / rows of one length", 3)),
+    "Past the last-level cache": (
+        Line("beyond_cache/1", "copy / ours", 1),
+        Line("beyond_cache/2", "copy / ours", 0.9),  # a copy that streams
+        Line("fresh-pages,fresh-pages-float64", "ours / out=", 1.1),
+        Line("dip", BEST, 1.2, "worst")),
+    "Other axes": (
+        Line("axis-0,middle-axis-8", "ours / last axis", 1.5),
+        Line("segmentation", "ours / last axis", 1.25)),
+    "AVX2 against torch on AVX2": (
+        Line("avx2/any", "torch / ours", 1.5),),
+    "Two workers, and the family": (
+        Line("workers", "one worker / ours", 1.8),
+        Line("two_threads/any", BEST, 1, "worst"),
+        Line("family,family-float64", BEST, 2.5, "mean"),
+        Line("family,family-float64", BEST, 1.2, "worst"),
+        Line("entropy-parts", "ours / its parts", 0.8)),
+    "From compiled code (by numba)": (
+        Line("compiled-10", "ns a row", 35),
+        Line("compiled-10", "numba / ours", 1),
+        Line("compiled-46", "ns a row", 55),
+        Line("compiled-46", "numba / ours", 5),
+        Line("compiled-200", "numba / ours", 12)),
+    "Dask": (
+        Line("blocks", "loop / Dask", 0.8),
+        Line("blocks", "loop, cut / Dask, cut", 0.4)),
+    "The NumPy backend": (
+        Line("numpy_backend/one-row-46", "SciPy / ours", 0.7),
+        Line("numpy_backend/rows-1000", "SciPy / ours", 0.6),
+        Line("numpy_backend/rows-1000-f64", "SciPy / ours", 0.5)),
+    "A light package (build time is not measured here)": (
+        Line("package/import", "ms beyond NumPy's import", 5),
+        Line("package/deflated_kb", "KB of installed files, deflated", 520)),
+}
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -33,31 +96,33 @@ class Check:
     """One figure of a target and the bound that it is held to."""
 
     label: str
-    value: float | None
-    bound: float
-    at_least: bool = True
-    unit: str = "×"
-    quartiles: tuple[float, float] | None = None
-    """Those of the figure over the rounds, where it decides nothing if they enclose the bound."""
+    spread: Spread | None
+    line: Line
 
     @property
     def undecided(self) -> bool:
-        """Whether the figure is too noisy for its bound."""
-        return self.quartiles is not None and self.quartiles[0] < self.bound < self.quartiles[1]
+        """Whether the figure is too noisy for its bound: its quartiles enclose it."""
+        return self.spread is not None and self.spread[0] < self.line.bound < self.spread[2]
+
+    @property
+    def at_least(self) -> bool:
+        """Whether the bound is a lower one."""
+        return "/" in self.line.figure and not self.line.figure.startswith("ours")
 
     @property
     def met(self) -> bool | None:
         """Whether the bound is met; None if the figure was not measured or is undecided."""
-        if self.value is None or self.undecided:
+        if self.spread is None or self.undecided:
             return None
-        return self.value >= self.bound if self.at_least else self.value <= self.bound
+        median, bound = self.spread[1], self.line.bound
+        return median >= bound if self.at_least else median <= bound
 
     def __str__(self) -> str:
+        value = f"{self.spread[1]:.3g}" if self.spread else "not measured"
+        if self.spread and self.undecided:
+            value += f" [{self.spread[0]:.3g}–{self.spread[2]:.3g}]"
         sign = "≥" if self.at_least else "≤"
-        value = "not measured" if self.value is None else f"{self.value:.3g}{self.unit}"
-        if self.quartiles is not None and self.undecided:
-            value += " [{:.3g}–{:.3g}]".format(*self.quartiles)
-        return f"{self.label} {value} ({sign} {self.bound:g})"
+        return f"{self.label}: {self.line.figure} {value} ({sign} {self.line.bound:g})"
 
 
 @dataclass(frozen=True)
@@ -67,7 +132,6 @@ class Target:
     number: int
     title: str
     checks: tuple[Check, ...]
-    note: str = ""
 
     @property
     def verdict(self) -> str:
@@ -77,228 +141,92 @@ class Target:
             return "not met"
         if any(check.undecided for check in self.checks):
             return "undecided"
-        measured = [met for met in found if met is not None]
-        if not measured:
+        if True not in found:
             return "not measured"
-        return "met" if len(measured) == len(found) else "met as far as measured"
+        return "met" if None not in found else "met as far as measured"
 
 
-def _first(document: Document, tag: str) -> Cell | None:
-    return next(iter(tagged(document, tag)), None)
+def _kinds(cell: Cell) -> Iterator[str]:
+    """Yield what a line of the table may call a cell."""
+    tags = set(cell["tags"])
+    yield from ("any", cell["name"], *tags)
+    if "call" in tags and not tags & {"plainest-call", "call-of-list", "training-step"}:
+        yield "other-call"
+    if "compiled" not in tags:
+        yield "from-python"
+        # Nearly at the speed of the copy; small calls do not count, whose time is overhead.
+        is_as_fast = (ratio(cell, "copy") or 0) >= 0.95
+        if not is_as_fast or prod(cell["shape"]) < FEWEST_BOUND:
+            yield "unbound"
 
 
-def _at_most(label: str, cells: list[Cell], yardstick: str, bound: float) -> Check:
-    """Return a check of the largest time that these cells take in terms of a yardstick's."""
-    spreads = [spread for cell in cells if (spread := share(cell, yardstick))]
-    if not spreads:
-        return Check(label, None, bound, at_least=False)
-    q1, median, q3 = map(max, zip(*spreads, strict=True))
-    return Check(label, median, bound, at_least=False, quartiles=(q1, q3))
+UNITS: dict[str, Callable[[Cell], float]] = {
+    "µs": lambda _: 1e6,
+    "ns a row": lambda cell: 1e9 / cell["shape"][0],
+    "cycles an element": lambda cell: 1e9 * (cell["clock_ghz"] or 0) / prod(cell["shape"]),
+}
+"""What our time in seconds is multiplied by; 0 if that is not known."""
 
 
-def _measured(
-    label: str, spread: Row | None, bound: float, *, unit: str, median: float | None
-) -> Check:
-    """Return a check of a figure that is proportional to a spread, and is `median` at its median.
-
-    It may be at most the bound.
-    """
-    if not spread or median is None:
-        return Check(label, None, bound, at_least=False, unit=unit)
-    factor = median / spread["median"]
-    quartiles = (factor * spread["q1"], factor * spread["q3"])
-    return Check(label, median, bound, at_least=False, unit=unit, quartiles=quartiles)
+def _scaled(spread: dict[str, float] | None, factor: float = 1.0) -> Spread | None:
+    if not spread:
+        return None
+    return factor * spread["q1"], factor * spread["median"], factor * spread["q3"]
 
 
-def _calls(document: Document) -> Iterator[Check]:
-    plainest, of_list = tagged(document, "plainest-call"), tagged(document, "call-of-list")
-    step = _first(document, "training-step")
-    others = [c for c in tagged(document, "call") if c not in (*plainest, *of_list, step)]
-    slowest = max(others, key=lambda cell: (share(cell, "numpy.exp") or (0, 0))[1], default=None)
-    name = slowest["name"] if slowest else None
-    yield _at_most("plainest, of numpy.exp's time", plainest, "numpy.exp", 0.5)
-    yield _at_most(f"slowest of {len(others)} others ({name})", others, "numpy.exp", 1.4)
-    seconds = subject(step)["seconds"] if step else None
-    yield _measured(
-        "training step of 32x10:", seconds, 0.8, unit=" µs",
-        median=seconds and 1e6 * seconds["median"],
-    )  # fmt: skip
-    yield _at_most("list, of numpy.asarray's time", of_list, "numpy.asarray", 1.5)
-
-
-def _times(label: str, other: Row | None, bound: float) -> Check:
-    """Return a check of how many times as long as ours another contender takes."""
-    if other is None:
-        return Check(label, None, bound)
-    spread = other["ratio"]
-    return Check(label, spread["median"], bound, quartiles=(spread["q1"], spread["q3"]))
-
-
-def _over(label: str, cell: Cell | None, name: str, bound: float) -> Check:
-    """Return the same of a contender by name."""
-    return _times(label, row(cell, name) if cell else None, bound)
-
-
-def _best(label: str, cell: Cell, bound: float) -> Check:
-    """Return the same of the fastest peer."""
-    return _times(label, next(iter(peers(cell)), None), bound)
-
-
-def _worst(label: str, cells: list[Cell], bound: float) -> Check:
-    """Return the same of the cell where that is least."""
-    checks = [_best(f"{label} ({cell['name']})", cell, bound) for cell in cells if peers(cell)]
-    return min(checks, key=lambda check: check.value or 0, default=Check(label, None, bound))
-
-
-def _is_bound(cell: Cell) -> bool:
-    """Whether a cell runs at the speed of the copy that bounds it, almost.
-
-    Not where the call is most of the time, which NumPy's copy has too.
-    """
-    is_as_fast = (ratio(cell, "copy") or 0) >= 0.95
-    return is_as_fast and prod(cell["shape"]) >= FEWEST_BOUND
-
-
-def _first_everywhere(document: Document) -> Iterator[Check]:
-    cells = [cell for cell in document["cells"] if "compiled" not in cell["tags"]]
-    known = [value for cell in cells if (value := best_ratio(cell)) is not None]
-    yield Check("geometric mean over the best peers", geometric_mean(known), 2.5)
-    unbound = [cell for cell in cells if not _is_bound(cell)]
-    yield _worst("worst cell", unbound, 1.2)
-
-
-def _every_input(document: Document) -> Iterator[Check]:
-    for tag, bound in (("input-format", 1.25), ("input-steps", 1.5)):
-        for cell in tagged(document, tag):
-            yield _at_most(f"{cell['name']}, of plain rows' time", [cell], "plain", bound)
-
-
-def _in_cache(document: Document) -> Iterator[Check]:
-    kept, fresh = _first(document, "rows-1000-out"), _first(document, "rows-1000")
-    ours = subject(kept) if kept else {}
-    yield _measured(
-        "rows of 1000, out=:", ours.get("seconds"), 0.8, unit=" cycles an element",
-        median=ours.get("cycles_per_element"),
-    )  # fmt: skip
-    yield _over("ONNX Runtime", kept, "ONNX Runtime", 1.5)
-    yield _over("torch", kept, "torch", 2.8)
-    yield _over("SciPy (fresh)", fresh, "SciPy", 6)
-    double = [*tagged(document, "rows-1000-float64"), *tagged(document, "rows-1000-out-float64")]
-    yield _worst("float64, best peer", double, 1.4)
-    for cell in tagged(document, "rows-100-256"):
-        yield _at_most(f"{cell['name']}, of the time of rows of 300", [cell], "rows of 300", 1)
-        yield _over(f"{cell['name']}, ONNX Runtime", cell, "ONNX Runtime", 1.3)
-
-
-def _short(document: Document) -> Iterator[Check]:
-    for tag, bound in (("short-3", 10), ("short-10", 4)):
-        for cell in (*tagged(document, tag), *tagged(document, f"{tag}-float64")):
-            yield _best(f"{cell['name']}, best peer", cell, bound)
-    for cell in tagged(document, "ragged"):
-        yield _at_most(
-            f"{cell['name']}, of the time of rows of one length", [cell], "rows of one length", 3
-        )
-
-
-def _beyond_cache(document: Document) -> Iterator[Check]:
-    one = (document.get("beyond_cache") or {}).get("1")
-    two = (document.get("beyond_cache") or {}).get("2")
-    yield _over("one worker, of copyto's speed", one, "copy", 1)
-    yield _over("two workers, of a streaming copy's speed", two, "copy", 0.9)
-    for tag in ("fresh-pages", "fresh-pages-float64"):
-        for cell in tagged(document, tag):
-            yield _at_most(f"{cell['name']}, of the time of out=", [cell], "out=", 1.1)
-    yield _worst("where streaming begins, best peer", tagged(document, "dip"), 1.2)
-
-
-def _axes(document: Document) -> Iterator[Check]:
-    for cell in tagged(document, "other-axis"):
-        bound = 1.25 if cell["name"] == "segmentation" else 1.5
-        yield _at_most(f"{cell['name']}, of the last axis' time", [cell], "last axis", bound)
-
-
-def _avx2(document: Document) -> Iterator[Check]:
-    forced = document.get("avx2") or {"cells": []}
-    for cell in forced["cells"]:
-        yield _over(f"{cell['name']}, torch on AVX2", cell, "torch", 1.5)
-    if not forced["cells"]:
-        yield Check("torch on AVX2", None, 1.5)
-
-
-def _family_and_workers(document: Document) -> Iterator[Check]:
-    for cell in tagged(document, "workers"):
-        yield _over(f"{cell['name']} over one", cell, "one worker", 1.8)
-    shared = (document.get("two_threads") or {"cells": []})["cells"]
-    yield _worst("two threads each, worst cell", shared, 1)
-    family = [*tagged(document, "family"), *tagged(document, "family-float64")]
-    known = [value for cell in family if (value := best_ratio(cell)) is not None]
-    yield Check("family, geometric mean", geometric_mean(known), 2.5)
-    yield _worst("family, worst cell", family, 1.2)
-    for cell in tagged(document, "entropy-parts"):
-        yield _at_most(f"{cell['name']}, of its parts' time", [cell], "its parts", 0.8)
-
-
-def _compiled(document: Document) -> Iterator[Check]:
-    for name, nanoseconds, times in (
-        ("compiled-10", 35, 1), ("compiled-46", 55, 5), ("compiled-200", None, 12),
-    ):  # fmt: skip
-        cell = cell_named(document, name)
-        if nanoseconds:
-            seconds = subject(cell)["seconds"] if cell else None
-            median = 1e9 * seconds["median"] / cell["shape"][0] if cell and seconds else None
-            yield _measured(f"{name}, a row:", seconds, nanoseconds, unit=" ns", median=median)
-        yield _over(f"{name}, numba's own loop", cell, "numba", times)
-
-
-def _dask(document: Document) -> Iterator[Check]:
-    cell = _first(document, "blocks")
-    for label, suffix, bound in (("whole rows", "", 0.8), ("chunked classes", ", cut", 0.4)):
-        loop, lazy = (ratio(cell, name + suffix) if cell else None for name in ("loop", "Dask"))
-        speed = loop / lazy if loop and lazy else None
-        yield Check(f"{label}, of a plain loop's speed", speed, bound)
-
-
-def _package(document: Document) -> Iterator[Check]:
-    package = document.get("package") or {}
-    milliseconds = package.get("import") or {}
-    yield _measured(
-        "import beyond NumPy's:", milliseconds, 5, unit=" ms", median=milliseconds.get("median")
+def _spread(figure: str, cell: Cell) -> Spread | None:
+    if figure in UNITS:
+        factor = UNITS[figure](cell)
+        return _scaled(ours(cell)["seconds"], factor) if factor else None
+    one, _, other = figure.partition(" / ")
+    if "ours" not in (one, other):
+        first, second = ratio(cell, one), ratio(cell, other)
+        return (first / second,) * 3 if first and second else None
+    contender = (
+        best_peer(cell) if one == "best peer" else entry(cell, other if one == "ours" else one)
     )
-    yield Check(
-        "installed files, deflated:", package.get("deflated_kb"), 520, at_least=False, unit=" KB"
-    )
+    times = _scaled(contender["ratio"]) if contender else None
+    return (1 / times[2], 1 / times[1], 1 / times[0]) if times and one == "ours" else times
 
 
-def _without_compiler(document: Document) -> Iterator[Check]:
-    forced = document.get("numpy_backend") or {"cells": []}
-    for name, bound in (("one-row-46", 0.7), ("rows-1000", 0.6), ("rows-1000-f64", 0.5)):
-        yield _over(f"{name}, SciPy", cell_named(forced, name), "SciPy", bound)
+def _figures(line: Line, document: Document) -> list[tuple[str, Spread]]:
+    """Return the figure of every cell that has it, by the cell's label."""
+    part, _, wanted = line.cells.rpartition("/")
+    inside = (document.get(part) or {}) if part else document
+    if part == "package":
+        found = inside.get(wanted)
+        spread = _scaled(found) if isinstance(found, dict) else found and (found,) * 3
+        return [(part, spread)] if spread else []
+    if part == "beyond_cache":
+        cells = [inside[wanted]] if wanted in inside else []
+    else:
+        every = inside.get("cells", ())
+        cells = [cell for name in wanted.split(",") for cell in every if name in _kinds(cell)]
+    return [(label(cell), spread) for cell in cells if (spread := _spread(line.figure, cell))]
 
 
-_TARGETS: tuple[tuple[int, str, Callable[[Document], Iterator[Check]], str], ...] = (
-    (1, "Every call", _calls, ""),
-    (2, "First in every cell", _first_everywhere, "but where the copy that bounds it is as fast"),
-    (3, "Every input at the speed of float32", _every_input, ""),
-    (4, "Rows in cache", _in_cache, ""),
-    (5, "Short rows", _short, ""),
-    (6, "Past the last-level cache", _beyond_cache, ""),
-    (7, "Other axes", _axes, ""),
-    (8, "AVX2 against torch on AVX2", _avx2, ""),
-    (9, "Two workers, and the family", _family_and_workers, ""),
-    (10, "From compiled code", _compiled, "from numba"),
-    (11, "Dask", _dask, ""),
-    (12, "The NumPy backend", _without_compiler, ""),
-    (13, "A light package", _package, "build time is not measured here"),
-)
+def _checks(line: Line, document: Document) -> Iterator[Check]:
+    found = _figures(line, document)
+    if not found:
+        yield Check(line.cells, None, line)
+        return
+    if line.how == "each":
+        yield from (Check(*pair, line) for pair in found)
+        return
+    names, spreads = zip(*found, strict=True)
+    medians = [spread[1] for spread in spreads]
+    if line.how == "mean":
+        yield Check(f"geometric mean of {len(found)}", (geometric_mean(medians) or nan,) * 3, line)
+        return
+    # Quartile by quartile, so that a clear miss counts beside a noisier and larger one.
+    worst = max if line.figure.startswith("ours") else min
+    q1, median, q3 = map(worst, zip(*spreads, strict=True))
+    yield Check(f"worst of {len(found)}, {names[medians.index(median)]}", (q1, median, q3), line)
 
 
 def targets(document: Document) -> list[Target]:
     """Return the targets with this run's figures."""
-    found = []
-    for number, title, checks, note in _TARGETS:
-        if number == 6 and not document.get("beyond_cache"):
-            note = "full run only"
-        elif number == 6 and (text := document["beyond_cache"].get("note")):
-            note = text
-        found.append(Target(number, title, tuple(checks(document)), note))
-    return found
+    return [
+        Target(number, title, tuple(check for line in lines for check in _checks(line, document)))
+        for number, (title, lines) in enumerate(_TARGETS.items(), 1)
+    ]

@@ -52,7 +52,7 @@ class Effort:
 
     rounds: int
     sample_seconds: float
-    """Aimed length of one contender's sample; one call where that is longer."""
+    """Aimed length of one contender's sample; one call, if a call takes longer."""
 
 
 QUICK = Effort(rounds=15, sample_seconds=0.003)

@@ -126,8 +126,7 @@ def from_entry(entry: dict[str, Any]) -> tuple[Kind, Batch]:
     if computation.second == "indices":
         second = np.array([entry["indices"]])
     elif computation.second:
-        dtype = bool if computation.second == "where" else entry["dtype"]
-        second = _numbers(entry[computation.second], dtype)
+        second = _numbers(entry[computation.second], entry["dtype"])
     parameter = entry[computation.parameter] if computation.parameter else None
     where = _numbers(entry["where"], bool) if computation.masked else None
     kind = Kind(computation, entry["dtype"], entry["part"])
@@ -175,13 +174,10 @@ def _case(kind: Kind, row: Batch) -> tuple[Case, Data]:
         "found", row.x.shape, "a row that the search found", computation.function, kind.dtype,
         labels="probabilities" if is_soft else "indices", options=tuple(options),
     )  # fmt: skip
-    mask = row.second if computation.second == "where" else row.where
     is_backward = computation.function.endswith("_backward")
     x = row.x
-    if mask is not None and not is_backward:
-        x = np.where(mask, x, -np.inf).astype(kind.dtype)
-    if computation.second == "where":
-        return case, Data(x)
+    if row.where is not None and not is_backward:
+        x = np.where(row.where, x, -np.inf).astype(kind.dtype)
     if computation.second == "b":
         assert row.second is not None
         signed = (*case.options, ("return_sign", True))
@@ -190,7 +186,7 @@ def _case(kind: Kind, row: Batch) -> tuple[Case, Data]:
     extra: dict[str, Any] = {name: row.second} if name else {}
     if computation.function.startswith("segment"):
         return replace(case, shape=(x.size,)), Data(x[0], indptr=np.array([0, x.size]))
-    return case, Data(x, where=mask if is_backward else None, **extra)
+    return case, Data(x, where=row.where if is_backward else None, **extra)
 
 
 def of_peers(rivals: list[Peer], kind: Kind, row: Batch) -> dict[str, float]:

@@ -313,8 +313,8 @@ def test_a_search_of_a_minute_finds_no_row_beyond_the_bounds(native_fs):
         pass
     beyond = {
         f"{kind.title} {kind.dtype}": (record.ulps, record.bound)
-        for kind, standing in found.standings.items()
-        if (record := standing.record) and record.ulps > record.bound
+        for kind, state in found.states.items()
+        if (record := state.record) and record.ulps > record.bound
     }
     assert not beyond
 
@@ -537,12 +537,11 @@ def test_the_numpy_backend_keeps_its_bounds_in_every_function(numpy_fs, dtype, n
     p = np.exp(-abs(rng.normal(0, 1, (rows, n)) * 10 ** rng.uniform(-2, 2, (rows, 1))))
     p = (p / p.sum(axis=-1, keepdims=True)).astype(dtype)
     labels = rng.integers(0, n, rows)
-    second = {"indices": labels, "probabilities": p, "grad_output": g, "where": p > 0.5 / n}
-    second["where"][:, 0] = True
-    second["b"] = np.where(p < 0.3 / n, 0, g)
-    second["b"][:, 0] = 1
-    masks = {"indices": second["where"] | (labels[:, np.newaxis] == np.arange(n))}
-    masks |= {"probabilities": p > 0, "grad_output": second["where"]}
+    b, where = np.where(p < 0.3 / n, 0, g), p > 0.5 / n
+    b[:, 0], where[:, 0] = 1, True
+    second = {"indices": labels, "probabilities": p, "grad_output": g, "b": b}
+    masks = {"indices": where | (labels[:, np.newaxis] == np.arange(n)), "probabilities": p > 0}
+    masks |= {"": where, "grad_output": where}
     parameters = {"temperature": (0.7, 250.0), "label_smoothing": (0.1, 0.9, 1.0), "": (None,)}
     parameters["sample_weight"] = (-2.3,)
     worst = {
