@@ -1,16 +1,20 @@
-"""Rows to search among: families of rows with random parameters."""
+"""Families of rows: the same in every run, or with random parameters, to search among."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .inputs import Array
+
+    Maker = Callable[["Random", int, int, str], Array]
+    """From a generator, a number of rows, a length and a dtype."""
 
 Random = np.random.Generator
 
@@ -138,7 +142,7 @@ def _others(rng: Random, rows: int, n: int, rest: Array) -> Array:
     return np.concatenate((np.zeros((rows, 1)), np.minimum(others, 0)), axis=1)[:, :n]
 
 
-MAKERS: dict[str, Callable[[Random, int, int, str], Array]] = {
+MAKERS: dict[str, Maker] = {
     "normal": _normal,
     "uniform": _uniform,
     "one dominant": _dominant,
@@ -188,3 +192,113 @@ def rows(rng: Random, dtype: str, most: int, *, is_long: bool) -> tuple[Array, s
         dropped[np.arange(height), x.argmax(axis=-1)] = False
         x, name = np.where(dropped, -np.inf, x), f"{name}, masked by -inf"
     return np.ascontiguousarray(x, dtype), name
+
+
+# ---- the same rows in every run: of the tables of accuracy, and of the tests ----
+
+
+@dataclass(frozen=True)
+class Family:
+    """Rows of one kind."""
+
+    make: Maker
+    lengths: tuple[int, ...] = (2, 10, 100, 1000)
+    rows: int = 40
+
+    def inputs(self, dtype: str) -> Iterator[Array]:
+        """Yield rows of each length."""
+        rng = np.random.default_rng(20)
+        for n in self.lengths:
+            with np.errstate(over="ignore"):
+                yield np.ascontiguousarray(self.make(rng, self.rows, n, dtype), dtype)
+
+
+def _of_spread(sigma: float) -> Maker:
+    return lambda rng, rows, n, _: rng.normal(0, sigma, (rows, n))
+
+
+def _within(half: float) -> Maker:
+    return lambda rng, rows, n, _: rng.uniform(-half, half, (rows, n))
+
+
+def _offset(size: float) -> Maker:
+    return lambda rng, rows, n, _: (
+        np.where(np.arange(rows) % 2, -size, size)[:, None] + rng.normal(0, 5, (rows, n))
+    )
+
+
+def _equal(rng: Random, rows: int, n: int, _: str) -> Array:
+    return np.repeat(rng.normal(0, 50, (rows, 1)), n, axis=1)
+
+
+def _ladder(rng: Random, rows: int, n: int, _: str) -> Array:
+    return -np.geomspace(1e-6, 80, n) * rng.uniform(0.5, 1, (rows, 1))
+
+
+def _masked(value: float) -> Maker:
+    def make(rng: Random, rows: int, n: int, _: str) -> Array:
+        x = rng.normal(0, 3, (rows, n))
+        dropped = rng.random((rows, n)) < 0.4
+        dropped[:, n // 2] = False
+        return np.where(dropped, value, x)
+
+    return make
+
+
+def _subnormal_results(rng: Random, rows: int, n: int, dtype: str) -> Array:
+    floor = -103.0 if dtype == "float32" else -744.0
+    x = rng.uniform(floor, floor + 18, (rows, n))
+    x[:, n // 2] = 0
+    return x
+
+
+def _smallest_results(rng: Random, rows: int, n: int, dtype: str) -> Array:
+    """Return one large element, and the smallest and the next results that are not 0."""
+    x = np.log(float(np.finfo(dtype).smallest_subnormal)) + rng.uniform(-1, 3, (rows, n))
+    x[:, 0] = 0
+    return x
+
+
+def _any_bits(rng: Random, rows: int, n: int, dtype: str) -> Array:
+    """Return any finite bit pattern."""
+    width = np.dtype(dtype).itemsize
+    x = rng.integers(0, 1 << 8 * width, (rows, n), f"u{width}", endpoint=False).view(dtype)
+    return np.where(np.isfinite(x), x, 1)
+
+
+def _around_the_switch(rng: Random, rows: int, n: int, _: str) -> Array:
+    """Return the largest elements on either side of where the maximum is subtracted first."""
+    sign = np.where(np.arange(rows) % 2, -1, 1)[:, None]
+    x = 4096 * sign + rng.normal(0, 1e-3, (rows, 1)) - abs(rng.normal(0, 20, (rows, n)))
+    x[:, n // 3] = 4096 * sign[:, 0]
+    return x
+
+
+_EVERY, _POWERS = tuple(range(1, 301)), tuple(1 << k for k in range(18))
+FAMILIES = {
+    **{f"normal, σ = {sigma}": Family(_of_spread(sigma)) for sigma in (0.1, 1, 3, 10, 30, 100)},
+    **{f"uniform, ±{half}": Family(_within(half)) for half in (40, 350, 700)},
+    **{f"offset by ±{size:g}": Family(_offset(size)) for size in (1e4, 1e30)},
+    "one dominant logit": Family(_dominant),
+    "all equal": Family(_equal),
+    "geometric ladder": Family(_ladder),
+    "masked by −inf": Family(_masked(-np.inf)),
+    "masked by −1e9": Family(_masked(-1e9)),
+    "subnormal inputs": Family(_subnormal_inputs),
+    "subnormal results": Family(_subnormal_results),
+    "the smallest results": Family(_smallest_results),
+    "random bits": Family(_any_bits),
+    "random bits of moderate size": Family(_random_bits),
+    "half steps of the reduction": Family(_half_steps),
+    "around the switch to a shift": Family(_around_the_switch),
+    "every length to 300": Family(_of_spread(3), _EVERY, rows=2),
+    "powers of two to 2^17": Family(_of_spread(3), _POWERS, rows=1),
+    "powers of two to 2^17, uniform": Family(_within(40), _POWERS, rows=1),
+}
+SLOW = {
+    "rows of 2^18 to 2^20, normal": Family(_of_spread(3), (1 << 18, 1 << 19, 1 << 20), rows=1),
+    "rows of 2^18 to 2^20, equal": Family(_equal, (1 << 18, (1 << 20) - 1, 1 << 20), rows=1),
+    "many short rows": Family(_of_spread(4), (2, 3, 5, 17), rows=40000),
+    "many short rows, uniform": Family(_within(80), (2, 3, 5, 17), rows=40000),
+}
+"""What takes long enough that the tests leave it to a slow run."""

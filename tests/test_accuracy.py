@@ -27,6 +27,7 @@ from benchmarks.exact import (
     exact_softmax,
     ulp_size,
 )
+from benchmarks.families import FAMILIES, SLOW
 from fastsoftmax import _api, _backend
 
 MEAN_BOUND = 0.5
@@ -42,140 +43,11 @@ FUNCTIONS = {
 }
 
 
-def normal(sigma):
-    return lambda rng, rows, n, _: rng.normal(0, sigma, (rows, n))
-
-
-def uniform(half):
-    return lambda rng, rows, n, _: rng.uniform(-half, half, (rows, n))
-
-
-def offset(size):
-    def make(rng, rows, n, _):
-        return np.where(np.arange(rows) % 2, -size, size)[:, None] + rng.normal(0, 5, (rows, n))
-
-    return make
-
-
-def dominant(rng, rows, n, _):
-    x = rng.normal(0, 1, (rows, n))
-    x[np.arange(rows), rng.integers(0, n, rows)] += rng.uniform(10, 40, rows)
-    return x
-
-
-def equal(rng, rows, n, _):
-    return np.repeat(rng.normal(0, 50, (rows, 1)), n, axis=1)
-
-
-def ladder(rng, rows, n, _):
-    return -np.geomspace(1e-6, 80, n) * rng.uniform(0.5, 1, (rows, 1))
-
-
-def masked(value):
-    def make(rng, rows, n, _):
-        x = rng.normal(0, 3, (rows, n))
-        dropped = rng.random((rows, n)) < 0.4
-        dropped[:, n // 2] = False
-        return np.where(dropped, value, x)
-
-    return make
-
-
-def subnormal_inputs(rng, rows, n, info):
-    return rng.uniform(-1, 1, (rows, n)) * float(info.tiny)
-
-
-def subnormal_results(rng, rows, n, info):
-    floor = -103.0 if info.bits == 32 else -744.0
-    x = rng.uniform(floor, floor + 18, (rows, n))
-    x[:, n // 2] = 0
-    return x
-
-
-def subnormal_everywhere(rng, rows, n, info):
-    """One large element, and the smallest and the next results that are not 0."""
-    limit = np.log(float(info.smallest_subnormal))
-    x = limit + rng.uniform(-1, 3, (rows, n))
-    x[:, 0] = 0
-    return x
-
-
-def random_bits(rng, rows, n, info):
-    """Any finite bit pattern."""
-    x = rng.integers(0, 1 << info.bits, (rows, n), f"u{info.bits // 8}", endpoint=False)
-    x = x.view(info.dtype)
-    return np.where(np.isfinite(x), x, 1)
-
-
-def random_bits_of_moderate_size(rng, rows, n, info):
-    """Any bit pattern of which more than one element may contribute."""
-    x = random_bits(rng, rows, n, info)
-    return np.where(abs(x) < 1e3, x, rng.normal(0, 3, (rows, n)))
-
-
-def half_steps(rng, rows, n, _):
-    """Arguments where the reduced one is largest: halves of ln2/8 and their neighbours."""
-    k = rng.integers(-600, 600, (rows, n))
-    return (k + 0.5) * (np.log(2) / 8) * (1 + rng.normal(0, 1e-7, (rows, n)))
-
-
-def around_the_switch(rng, rows, n, _):
-    """The largest elements on either side of where the maximum is subtracted first."""
-    sign = np.where(np.arange(rows) % 2, -1, 1)[:, None]
-    x = 4096 * sign + rng.normal(0, 1e-3, (rows, 1)) - abs(rng.normal(0, 20, (rows, n)))
-    x[:, n // 3] = 4096 * sign[:, 0]
-    return x
-
-
-@dataclass(frozen=True)
-class Family:
-    """Rows of one kind."""
-
-    make: object
-    lengths: tuple = (2, 10, 100, 1000)
-    rows: int = 40
-
-    def inputs(self, dtype):
-        rng = np.random.default_rng(20)
-        info = np.finfo(dtype)
-        for n in self.lengths:
-            with np.errstate(over="ignore"):
-                yield np.ascontiguousarray(self.make(rng, self.rows, n, info), dtype)
-
-
-FAMILIES = {
-    **{f"normal, σ = {sigma}": Family(normal(sigma)) for sigma in (0.1, 1, 3, 10, 30, 100)},
-    **{f"uniform, ±{half}": Family(uniform(half)) for half in (40, 350, 700)},
-    **{f"offset by ±{size:g}": Family(offset(size)) for size in (1e4, 1e30)},
-    "one dominant logit": Family(dominant),
-    "all equal": Family(equal),
-    "geometric ladder": Family(ladder),
-    "masked by −inf": Family(masked(-np.inf)),
-    "masked by −1e9": Family(masked(-1e9)),
-    "subnormal inputs": Family(subnormal_inputs),
-    "subnormal results": Family(subnormal_results),
-    "the smallest results": Family(subnormal_everywhere),
-    "random bits": Family(random_bits),
-    "random bits of moderate size": Family(random_bits_of_moderate_size),
-    "half steps of the reduction": Family(half_steps),
-    "around the switch to a shift": Family(around_the_switch),
-    "every length to 300": Family(normal(3), tuple(range(1, 301)), rows=2),
-    "powers of two to 2^17": Family(normal(3), tuple(1 << k for k in range(18)), rows=1),
-    "powers of two to 2^17, uniform": Family(uniform(40), tuple(1 << k for k in range(18)), rows=1),
-}
-LONG = {
-    "rows of 2^18 to 2^20, normal": Family(normal(3), (1 << 18, 1 << 19, 1 << 20), rows=1),
-    "rows of 2^18 to 2^20, equal": Family(equal, (1 << 18, (1 << 20) - 1, 1 << 20), rows=1),
-    "many short rows": Family(normal(4), (2, 3, 5, 17), rows=40000),
-    "many short rows, uniform": Family(uniform(80), (2, 3, 5, 17), rows=40000),
-}
-
-
 @functools.cache
 def cases(family, dtype, function):
     """Return inputs, exact results and the size that an ULP is taken of, for each length."""
     found = []
-    for x in {**FAMILIES, **LONG}[family].inputs(dtype):
+    for x in {**FAMILIES, **SLOW}[family].inputs(dtype):
         exact = FUNCTIONS[function](x)
         size = abs(exact)
         if function == "logsumexp":  # it cancels near 0: an ULP of the larger term
@@ -322,7 +194,7 @@ def test_a_search_of_a_minute_finds_no_row_beyond_the_bounds(native_fs):
 @pytest.mark.slow
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("family", LONG)
+@pytest.mark.parametrize("family", SLOW)
 def test_errors_stay_within_the_bounds_on_many_elements(fs, function, dtype, family):
     check(fs, function, dtype, family)
 
@@ -592,7 +464,7 @@ def report():
         for dtype in DTYPES:
             for name in _backend.available():
                 fs = _api.over(_backend.load(name))
-                found = {f: tally(fs, function, dtype, f) for f in (*FAMILIES, *LONG)}
+                found = {f: tally(fs, function, dtype, f) for f in (*FAMILIES, *SLOW)}
                 worst = max(found, key=lambda f: found[f].largest)
                 mean = max(found, key=lambda f: found[f].mean)
                 line = (
