@@ -296,6 +296,13 @@ def test_the_readme_has_its_cells_and_the_worst_loss() -> None:
     assert f"`{cases.BY_NAME[cell['name']].label}`" in section
 
 
+def test_the_documentation_shows_the_run_that_is_kept() -> None:
+    text = (machine.ROOT / "README.md").read_text(encoding="utf-8")
+    assert text == readme.replace_between(text, "benchmark", readme.benchmark_section(RESULTS))
+    page = (machine.ROOT / readme.FULL_TABLE).read_text(encoding="utf-8")
+    assert page == readme.full_table(RESULTS)
+
+
 def test_only_the_text_between_the_markers_is_replaced(
     document: dict[str, Any], tmp_path: Path
 ) -> None:
