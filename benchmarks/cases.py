@@ -22,7 +22,12 @@ except ImportError:
     HAS_BFLOAT16 = False
 else:
     HAS_BFLOAT16 = True
-HAS_NUMBA = find_spec("numba") is not None
+LACKING = {
+    name
+    for name, packages in {"numba": ["numba"], "Cython": ["Cython", "setuptools"]}.items()
+    if not all(map(find_spec, packages))
+}
+"""What cannot compile a loop here. Cython needs a C compiler too, as fastsoftmax does."""
 
 HOT_LOOP_CALLS = 100_000
 
@@ -72,8 +77,8 @@ class Case:
     """Further arguments that are arrays, by name: those in ``inputs.ARRAYS``."""
     options: tuple[tuple[str, Any], ...] = ()
     """Further keyword arguments of the call, by name."""
-    compiled: bool = False
-    """Whether the rows are given one by one by a loop that numba has compiled."""
+    compiled: str = ""
+    """What has compiled the loop that gives the rows one by one: "numba" or "Cython"."""
     workers: int = 1
     calls: int | None = None
     """A fixed number of calls in one sample, where the loop itself is the subject."""
@@ -85,8 +90,8 @@ class Case:
     @property
     def lacks(self) -> str | None:
         """The package without which there is no such array or loop, if it is not installed."""
-        if self.compiled and not HAS_NUMBA:
-            return "numba"
+        if self.compiled in LACKING:
+            return self.compiled
         return "ml_dtypes" if self.dtype == "bfloat16" and not HAS_BFLOAT16 else None
 
     @property
@@ -136,7 +141,7 @@ class Case:
         if self.result_dtype != self.dtype:
             found.add("dtype")
         if self.compiled:
-            found.add("compiled")
+            found.add(f"{self.compiled} loop")
         return frozenset(found - _USUAL)
 
     def option(self, name: str, default: Any = None) -> Any:
@@ -154,7 +159,9 @@ class Case:
         for name, value in self.options:
             text = str(value) if np.isscalar(value) else short_dtype(np.dtype(value).name)
             parts.append(name if value is True else f"{name}={text}")
-        parts += ["where="] * self.where + ["numba"] * self.compiled + ["out="] * self.out
+        parts += (
+            ["where="] * self.where + [self.compiled] * bool(self.compiled) + ["out="] * self.out
+        )
         if self.workers > 1:
             parts.append(f"workers={self.workers}")
         return " ".join(filter(None, (*parts, self.note)))
@@ -420,8 +427,9 @@ def _two_workers() -> Iterator[Case]:
 def _compiled() -> Iterator[Case]:
     """Yield rows that a compiled loop gives one by one, as a bandit's or a simulation's does."""
     for n, why in ((10, "as short as pays"), (46, "the classes of a classifier"), (200, "a menu")):
-        yield Case(f"compiled-{n}", (256, n), f"rows one by one from a loop by numba: {why}",
-                   out=True, compiled=True, quick=n == 46, tags=_tags("compiled"))
+        for name, by, quick in (("compiled", "numba", n == 46), ("cython", "Cython", False)):
+            yield Case(f"{name}-{n}", (256, n), f"rows one by one from a loop by {by}: {why}",
+                       out=True, compiled=by, quick=quick, tags=_tags("compiled"))
 
 
 GROUPS: dict[str, tuple[Case, ...]] = {

@@ -20,7 +20,7 @@ import numpy as np
 from . import streams
 from .cases import Case, UsageError
 from .inputs import Array, Data
-from .subject import result_buffer, result_buffers
+from .subject import cython_loops, result_buffer, result_buffers
 from .timing import Call
 
 Maker = Callable[[Case, Data], "Call | None"]
@@ -642,7 +642,7 @@ class Numba(Peer):
     """The textbook loops, compiled by numba: what one writes when SciPy is too slow."""
 
     name, module, distribution = "numba", "numba", "numba"
-    can = _ANY_LAYOUT | {"reversed", "compiled"}
+    can = _ANY_LAYOUT | {"reversed", "numba loop"}
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -670,6 +670,20 @@ class Numba(Peer):
         if case.out:
             return Call(self.into, (x, np.zeros_like(x)), to_numpy=to_numpy)
         return Call(self.fresh, (x,), to_numpy=to_numpy)
+
+
+class Cython(Peer):
+    """The textbook loops, compiled by Cython, in cells whose loop is Cython's."""
+
+    name, module, distribution = "Cython", "Cython", "Cython"
+    can = frozenset({"Cython loop"})
+
+    def softmax(self, case: Case, data: Data) -> Call | None:
+        """Softmax of rows, one by one."""
+        if not case.compiled:
+            return None
+        out = np.zeros_like(data.x)
+        return Call(cython_loops().textbook, (data.x, out), to_numpy=lambda _: out)
 
 
 class Awkward(Peer):
@@ -751,6 +765,7 @@ PEERS: dict[str, type[Peer]] = {
     "onnxruntime": OnnxRuntime,
     "jax": Jax,
     "numba": Numba,
+    "cython": Cython,
     "awkward": Awkward,
     "tensorflow": TensorFlow,
     "openvino": OpenVino,

@@ -5,6 +5,10 @@ from __future__ import annotations
 import functools
 import itertools
 import sys
+import tempfile
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,7 +63,9 @@ class Subject:
         function = getattr(self.functions, case.function)
         args, options = _arguments(case, data)
         if case.compiled:
-            return Call(_loop_of_numba(), (*args, options["out"]), to_numpy=_as_it_is)
+            out = options["out"]
+            loop = _loop_of_numba() if case.compiled == "numba" else cython_loops().each_row
+            return Call(loop, (*args, out), to_numpy=lambda _: out)
         return Call(function, args, options, to_numpy=_as_it_is)
 
     def variants(self, case: Case, data: Data) -> dict[str, Call]:
@@ -141,12 +147,37 @@ def _loop_of_numba() -> Any:
 
     from fastsoftmax import softmax
 
-    def each_row(x: Array, out: Array) -> Array:
+    def each_row(x: Array, out: Array) -> None:
         for i in range(len(x)):
             softmax(x[i], out=out[i])
-        return out
 
     return njit(each_row)
+
+
+@functools.cache
+def cython_loops() -> Any:
+    """Return `loops.pyx`, compiled as a user's module is."""
+    import fastsoftmax
+
+    cythonize: Any = import_module("Cython.Build").cythonize
+    setuptools: Any = import_module("setuptools")
+    source = str(Path(__file__).with_name("loops.pyx"))
+    extension = setuptools.Extension(
+        "fastsoftmax_loops", [source], include_dirs=[fastsoftmax.get_include()],
+        extra_compile_args=["-O3"],
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        modules = cythonize([extension], build_dir=folder, language_level=3, quiet=True)
+        build = setuptools.Distribution({"ext_modules": modules}).get_command_obj("build_ext")
+        build.build_lib = build.build_temp = folder
+        build.ensure_finalized()
+        build.run()
+        spec = spec_from_file_location(extension.name, build.get_ext_fullpath(extension.name))
+        assert spec
+        assert spec.loader
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
 
 
 def _end(block: Array) -> Array:
