@@ -63,16 +63,17 @@
 #define F32_LIFT_BITS 0x1p-63f
 /* Logarithms add up what a softmax rounds to 0: n e^-126 stays below 2^-150 for n < 2^31. */
 #define F32_LOG_CUT 126.0f
-/* The mass of the others is as accurate as adding them up by themselves if it is at least this
- * times min(n, CHUNK); for a whole chunk that is about half of the largest weight. */
+/* The mass of the others is used if it is at least this times min(n, CHUNK), for a whole chunk about
+ * half of the largest weight; below that they are added up by themselves. */
 #define F32_OTHERS_FROM 0x1p53
 #define F32_LOG_IN_TWO 0
 /* Vectors in parts computed together; two would need more than 16 registers. */
 #define F32_PARTS_AT_ONCE 1
-/* If |max / T| is larger, max is subtracted first, exactly (Sterbenz: 2 * 126 <= 4096). */
+/* If |max / T| is larger, max is subtracted first: exact for the elements that count, which lie
+ * within 126 of it and so, above 4096, within a factor of two (Sterbenz). */
 #define F32_SHIFT_ABOVE 4096.0f
 
-/* Where a mass starts: CHUNK / 16 weights below 2^65 each do not leave the binade. */
+/* Where a mass starts: the 64 weights of a lane, below 2^65 each, keep it below 2^73. */
 #define F32_MASS_START 0x1p72f
 #define F32_MASS_START_BITS 0x63800000u
 #define F32_MASS_UNIT 0x1p49f

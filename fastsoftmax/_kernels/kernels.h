@@ -95,7 +95,7 @@ typedef void fsm_rows_function(const fsm_rows *batch);
 
 /* The longest rows that fsm_beside_function takes. */
 #define FSM_BESIDE_LENGTH 128
-/* Computes LANES rows in place, transposed: vector i of `block`, which is aligned to a cache line,
+/* Computes 16 (float32) or 8 (float64) rows in place, transposed: vector i of `block`, which is aligned to a cache line,
  * holds element i of every row. Results replace elements (logsumexp: those in vector 0). Returns 0
  * if a row has a NaN, no finite maximum, |max| > 4096, or (logarithms of more than 64 elements) one
  * dominant element; the block is then garbage and the caller recomputes it. */
@@ -115,8 +115,8 @@ typedef struct {
     int *done;
 } fsm_tall;
 
-/* Scratch per block: two vectors of row state, and high and low accumulators for at most 16 lanes;
- * 64 bytes a vector. */
+/* Scratch per block: two vectors of row state (maximum, start), and 16 pairs of high and low
+ * accumulators; 64 bytes a vector. */
 #define FSM_TALL_SCRATCH ((2 + 2 * 16) * 64)
 typedef void fsm_tall_function(const fsm_tall *rows);
 
@@ -168,7 +168,7 @@ enum fsm_function {
     FSM_LOG_SOFTMAX_BACKWARD,
     FSM_ROW_FUNCTIONS, /* the functions above are those of fsm_rows */
     FSM_CROSS_ENTROPY = FSM_ROW_FUNCTIONS,
-    FSM_SEGMENT_SOFTMAX, /* in the order of the functions that compute their rows */
+    FSM_SEGMENT_SOFTMAX, /* in the order of FSM_SOFTMAX ..., which compute their rows */
     FSM_SEGMENT_LOG_SOFTMAX,
     FSM_SEGMENT_LOGSUMEXP,
     FSM_FUNCTIONS
@@ -196,7 +196,7 @@ typedef struct {
     /* Reads elements again, in the rare cases that need it; NULL: they lie in rows->x. */
     fsm_read_function *read;
     void *source;
-    /* Sums are in the unit of sum.maximum, which is final, not of the largest so far. */
+    /* Whether sum.maximum is that of the row, as in a second reading; else of the pieces so far. */
     int known;
     int stored;    /* results are scaled from weights that lie in their place */
     fsm_piece sum; /* over the pieces so far */

@@ -54,12 +54,12 @@
 /* The longest rows, and the fewest of them, whose reductions are folded together. */
 #define FOLDED (16 * LANES)
 #define FOLD_FROM (LANES / 4)
-_Static_assert(FOLDED * sizeof(REAL) <= FSM_STREAM_ABOVE, "rows are streamed from a line on");
+_Static_assert(FOLDED * sizeof(REAL) <= FSM_STREAM_ABOVE, "folded rows are never streamed");
 _Static_assert(2 * CHUNK * sizeof(REAL) >= GROUP_BYTES,
                "a row of several chunks is alone in its group");
 
-/* A cache line of streamed results that two rows share, held until it is whole: a plain store of a
- * part of it would wait for memory, and all streaming stores after it too. */
+/* Rows seldom end with a cache line. A line of streamed results that two rows share is held here
+ * until the next row fills it: a store of a part of it would stall the streaming stores after it. */
 typedef struct {
     REAL *at; /* where the line belongs; its first `held` elements are known */
     size_t held;
@@ -94,7 +94,7 @@ FSM_INLINE void F(fill_nan)(REAL *out, size_t n) {
     }
 }
 
-/* The largest element of each lane. NaNs are skipped where possible; they reach the sum anyway. */
+/* The largest element of each lane. A NaN may be missed; the sum of the row becomes NaN anyway. */
 FSM_CORE VEC F(row_top)(const REAL *x, size_t n) {
     VEC m0 = V(set1)(-INFINITY), m1 = m0, m2 = m0, m3 = m0;
     size_t i = 0;
@@ -430,9 +430,9 @@ FSM_NOINLINE F(total)
     return total;
 }
 
-/* The sum in parts of the weights of up to ACROSS elements but element `skip`: it has a relative
- * accuracy that a mass lacks where the sum is small. Stores the weights to w unless that is NULL,
- * element `skip`'s as 0. */
+/* The sum, in parts, of the weights of up to ACROSS elements except element `skip`. Its relative
+ * error is small even where the sum is; a mass's is not. Stores the weights to w unless that is
+ * NULL, that of element `skip` as 0. */
 FSM_CORE F(part_sum)
     F(some_others)(const REAL *x, REAL *w, size_t n, size_t skip, const F(row) *row, int rare) {
     F(part_sum) sum;
@@ -519,9 +519,9 @@ FSM_INLINE double F(others_from)(size_t n) {
     return (double)(n < CHUNK ? n : CHUNK) * FC(OTHERS_FROM);
 }
 
-/* The sum of all weights but one of the largest, and the weights to w unless that is NULL. Long
- * enough rows take it from their mass, if it is not small beside the largest weight; others add it
- * up with a relative accuracy of its own. */
+/* The sum of all weights but one of the largest, and the weights to w unless that is NULL. Rows of
+ * more than ACROSS elements take it from their mass, unless it is small beside the largest weight:
+ * then, as in shorter rows, it is added up by itself. */
 FSM_INLINE pair F(others)(const REAL *x, REAL *w, size_t n, ptrdiff_t ahead, const F(start) *s,
                           const fsm_temperature *t) {
     if (n > ACROSS) {
@@ -636,9 +636,9 @@ FSM_CORE void F(scale_row)(REAL *out, size_t first, size_t n, REAL inv_hi, REAL 
     F(scale_ends)(out, first, n, inv_hi, inv_lo);
 }
 
-/* Scales weights in place as normalised() does, w hi + (w lo) with the same bits, but with no
- * subnormal operand or result. Weights of `limit` or more, whose product with lo is normal, go the
- * usual way. Others are computed times LIFT, as y LIFT = w (hi LIFT) + low:
+/* Scales weights in place to y = w hi + (w lo), the bits of normalised(), but without a subnormal
+ * operand or result, which are slow. Weights of `limit` or more, whose product with lo is normal, go
+ * the usual way. Others are computed LIFT times as large, y LIFT = w (hi LIFT) + low:
  * - low = w (lo LIFT), which adding and subtracting `magic` rounds as the subnormal w lo would be;
  * - a sum of `normal` or more is a normal y: LIFT is taken off its exponent;
  * - a lower one is rounded by adding `normal`, whose last bit is then the smallest subnormal's: the
@@ -697,7 +697,7 @@ FSM_NOINLINE void F(scale_rows_low)(const fsm_rows *b, size_t first, size_t rows
     }
 }
 
-/* Scales a long row piece by piece, asking before each whether a result has been subnormal. */
+/* Scales a long row piece by piece, asking before each but the first whether a result has been subnormal. */
 FSM_NOINLINE void F(scale_pieces)(REAL *out, size_t n, REAL hi, REAL lo) {
     size_t first = F(before_line)(out, n);
     for (size_t i = 0; i < n; first = 0) {
@@ -716,7 +716,7 @@ FSM_NOINLINE void F(scale_pieces)(REAL *out, size_t n, REAL hi, REAL lo) {
  * processor works on other rows. */
 static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
     F(start) start[GROUP];
-    REAL chunks[MOST_CHUNKS]; /* of a row of several, which is a group by itself */
+    REAL chunks[MOST_CHUNKS]; /* one buffer: a row of several is a group by itself */
     F(total) total[GROUP];
     REAL hi[GROUP], lo[GROUP];
     const ptrdiff_t ahead = F(ahead)(b, first, rows);
@@ -1093,7 +1093,7 @@ FSM_INLINE void F(logsumexp_row)(const REAL *x, REAL *out, size_t n, const F(sta
 FSM_NOINLINE void F(log_group)(const fsm_rows *b, size_t first, size_t rows, int single,
                                F(edge) *edge) {
     F(start) start[GROUP];
-    REAL chunks[MOST_CHUNKS]; /* of a row of several, which is a group by itself */
+    REAL chunks[MOST_CHUNKS]; /* one buffer: a row of several is a group by itself */
     pair others[GROUP];
     pair logarithm[GROUP];
     const ptrdiff_t ahead = F(ahead)(b, first, rows);

@@ -357,7 +357,7 @@ FSM_CORE f64x8 f64x8_fold_max(const f64x8 *a) {
 FSM_CORE f64x8 f64x8_fold_add(const f64x8 *a) {
     FSM_LANES(f64x8, 8, f64x8_reduce_add(a[i]));
 }
-/* Lanes 4-7, 2-3 or 1 moved to lane 0 on: the steps of a sum by halves. */
+/* Halves, quarters or neighbours swapped, so that an addition folds them: a sum by halves. */
 FSM_INLINE f64x8 f64x8_fold4(f64x8 a) {
     FSM_LANES(f64x8, 8, a.v[i ^ 4]);
 }
