@@ -93,9 +93,18 @@ def summary(cells: list[Cell]) -> str:
     win, undecided, loss = (found.count(word) for word in ("win", "undecided", "loss"))
     mean = geometric_mean([peer["ratio"]["median"] for peer in best])
     return (
-        f"Against the best peer of each of {len(best)} cells: {win} wins, {undecided} undecided, "
-        f"{loss} losses; geometric mean of the ratios: {times(mean)}."
+        f"Of {len(best)} cells, each against its best peer: {win} won, {undecided} undecided, "
+        f"{loss} lost; geometric mean of the ratios: {times(mean)}."
     )
+
+
+def means(cells: list[Cell]) -> str:
+    """Return the geometric mean of each peer's ratios, over the cells that it takes part in."""
+    found = {
+        name: geometric_mean([r for cell in cells if (r := ratio(cell, name))])
+        for name in peer_names(cells)
+    }
+    return ", ".join(f"{name} {times(mean)}" for name, mean in found.items())
 
 
 def cell_named(document: Document, name: str) -> Cell | None:
@@ -170,7 +179,8 @@ def ulp(value: float | None) -> str:
 LEGEND = (
     "Time: of one call of fastsoftmax. Ratio: the time of the best peer, the fastest other "
     "library, over it, the median of paired rounds. Undecided: the middle half of the ratios has "
-    "1 in it. ULP: the largest error in units in the last place, ours and the best peer's. "
+    "1 in it. ULP: the largest error in units in the last place, ours and the best peer's. Cell: "
+    "a function, a dtype, a shape and a way of calling. "
     "f32: float32; 32×46: the shape; out=: into a buffer that the caller keeps; b=array: an array "
     "as that argument. `python -m benchmarks --list` says what each cell is for."
 )

@@ -46,6 +46,8 @@ WIDTH_OF_A_LOG = 150
 """A log or a file takes any width; rich would assume 80 columns."""
 NARROWEST_LABEL = 33
 
+FASTEST_PEERS = ("torch", "ONNX Runtime", "JAX", "numba")
+
 QUIET_LOAD = 0.5
 """Load average above which a report says that the machine was not quiet."""
 
@@ -150,6 +152,12 @@ def heading(document: Document) -> str:
 
 def notes(document: Document) -> Iterator[str]:
     """Yield what a reader of the tables should know beside them, a line each."""
+    absent = [name for name in FASTEST_PEERS if name not in peer_names(document["cells"])]
+    if absent:
+        yield (
+            f"Not in this run, though often the best peer: {', '.join(absent)}; README.md says how "
+            "to install them."
+        )
     for name, package in document.get("left_out", {}).items():
         yield f"{name} is left out: {package} is not installed."
     for cell in document["cells"]:

@@ -155,10 +155,10 @@ def test_a_ratio_whose_quartiles_enclose_1_is_neither_a_win_nor_a_loss(
 ) -> None:
     torch = document["cells"][0]["contenders"][2]
     torch["ratio"] = spread(q1, (q1 + q3) / 2, q3)
-    count = {"win": "1 wins", "loss": "1 losses", "undecided": "1 undecided"}[verdict]
+    count = {"win": "1 won", "loss": "1 lost", "undecided": "1 undecided"}[verdict]
     for text in (readme.benchmark_section(document), shown(document, width=80)):
         assert count in text
-        assert verdict in text
+    assert verdict in shown(document, width=80)
     assert ("torch takes" in shown(document, width=80)) == (verdict == "loss")
 
 
@@ -344,9 +344,14 @@ def test_the_fallback_has_its_own_exit_status(
     assert cli.main(["--from-json", str(path), "--allow-fallback"]) == 0
 
 
+def test_a_note_names_the_fast_peers_that_are_absent(document: dict[str, Any]) -> None:
+    (note,) = [note for note in report.notes(document) if "Not in this run" in note]
+    assert "best peer: ONNX Runtime, numba;" in note
+
+
 def test_a_note_has_numbas_row_inlined_beside_a_call(document: dict[str, Any]) -> None:
     def found() -> list[str]:
-        return [note for note in report.notes(document) if "numba" in note]
+        return [note for note in report.notes(document) if "numba inlines" in note]
 
     assert found() == []
     for name, shape, seconds in (("one-row-46", [46], 4e-7), ("batch-46", [512, 46], 512e-7)):
