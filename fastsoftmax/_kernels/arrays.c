@@ -238,83 +238,22 @@ static int is_direct(const fsm_plan *p, int operand) {
 
 /* ---- conversion from any format and to it ---- */
 
-#define CONVERT_FROM(name, type)                                                                   \
-    case name:                                                                                     \
-        for (size_t i = 0; i < n; i++) {                                                           \
-            to[i] = (CONVERTED)((const type *)from)[i];                                            \
-        }                                                                                          \
-        return
-
-/* All formats but the 16-bit floats. */
-#define CONVERT_SWITCH(dtype)                                                                      \
-    switch (dtype) {                                                                               \
-    case FSM_BOOL:                                                                                 \
-        for (size_t i = 0; i < n; i++) {                                                           \
-            to[i] = ((const uint8_t *)from)[i] != 0;                                               \
-        }                                                                                          \
-        return;                                                                                    \
-        CONVERT_FROM(FSM_F32, float);                                                              \
-        CONVERT_FROM(FSM_F64, double);                                                             \
-        CONVERT_FROM(FSM_I8, int8_t);                                                              \
-        CONVERT_FROM(FSM_U8, uint8_t);                                                             \
-        CONVERT_FROM(FSM_I16, int16_t);                                                            \
-        CONVERT_FROM(FSM_U16, uint16_t);                                                           \
-        CONVERT_FROM(FSM_I32, int32_t);                                                            \
-        CONVERT_FROM(FSM_U32, uint32_t);                                                           \
-    case FSM_I64: /* no vectors before AVX-512 convert it */                                       \
-        FSM_UNROLL_SOME                                                                            \
-        for (size_t i = 0; i < n; i++) {                                                           \
-            to[i] = (CONVERTED)((const int64_t *)from)[i];                                         \
-        }                                                                                          \
-        return;                                                                                    \
-        CONVERT_FROM(FSM_U64, uint64_t);                                                           \
-    default:                                                                                       \
-        return;                                                                                    \
-    }
-
-static void to_f32(const fsm_plan *p, enum fsm_dtype dtype, float *to, const void *from, size_t n) {
-    if (dtype == FSM_F16) {
-        p->kernels->from_f16(to, from, n);
-        return;
-    }
-    if (dtype == FSM_BF16) {
-        p->kernels->from_bf16(to, from, n);
-        return;
-    }
-#define CONVERTED float
-    CONVERT_SWITCH(dtype)
-#undef CONVERTED
-}
-
 /* Numbers converted or checked at a time, on the stack. */
 #define AT_ONCE 64
 
-static void to_f64(const fsm_plan *p, enum fsm_dtype dtype, double *to, const void *from,
-                   size_t n) {
-    if (dtype == FSM_F16 || dtype == FSM_BF16) {
-        for (size_t done = 0; done < n; done += AT_ONCE) {
-            float piece[AT_ONCE];
-            const size_t count = n - done < AT_ONCE ? n - done : AT_ONCE;
-            to_f32(p, dtype, piece, (const uint16_t *)from + done, count);
-            for (size_t i = 0; i < count; i++) {
-                to[done + i] = piece[i];
-            }
-        }
-        return;
-    }
-#define CONVERTED double
-    CONVERT_SWITCH(dtype)
-#undef CONVERTED
-}
-
-/* Converts n elements, aligned and in the machine's byte order, to the computing format. */
-static void widen(const fsm_plan *p, enum fsm_dtype dtype, char *to, const char *from, size_t n) {
-    if (dtype == p->computing) {
+/* Converts n elements, aligned and in the machine's byte order, to FSM_F32 or FSM_F64. */
+static void widen(const fsm_plan *p, enum fsm_dtype wide, void *to, enum fsm_dtype dtype,
+                  const char *from, size_t n) {
+    if (dtype == wide) {
         memcpy(to, from, n * size_of(dtype));
-    } else if (p->computing == FSM_F32) {
-        to_f32(p, dtype, (float *)to, from, n);
+    } else if (n >= FSM_BLOCK) {
+        p->kernels->widen[wide](dtype, to, from, n);
     } else {
-        to_f64(p, dtype, (double *)to, from, n);
+        FSM_ALIGNED(8) char given[FSM_BLOCK * sizeof(double)] = {0};
+        FSM_ALIGNED(8) char converted[FSM_BLOCK * sizeof(double)];
+        memcpy(given, from, n * size_of(dtype));
+        p->kernels->widen[wide](dtype, converted, given, FSM_BLOCK);
+        memcpy(to, converted, n * size_of(wide));
     }
 }
 
@@ -405,40 +344,38 @@ static void read_indices(const fsm_plan *p, const char *from, ptrdiff_t step, si
     }
 }
 
-#define COPY_ELEMENTS(size, from_step, to_step)                                                    \
-    for (size_t i = 0; i < n; i++) {                                                               \
-        memcpy(to + (ptrdiff_t)i * (to_step), from + (ptrdiff_t)i * (from_step), size);            \
+#define COPY_ELEMENTS(size)                                                                        \
+    for (size_t i = 0; i < n; i++, from += from_step, to += to_step) {                             \
+        memcpy(to, from, size);                                                                    \
     }                                                                                              \
     return
 
-/* Copies n elements of `size` bytes, contiguous on one side. Constant steps allow for vectors. */
-static void copy_elements(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step,
-                          size_t n, size_t size) {
-    if (to_step == (ptrdiff_t)size && from_step == to_step) {
-        memcpy(to, from, n * size);
-        return;
-    }
-    if (size == 4 && to_step == 4 && from_step == 8) {
-        COPY_ELEMENTS(4, 8, 4);
-    }
-    if (size == 4 && to_step == 4 && from_step == -4) {
-        COPY_ELEMENTS(4, -4, 4);
-    }
-    if (size == 8 && to_step == 8 && from_step == 16) {
-        COPY_ELEMENTS(8, 16, 8);
-    }
-    if (size == 8 && to_step == 8 && from_step == -8) {
-        COPY_ELEMENTS(8, -8, 8);
+/* Copies n elements of `size` bytes, contiguous on one side. */
+static void copy_elements(const fsm_plan *p, char *to, ptrdiff_t to_step, const char *from,
+                          ptrdiff_t from_step, size_t n, size_t size) {
+    if (to_step == (ptrdiff_t)size) {
+        if (from_step == to_step) {
+            memcpy(to, from, n * size);
+            return;
+        }
+        if (size >= 4 && from_step == -to_step) {
+            p->kernels->reverse[size == 8](to, from, n);
+            return;
+        }
+        if (size >= 4 && from_step == 2 * to_step) {
+            p->kernels->every_second[size == 8](to, from, n);
+            return;
+        }
     }
     switch (size) {
     case 8:
-        COPY_ELEMENTS(8, from_step, to_step);
+        COPY_ELEMENTS(8);
     case 4:
-        COPY_ELEMENTS(4, from_step, to_step);
+        COPY_ELEMENTS(4);
     case 2:
-        COPY_ELEMENTS(2, from_step, to_step);
+        COPY_ELEMENTS(2);
     default:
-        COPY_ELEMENTS(1, from_step, to_step);
+        COPY_ELEMENTS(1);
     }
 }
 
@@ -447,11 +384,11 @@ static void read_numbers(const fsm_plan *p, int operand, const char *from, ptrdi
                          double *to) {
     FSM_ALIGNED(8) char raw[AT_ONCE * sizeof(double)];
     const size_t size = size_of(p->dtype[operand]);
-    copy_elements(raw, (ptrdiff_t)size, from, step, n, size);
+    copy_elements(p, raw, (ptrdiff_t)size, from, step, n, size);
     if (p->foreign[operand] & FSM_SWAPPED) {
         p->kernels->swap_bytes(raw, raw, n, size);
     }
-    to_f64(p, p->dtype[operand], to, raw, n);
+    widen(p, FSM_F64, to, p->dtype[operand], raw, n);
 }
 
 /* Whether a class index is out of range and not the ignored one. */
@@ -564,9 +501,9 @@ static void transfer_piece(const fsm_plan *p, char *base, ptrdiff_t row_step, pt
     if (within < between && within <= LINE) { /* row by row, where a row is nearly a run */
         for (size_t r = 0; r < rows; r++, base += row_step, packed += pitch * size) {
             if (gather) {
-                copy_elements(packed, (ptrdiff_t)size, base, step, n, size);
+                copy_elements(p, packed, (ptrdiff_t)size, base, step, n, size);
             } else {
-                copy_elements(base, step, packed, (ptrdiff_t)size, n, size);
+                copy_elements(p, base, step, packed, (ptrdiff_t)size, n, size);
             }
         }
         return;
@@ -732,7 +669,7 @@ static void widen_foreign(const fsm_plan *p, int operand, char *to, const char *
             memcpy(raw, from + i * size, count * size);
         }
         if (raw == block) {
-            widen(p, dtype, to + i * wide, block, count);
+            widen(p, p->computing, to + i * wide, dtype, block, count);
         }
     }
 }
@@ -751,7 +688,7 @@ static void gather(const part *at, int operand, char *base, size_t rows, char *p
                 if (p->foreign[operand]) {
                     widen_foreign(p, operand, to, row + i * size, end - i);
                 } else {
-                    widen(p, dtype, to, row + i * size, end - i);
+                    widen(p, p->computing, to, dtype, row + i * size, end - i);
                 }
             }
         }
@@ -768,7 +705,7 @@ static void gather(const part *at, int operand, char *base, size_t rows, char *p
                 p->kernels->swap_bytes(raw + first * size, raw + first * size, end - i, size);
             }
             if (converts) {
-                widen(p, dtype, packed + first * wide, raw + first * size, end - i);
+                widen(p, p->computing, packed + first * wide, dtype, raw + first * size, end - i);
             }
         }
     }

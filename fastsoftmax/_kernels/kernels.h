@@ -245,6 +245,9 @@ enum fsm_dtype {
     FSM_DTYPES
 };
 
+/* Elements of a block of those that are converted (elements.h). */
+#define FSM_BLOCK 32
+
 /* The kernels of one instruction set. */
 typedef struct {
     const char *name;
@@ -255,10 +258,13 @@ typedef struct {
     fsm_tall_function *tall[FSM_COMPUTE_DTYPES]; /* softmax only; NULL: none */
     fsm_cross_entropy_function *cross_entropy[FSM_COMPUTE_DTYPES];
     fsm_weighted_function *logsumexp_weighted;
-    void (*from_f16)(float *out, const uint16_t *x, size_t n);
+    /* Converts n elements, FSM_BLOCK or more, of another format to float32 or float64. */
+    void (*widen[FSM_COMPUTE_DTYPES])(enum fsm_dtype dtype, void *to, const void *from, size_t n);
     void (*to_f16)(uint16_t *out, const float *x, size_t n);
-    void (*from_bf16)(float *out, const uint16_t *x, size_t n);
     void (*to_bf16)(uint16_t *out, const float *x, size_t n);
+    /* Copies n elements, unaligned, with a step of -1 or 2 elements in `from`. */
+    void (*reverse[FSM_COMPUTE_DTYPES])(void *to, const void *from, size_t n);
+    void (*every_second[FSM_COMPUTE_DTYPES])(void *to, const void *from, size_t n);
     /* Swaps the bytes of n elements of 2, 4 or 8 bytes, unaligned; `to` may be `from`. */
     void (*swap_bytes)(void *to, const void *from, size_t n, size_t size);
     /* out = x where the mask is not 0, else `other`; out may be x. */

@@ -102,87 +102,7 @@ static const fsm_temperature untempered = {0, 1.0, 1.0, 0.0};
 #include "weighted.h"
 #include "undefine.h"
 
-static void from_f16(float *out, const uint16_t *x, size_t n) {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        f32x16_store(out + i, f32x16_load_f16(x + i));
-    }
-    if (i < n) {
-        uint16_t tail[16] = {0};
-        memcpy(tail, x + i, (n - i) * sizeof tail[0]);
-        f32x16_store_partial(out + i, f32x16_load_f16(tail), n - i);
-    }
-}
-
-static void to_f16(uint16_t *out, const float *x, size_t n) {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        f32x16_store_f16(out + i, f32x16_load(x + i));
-    }
-    if (i < n) {
-        uint16_t tail[16];
-        f32x16_store_f16(tail, f32x16_load_partial(x + i, n - i, 0.0f));
-        memcpy(out + i, tail, (n - i) * sizeof tail[0]);
-    }
-}
-
-static void from_bf16(float *out, const uint16_t *x, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        const uint32_t bits = (uint32_t)x[i] << 16;
-        memcpy(out + i, &bits, sizeof bits);
-    }
-}
-
-/* Rounds half to even; a NaN becomes the canonical one. */
-static void to_bf16(uint16_t *out, const float *x, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, x + i, sizeof bits);
-        const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-        out[i] = (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
-    }
-}
-
-#define SWAP(type, swapped)                                                                        \
-    FSM_INDEPENDENT                                                                                \
-    for (size_t i = 0; i < n; i++) {                                                               \
-        type a;                                                                                    \
-        memcpy(&a, (const char *)from + i * sizeof a, sizeof a);                                   \
-        a = (type)(swapped);                                                                       \
-        memcpy((char *)to + i * sizeof a, &a, sizeof a);                                           \
-    }
-
-/* Shifts and masks, which compilers turn into a byte permutation where the vectors have one. */
-static void swap_bytes(void *to, const void *from, size_t n, size_t size) {
-    if (size == 2) {
-        SWAP(uint16_t, a >> 8 | a << 8)
-    } else if (size == 4) {
-        SWAP(uint32_t, a >> 24 | (a >> 8 & 0xff00) | (a << 8 & 0xff0000) | a << 24)
-    } else {
-        SWAP(uint64_t, (a & 0xff) << 56 | (a & 0xff00) << 40 | (a & 0xff0000) << 24 |
-                           (a & 0xff000000u) << 8 | (a >> 8 & 0xff000000u) | (a >> 24 & 0xff0000) |
-                           (a >> 40 & 0xff00) | a >> 56)
-    }
-}
-#undef SWAP
-
-static void select_f32(void *out, const void *x, const uint8_t *mask, size_t n, double other) {
-    const float *from = x;
-    float *to = out, value = (float)other;
-    for (size_t i = 0; i < n; i++) {
-        const float given = from[i];
-        to[i] = mask[i] ? given : value;
-    }
-}
-
-static void select_f64(void *out, const void *x, const uint8_t *mask, size_t n, double other) {
-    const double *from = x;
-    double *to = out;
-    for (size_t i = 0; i < n; i++) {
-        const double given = from[i];
-        to[i] = mask[i] ? given : other;
-    }
-}
+#include "elements.h"
 
 const fsm_kernels FSM_PASTE(fsm_, FSM_UNIT) = {
     .name = FSM_STRING(FSM_UNIT),
@@ -212,10 +132,11 @@ const fsm_kernels FSM_PASTE(fsm_, FSM_UNIT) = {
 #endif
     .cross_entropy = {f32_cross_entropy_rows, f64_cross_entropy_rows},
     .logsumexp_weighted = logsumexp_weighted,
-    .from_f16 = from_f16,
+    .widen = {widen_f32, widen_f64},
     .to_f16 = to_f16,
-    .from_bf16 = from_bf16,
     .to_bf16 = to_bf16,
+    .reverse = {reverse_f32, reverse_f64},
+    .every_second = {every_second_f32, every_second_f64},
     .swap_bytes = swap_bytes,
     .select = {select_f32, select_f64},
     .gather = {f32_gather, f64_gather},
