@@ -26,7 +26,7 @@ from golden_rows import (
     records,
     thresholds,
 )
-from toolchain import KERNELS, ON_X86, PROGRAMS, compile_program, need, run
+from toolchain import KERNELS, ON_X86, PROGRAMS, STRICT, compile_program, need, run
 
 from fastsoftmax import _api, _backend
 
@@ -124,26 +124,26 @@ def test_every_instruction_set_gives_the_golden_bits(native_fs, rows, golden):
 
 HERE = _backend.INSTRUCTION_SETS
 WASM = (sys.executable, PROGRAMS / "wasm.py")
-# A compiler with options; what runs a program of it, None where nothing can; the kernels that run.
+ZIG = "python-zig cc -O1 -Wno-pass-failed -target"  # at -O1 loops have no vectors, as clang warns
+# A compiler with options; what runs its programs, None where nothing can; kernels that must run.
 BUILDS = {
     # The extension is usually gcc's own, at another level of optimisation.
     "gcc": ("gcc -O1", (), HERE),
     "clang": ("clang -O2", (), HERE),
-    "musl": ("musl-gcc -O1 -static", (), HERE),
 }
 if ON_X86:
     BUILDS |= {
+        "musl": ("musl-gcc -O1 -static", (), HERE[:-1]),
         "aarch64": ("aarch64-linux-gnu-gcc -O1 -static", ("qemu-aarch64",), ("neon", "generic")),
         "armhf": ("arm-linux-gnueabihf-gcc -O1 -static", ("qemu-arm",), ("generic",)),
         "i386": ("i686-linux-gnu-gcc -O1 -static", ("qemu-i386",), ("generic",)),
         "ppc64le": ("powerpc64le-linux-gnu-gcc -O1 -static", ("qemu-ppc64le",), ("generic",)),
         "s390x": ("s390x-linux-gnu-gcc -O1 -static", ("qemu-s390x",), ("generic",)),
-        # The fma of this C library rounds twice.
         "mingw": ("x86_64-w64-mingw32-gcc -O1 -static", ("wine",), HERE[:-1]),
-        "wasm": ("python-zig cc -target wasm32-wasi -O1", WASM, ("generic",)),
-        "macos-x86-64": ("python-zig cc -target x86_64-macos -O1", None, ()),
-        "macos-aarch64": ("python-zig cc -target aarch64-macos -O1", None, ()),
-        "windows-aarch64": ("python-zig cc -target aarch64-windows -O1", None, ()),
+        "wasm": (f"{ZIG} wasm32-wasi", WASM, ()),
+        "macos-x86-64": (f"{ZIG} x86_64-macos", None, ()),
+        "macos-aarch64": (f"{ZIG} aarch64-macos", None, ()),
+        "windows-aarch64": (f"{ZIG} aarch64-windows", None, ()),
     }
 
 
@@ -153,17 +153,32 @@ def test_every_compiler_and_processor_gives_the_golden_bits(tmp_path, rows, gold
     compiler, emulator, names = BUILDS[build]
     need(compiler.split()[0], *(emulator or ())[:1])
     sources = sorted(KERNELS.glob("*.c"))
+    if emulator is None:
+        for source in sources:
+            run(*compiler.split(), *STRICT, "-c", source, "-o", tmp_path / f"{source.stem}.o")
+        return
     if "gcc" in compiler:
         # What -ffast-math links: the program starts with subnormal numbers flushed to zero.
         path = run(*compiler.split(), "-print-file-name=crtfastmath.o", text=True).strip()
         sources += [path] if Path(path).is_file() else []
     program = compile_program(compiler, "bits.c", tmp_path / "bits.exe", sources=sources)
-    if emulator is None:
-        return
-    command = [*emulator, program]
-    assert tuple(run(*command, text=True).split()) == names
-    for name in names:
-        assert hashes_of_program([*command, name], rows) == golden, name
+    offered = run(*emulator, program, text=True).split()
+    assert set(names) <= set(offered)
+    expected = golden
+    if build not in ("gcc", "clang"):
+        rows = some(rows)
+        expected = hashes_of(_api.over(_backend.load(HERE[0])), rows)
+    for name in offered:
+        assert hashes_of_program([*emulator, program, name], rows) == expected, name
+
+
+def some(rows):
+    """Return a part for emulators, which compute an fma in hundreds of instructions."""
+    by_key = {}
+    for record in rows:
+        if record.x.size <= 10000:
+            by_key.setdefault(record.key, []).append(record)
+    return [record for records in by_key.values() for record in records[::11]]
 
 
 # ---- what must not matter: layout, batch, place, workers, the caller's control register ----

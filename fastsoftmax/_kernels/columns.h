@@ -115,7 +115,7 @@ typedef struct {
 /* The weights of the columns, to w unless NULL (it may be x), and their mass. */
 FSM_CORE void F(columns_weigh)(const VEC *x, VEC *w, size_t n, const F(row) *row, int tempered,
                                F(columns_mass) *mass) {
-    mass->units = V(set1)(0);
+    mass->low[0] = mass->units = V(set1)(0); /* n is not 0, as gcc cannot know */
     for (size_t i = 0; i < n && i < LANES; i++) {
         const VEC first = F(weight)(x[i], row, tempered);
         F(mass) lane = F(mass_first)(first);
@@ -189,7 +189,8 @@ FSM_CORE F(sum) F(columns_sum)(const VEC *x, VEC *w, size_t n, const F(row) *row
 /* sum(a_i b_i), with products grouped as F(add_products) does; sum(a_i) if b is NULL. */
 FSM_CORE F(sum) F(columns_dot)(const VEC *a, const VEC *b, size_t n) {
     F(sum) lane[LANES];
-    for (size_t i = 0; i < n && i < LANES; i++) {
+    lane[0] = F(sum_zero)(); /* n is not 0, as gcc cannot know */
+    for (size_t i = 1; i < n && i < LANES; i++) {
         lane[i] = F(sum_zero)();
     }
     for (size_t i = 0; i < n; i++) {

@@ -46,9 +46,13 @@ void fsm_share(fsm_shared *shared, size_t items, size_t least, size_t elements, 
 }
 
 int64_t fsm_now(void) {
+#if defined(TIME_UTC)
     struct timespec now = {0, 0};
     (void)timespec_get(&now, TIME_UTC);
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+#else /* an old C library of Windows, where clock() is the time that has passed */
+    return (int64_t)clock() * 1000 / CLOCKS_PER_SEC;
+#endif
 }
 
 int fsm_stops(fsm_watch *watch) {

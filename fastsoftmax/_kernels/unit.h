@@ -39,32 +39,36 @@ FSM_INLINE double f64_nan(void) {
 }
 
 /* Whether fma() rounds once. Tries a, b, c and the right a * b + c that a wrong fma misses: one in
- * a wider format, one that adds a rounded product, scales subnormal results, or overflows in
- * between, as some C libraries have. `volatile`, so that the compiler does not compute the answer.
- */
+ * a wider format, one that adds a rounded product, scales subnormal results, or overflows or
+ * underflows in between, as some C libraries have. `volatile`, so that the compiler does not compute
+ * the answer. */
 FSM_SMALL int rounds_once(void) {
     static const float narrow[][4] = {
         {0x1.001p0f, 0x1.001p0f, 0x1p-120f, 0x1.002002p0f},
         {0x1.003p0f, 0x1.001p0f, -0x1p-120f, 0x1.004002p0f},
         {0x1.001p0f, 0x1.001p0f, -0x1.002p0f, 0x1p-24f},
         {0x1.803p-75f, 0x1.ffcp-75f, 0x1p-147f, 0x1.4p-147f},
+        {-0x1p-80f, 0x1p-80f, 0.0f, -0.0f},
     };
     static const double wide[][4] = {
         {0x1.0000004p0, 0x1.0000002p0, 0x1p-120, 0x1.0000006000001p0},
         {0x1.000000cp0, 0x1.0000002p0, -0x1p-120, 0x1.000000e000001p0},
         {0x1.0000000000001p0, 0x1.0000000000001p0, -0x1.0000000000002p0, 0x1p-104},
         {0x1.80000006p-537, 0x1.fffffff8p-538, 0x1p-1072, 0x1.4p-1072},
+        {-0x1p-600, 0x1p-600, 0.0, -0.0}, /* wrong in musl 1.2.3 */
         {DBL_MAX, 2.0, -DBL_MAX, DBL_MAX},
     };
     for (size_t i = 0; i < sizeof narrow / sizeof narrow[0]; i++) {
         const volatile float a = narrow[i][0], b = narrow[i][1], c = narrow[i][2];
-        if (fmaf(a, b, c) != narrow[i][3]) {
+        const float result = fmaf(a, b, c);
+        if (memcmp(&result, &narrow[i][3], sizeof result)) {
             return 0;
         }
     }
     for (size_t i = 0; i < sizeof wide / sizeof wide[0]; i++) {
         const volatile double a = wide[i][0], b = wide[i][1], c = wide[i][2];
-        if (fma(a, b, c) != wide[i][3]) {
+        const double result = fma(a, b, c);
+        if (memcmp(&result, &wide[i][3], sizeof result)) {
             return 0;
         }
     }
