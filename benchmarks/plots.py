@@ -43,7 +43,8 @@ OURS = "#c1121f"
 COLOURS = {
     "NumPy": "#457b9d", "SciPy": "#1d3557", "torch": "#e07a1f", "ONNX Runtime": "#2a9d8f",
     "JAX": "#8e5bb5", "numba": "#a89a2c", "scikit-learn": "#7d8597", "TensorFlow": "#d4a373",
-    "OpenVINO": "#588157", "Awkward": "#b5526f", "numpy.exp": "#9a9a9a", "copy": "#c4c4c4",
+    "OpenVINO": "#588157", "Awkward": "#b5526f", "Cython": "#6a994e",
+    "numpy.exp": "#9a9a9a", "copy": "#c4c4c4",
 }  # fmt: skip
 
 

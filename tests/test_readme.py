@@ -296,3 +296,5 @@ def test_the_readme_has_the_bounds_of_its_functions():
     (backward,), (found,) = of("`softmax_backward`")
     lines.append(f"| `softmax_backward` | {backward} | {found} |")
     assert rows_of(README, "| | at most | largest found |\n") == lines
+    near = f"Next to the subnormal numbers `softmax` is within {exact.BOUND_NEAR_SUBNORMAL:g}."
+    assert near in README

@@ -63,8 +63,8 @@
 #define F32_LIFT_BITS 0x1p-63f
 /* Logarithms add up what a softmax rounds to 0: n e^-126 stays below 2^-150 for n < 2^31. */
 #define F32_LOG_CUT 126.0f
-/* The mass of the others is used if it is at least this times min(n, CHUNK), for a whole chunk about
- * half of the largest weight; below that they are added up by themselves. */
+/* The mass of the others is used if it is at least this times min(n, CHUNK), for a whole chunk
+ * about half of the largest weight; below that they are added up by themselves. */
 #define F32_OTHERS_FROM 0x1p53
 #define F32_LOG_IN_TWO 0
 /* Vectors in parts computed together; two would need more than 16 registers. */

@@ -17,33 +17,27 @@ FSM_INLINE size_t next_block(size_t i, size_t n) {
     }                                                                                              \
     return
 #define ELEMENT(type) ((const type *)from)[i + j]
+#define WIDEN_FROM(format, type)                                                                   \
+    case format:                                                                                   \
+        WIDEN(ELEMENT(type))
 #define WIDEN_INTEGERS                                                                             \
     case FSM_BOOL:                                                                                 \
         WIDEN(ELEMENT(uint8_t) != 0);                                                              \
-    case FSM_I8:                                                                                   \
-        WIDEN(ELEMENT(int8_t));                                                                    \
-    case FSM_U8:                                                                                   \
-        WIDEN(ELEMENT(uint8_t));                                                                   \
-    case FSM_I16:                                                                                  \
-        WIDEN(ELEMENT(int16_t));                                                                   \
-    case FSM_U16:                                                                                  \
-        WIDEN(ELEMENT(uint16_t));                                                                  \
-    case FSM_I32:                                                                                  \
-        WIDEN(ELEMENT(int32_t));                                                                   \
-    case FSM_U32:                                                                                  \
-        WIDEN(ELEMENT(uint32_t));                                                                  \
-    case FSM_I64:                                                                                  \
-        WIDEN(ELEMENT(int64_t));                                                                   \
-    case FSM_U64:                                                                                  \
-        WIDEN(ELEMENT(uint64_t))
+        WIDEN_FROM(FSM_I8, int8_t);                                                                \
+        WIDEN_FROM(FSM_U8, uint8_t);                                                               \
+        WIDEN_FROM(FSM_I16, int16_t);                                                              \
+        WIDEN_FROM(FSM_U16, uint16_t);                                                             \
+        WIDEN_FROM(FSM_I32, int32_t);                                                              \
+        WIDEN_FROM(FSM_U32, uint32_t);                                                             \
+        WIDEN_FROM(FSM_I64, int64_t);                                                              \
+        WIDEN_FROM(FSM_U64, uint64_t)
 
 static void widen_f32(enum fsm_dtype dtype, void *FSM_RESTRICT to, const void *FSM_RESTRICT from,
                       size_t n) {
     float *const result = to;
     switch (dtype) {
 #define WIDE float
-    case FSM_F64:
-        WIDEN(ELEMENT(double));
+        WIDEN_FROM(FSM_F64, double);
         WIDEN_INTEGERS;
 #undef WIDE
     case FSM_F16:
@@ -68,8 +62,7 @@ static void widen_f64(enum fsm_dtype dtype, void *FSM_RESTRICT to, const void *F
     double *const result = to;
     switch (dtype) {
 #define WIDE double
-    case FSM_F32:
-        WIDEN(ELEMENT(float));
+        WIDEN_FROM(FSM_F32, float);
         WIDEN_INTEGERS;
 #undef WIDE
     default: /* float16, bfloat16 */
@@ -83,6 +76,7 @@ static void widen_f64(enum fsm_dtype dtype, void *FSM_RESTRICT to, const void *F
     }
 }
 #undef WIDEN_INTEGERS
+#undef WIDEN_FROM
 #undef ELEMENT
 #undef WIDEN
 

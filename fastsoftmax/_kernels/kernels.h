@@ -95,10 +95,11 @@ typedef void fsm_rows_function(const fsm_rows *batch);
 
 /* The longest rows that fsm_beside_function takes. */
 #define FSM_BESIDE_LENGTH 128
-/* Computes 16 (float32) or 8 (float64) rows in place, transposed: vector i of `block`, which is aligned to a cache line,
- * holds element i of every row. Results replace elements (logsumexp: those in vector 0). Returns 0
- * if a row has a NaN, no finite maximum, |max| > 4096, or (logarithms of more than 64 elements) one
- * dominant element; the block is then garbage and the caller recomputes it. */
+/* Computes 16 (float32) or 8 (float64) rows in place, transposed: vector i of `block`, which is
+ * aligned to a cache line, holds element i of every row. Results replace elements (logsumexp: those
+ * in vector 0). Returns 0 if a row has a NaN, no finite maximum, |max| > 4096, or (logarithms of
+ * more than 64 elements) one dominant element; the block is then garbage and the caller recomputes
+ * it. */
 typedef int fsm_beside_function(void *block, size_t n);
 
 /* Vectors in a chunk: their weights go into one compensated sum. */
@@ -196,7 +197,7 @@ typedef struct {
     /* Reads elements again, in the rare cases that need it; NULL: they lie in rows->x. */
     fsm_read_function *read;
     void *source;
-    /* Whether sum.maximum is that of the row, as in a second reading; else of the pieces so far. */
+    /* Whether sum.maximum is the row's, as in a second reading; else it is of the pieces so far. */
     int known;
     int stored;    /* results are scaled from weights that lie in their place */
     fsm_piece sum; /* over the pieces so far */

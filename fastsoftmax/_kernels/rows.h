@@ -59,7 +59,7 @@ _Static_assert(2 * CHUNK * sizeof(REAL) >= GROUP_BYTES,
                "a row of several chunks is alone in its group");
 
 /* Rows seldom end with a cache line. A line of streamed results that two rows share is held here
- * until the next row fills it: a store of a part of it would stall the streaming stores after it. */
+ * until the next row fills it: storing a part of it would stall the streaming stores after it. */
 typedef struct {
     REAL *at; /* where the line belongs; its first `held` elements are known */
     size_t held;
@@ -432,7 +432,7 @@ FSM_NOINLINE F(total)
 
 /* The sum, in parts, of the weights of up to ACROSS elements except element `skip`. Its relative
  * error is small even where the sum is; a mass's is not. Stores the weights to w unless that is
- * NULL, that of element `skip` as 0. */
+ * NULL, with 0 for element `skip`. */
 FSM_CORE F(part_sum)
     F(some_others)(const REAL *x, REAL *w, size_t n, size_t skip, const F(row) *row, int rare) {
     F(part_sum) sum;
@@ -637,8 +637,8 @@ FSM_CORE void F(scale_row)(REAL *out, size_t first, size_t n, REAL inv_hi, REAL 
 }
 
 /* Scales weights in place to y = w hi + (w lo), the bits of normalised(), but without a subnormal
- * operand or result, which are slow. Weights of `limit` or more, whose product with lo is normal, go
- * the usual way. Others are computed LIFT times as large, y LIFT = w (hi LIFT) + low:
+ * operand or result, which are slow. Weights of `limit` or more, whose product with lo is normal,
+ * go the usual way. Others are computed LIFT times as large, y LIFT = w (hi LIFT) + low:
  * - low = w (lo LIFT), which adding and subtracting `magic` rounds as the subnormal w lo would be;
  * - a sum of `normal` or more is a normal y: LIFT is taken off its exponent;
  * - a lower one is rounded by adding `normal`, whose last bit is then the smallest subnormal's: the
@@ -697,7 +697,8 @@ FSM_NOINLINE void F(scale_rows_low)(const fsm_rows *b, size_t first, size_t rows
     }
 }
 
-/* Scales a long row piece by piece, asking before each but the first whether a result has been subnormal. */
+/* Scales a long row piece by piece, asking before each but the first whether a result has been
+ * subnormal. */
 FSM_NOINLINE void F(scale_pieces)(REAL *out, size_t n, REAL hi, REAL lo) {
     size_t first = F(before_line)(out, n);
     for (size_t i = 0; i < n; first = 0) {

@@ -40,8 +40,8 @@ FSM_INLINE double f64_nan(void) {
 
 /* Whether fma() rounds once. Tries a, b, c and the right a * b + c that a wrong fma misses: one in
  * a wider format, one that adds a rounded product, scales subnormal results, or overflows or
- * underflows in between, as some C libraries have. `volatile`, so that the compiler does not compute
- * the answer. */
+ * underflows in between, as some C libraries have. `volatile`, so that the compiler does not
+ * compute the answer. */
 FSM_SMALL int rounds_once(void) {
     static const float narrow[][4] = {
         {0x1.001p0f, 0x1.001p0f, 0x1p-120f, 0x1.002002p0f},

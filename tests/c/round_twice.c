@@ -1,5 +1,5 @@
-/* fma() as some C libraries have it: computed in a wider format, and rounded once more. A library to
- * preload. */
+/* fma() as some C libraries have it: computed in a wider format, and rounded once more. A library
+ * to preload. */
 double fma(double a, double b, double c) {
     return (double)((long double)a * b + c);
 }

@@ -1,4 +1,4 @@
-"""Runs a WebAssembly program with this process's standard input and output: wasm.py FILE ARGUMENT..."""
+"""Runs a WebAssembly program on standard input and output: wasm.py FILE ARGUMENT ..."""
 
 import sys
 
