@@ -142,6 +142,18 @@ def _others(rng: Random, rows: int, n: int, rest: Array) -> Array:
     return np.concatenate((np.zeros((rows, 1)), np.minimum(others, 0)), axis=1)[:, :n]
 
 
+def _ends(rng: Random, rows: int, n: int, dtype: str) -> Array:
+    """Return the format's largest numbers, parts of them, the smallest, and the next ones."""
+    info = np.finfo(dtype)
+    shares = np.append((1, -1, 0.5, -0.5), rng.uniform(-1, 1, 20))
+    values = np.append(shares * float(info.max), (0, info.tiny, info.smallest_subnormal))
+    values = values.astype(dtype)
+    x = rng.choice(np.append(values, np.nextafter(values, values.dtype.type(0))), (rows, n))
+    if rng.random() < 0.5:
+        x[:, rng.integers(0, n)] = info.max
+    return np.minimum(x, 0) if rng.random() < 0.3 else x
+
+
 MAKERS: dict[str, Maker] = {
     "normal": _normal,
     "uniform": _uniform,
@@ -154,6 +166,7 @@ MAKERS: dict[str, Maker] = {
     "near a cut-off": _near_a_cut,
     "small sum": _small_sum,
     "log just below a power of two": _log_below_a_power,
+    "ends of the format": _ends,
 }
 REPETITIVE = ("one and all others equal", "periodic")
 

@@ -6,7 +6,7 @@ family with the largest error, and the largest mean.
 
 import functools
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import checkout  # noqa: F401 - puts benchmarks on the path
 import mpmath
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks import search, worst_rows
-from benchmarks.computations import BY_TITLE, Batch, call, errors
+from benchmarks.computations import BY_TITLE, COMPUTATIONS, Batch, call, errors
 from benchmarks.exact import (
     BOUND,
     BOUND_GRADIENT,
@@ -27,7 +27,7 @@ from benchmarks.exact import (
     exact_softmax,
     ulp_size,
 )
-from benchmarks.families import FAMILIES, SLOW
+from benchmarks.families import FAMILIES, MAKERS, SLOW
 from fastsoftmax import _api, _backend
 
 MEAN_BOUND = 0.5
@@ -176,6 +176,39 @@ def test_a_row_comes_near_each_bound(function, dtype):
     ]
     bounds = {**BOUND, **BOUND_GRADIENT}
     assert max(entry["max_ulp"] for entry in entries) >= WITNESSED[function] * bounds[function]
+
+
+@pytest.mark.parametrize("computation", COMPUTATIONS, ids=lambda computation: computation.title)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_at_the_ends_of_the_format_have_the_bounds(native_fs, computation, dtype):
+    """Nothing overflows on the way to a finite result, whatever the temperature."""
+    rng = np.random.default_rng(20)
+    for _ in range(40):
+        n = int(rng.choice((2, 3, 5, 17, 70)))
+        x = MAKERS["ends of the format"](rng, 600 // n, n, dtype)
+        batch = search.completed(rng, computation, x, "")
+        if computation.second != "grad_output":
+            batch = replace(batch, x=x)
+        if computation.parameter == "temperature":
+            size = float(np.finfo(dtype).max) ** rng.choice((0, 0, 1))
+            batch = replace(batch, parameter=rng.uniform(0.2, 1) * size)
+        results = call(native_fs, computation, batch)
+        for found in errors(computation, batch, results, native_fs.name).values():
+            assert found.ulps.max() <= found.promise
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_losses_have_the_bound_where_the_distance_overflows_before_the_temperature(
+    native_fs, dtype
+):
+    computation = BY_TITLE["softmax_cross_entropy of probabilities, tempered"]
+    rng, largest = np.random.default_rng(20), float(np.finfo(dtype).max)
+    for temperature in rng.uniform(0.1, 0.5, 100) * largest:
+        x = (rng.uniform(0.3, 1, (400, 2)) * (-largest, largest)).astype(dtype)
+        share = rng.integers(1, 64, 400).astype(dtype) / 64
+        batch = Batch(x, np.stack((share, 1 - share), axis=1), temperature)
+        found = errors(computation, batch, call(native_fs, computation, batch))["loss"]
+        assert found.ulps.max() <= found.promise
 
 
 @pytest.mark.slow

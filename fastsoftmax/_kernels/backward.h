@@ -306,7 +306,8 @@ FSM_NOINLINE double F(scaled_loss)(const F(entropy) *e, REAL maximum, pair logar
             }
         }
     }
-    return (F(tempered)(sum.hi, e->t) / scale + mass.hi * logarithm.hi) * e->weight;
+    const pair mean = pair_product(sum, (pair){e->t->inv_hi, e->t->inv_lo});
+    return (mean.hi * e->t->scale / scale + mass.hi * logarithm.hi) * e->weight;
 }
 
 /* A scale of 1/2 is enough, unless a temperature brings back a sum that overflows even then; with

@@ -1028,11 +1028,14 @@ FSM_NOINLINE void F(log_softmax_tempered)(const REAL *x, REAL *out, size_t n, co
                                           const fsm_temperature *t, pair logarithm) {
     /* 1 / T as three factors, so that nothing overflows that has a finite result: `first`, 1/2 or
      * 1, keeps x - max finite; the second is a power of two; the third lies in 1 to 2, so that no
-     * product exceeds the result. */
-    const REAL factor = t->scale < 2 ? (REAL)0.5 : 1;
+     * product exceeds the result. With T < 1 only what has an infinite result overflows, but for a
+     * two-sum with a maximum at the format's end: there a half, too, and no result can tell the bit
+     * that a subnormal x loses. */
+    const int halved = t->scale < 2 || fabs((double)s->maximum) > (double)FC(MAX) / 2;
+    const REAL factor = halved ? (REAL)0.5 : 1;
     F(row) row = F(row_of)(s, t);
     row.shift = V(set1)(s->maximum * factor);
-    row.scale = V(set1)((REAL)t->scale * (t->scale < 2 ? 1 : (REAL)0.5));
+    row.scale = V(set1)((REAL)t->scale * (halved ? 1 : (REAL)0.5));
     row.inv_hi = V(add)(row.inv_hi, row.inv_hi);
     row.inv_lo = V(add)(row.inv_lo, row.inv_lo);
     const VEC first = V(set1)(factor);
