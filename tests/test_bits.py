@@ -262,6 +262,20 @@ def test_the_same_bits_in_any_batch_and_at_any_place(native_fs, call, dtype, n):
     assert_same(call(native_fs, x[order], y[order]), expected[order])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [1, 2, 8, 9, 255, 256, 257, 1000, 40000])
+def test_positive_weights_give_the_bits_that_any_weights_give(native_fs, n, dtype):
+    """Rows of positive weights have a way of their own, unless a weight is 0."""
+    rng = np.random.default_rng(n)
+    rows = 8 if n < 40000 else 1
+    for spread, power in ((1, 1), (30, 40), (100, 60), (200, 70)):
+        x = rng.normal(0, spread, (rows, n)).astype(dtype)
+        b = np.exp2(rng.uniform(-power, power, (rows, n))).astype(dtype)
+        got = native_fs.logsumexp(x, b=b)
+        more = [np.concatenate((a, np.zeros((rows, 1), dtype)), axis=1) for a in (x, b)]
+        assert got.tobytes() == native_fs.logsumexp(more[0], b=more[1]).tobytes()
+
+
 @pytest.mark.parametrize("n", [*range(1, 18), 33, 64, *slowly(24, 31, 32, 46, 63, 65, 100, 200)])
 def test_the_same_bits_of_short_rows_in_batches_of_any_size(native_fs, call, dtype, n):
     """A kernel may take short rows across, a lane for each, or leave some to another."""
