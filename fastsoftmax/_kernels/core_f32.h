@@ -124,7 +124,11 @@ FSM_INLINE f32_reduced f32_reduce(f32x16 x, f32x16 magic, f32x16 residual, int r
 /* w = p + (p r) q with p = C * 2^(k/4 + bias - N); 0 where x is below the limit. */
 FSM_INLINE f32x16 f32_weight_of(f32_reduced a, f32x16 x, f32x16 limit) {
     const f32x16 power = f32x16_power(a.z);
-    return f32x16_zero_below(f32x16_fma(f32x16_mul(power, a.r), a.q, power), x, limit);
+    f32x16 factor = f32x16_mul(power, a.r);
+#ifdef FSM_FREE_MASKS /* below the limit it may be subnormal, which costs time (rows.h, F) */
+    factor = f32x16_zero_below(factor, x, limit);
+#endif
+    return f32x16_zero_below(f32x16_fma(factor, a.q, power), x, limit);
 }
 
 /* x / T rounded, and its residual. */

@@ -17,7 +17,7 @@
  *    arithmetic that follows is done for all rows at once (core_lanes.h).
  * F. A subnormal operand or result takes Intel's processors some 150 cycles. Once there has been
  *    one (the processor keeps a flag), results come from other operations that give the same bits
- *    (scale_low), until a group of rows has had none. */
+ *    (scale_low), until CALM rows on end have had none. */
 
 #define ROW(base, stride, i) ((REAL *)((char *)(base) + (ptrdiff_t)(i) * (stride)))
 #define CONST_ROW(base, stride, i)                                                                 \
@@ -49,6 +49,9 @@
 #define FETCH_AHEAD 2048
 /* Weights scaled at a time in rows of more than this (scale_pieces). */
 #define SCALED (2 * CHUNK)
+/* A row whose results turn subnormal unexpectedly takes up to ten times as long, so that many rows
+ * by scale_low, which take up to 1.3 times as long, are as well spent. */
+#define CALM 32
 /* The longest rows that go across (columns.h). */
 #define ACROSS 64
 /* The longest rows, and the fewest of them, whose reductions are folded together. */
@@ -680,9 +683,18 @@ FSM_NOINLINE int F(scale_low)(REAL *out, size_t n, VEC hi, VEC lo) {
     return found;
 }
 
+/* Counts in *calm the rows since scale_low has last found something to do. */
+FSM_INLINE void F(count_calm)(size_t *calm, size_t rows, int found) {
+    *calm = found ? 0 : *calm + rows;
+    if (*calm >= CALM) {
+        *calm = 0;
+        FSM_FORGET_UNDERFLOW();
+    }
+}
+
 /* Scales some rows by scale_low. A NaN sum has NaN factors. */
 FSM_NOINLINE void F(scale_rows_low)(const fsm_rows *b, size_t first, size_t rows, const REAL *hi,
-                                    const REAL *lo) {
+                                    const REAL *lo, size_t *calm) {
     int found = 0;
     for (size_t g = 0; g < rows; g++) {
         REAL *out = ROW(b->out, b->out_stride, first + g);
@@ -692,9 +704,7 @@ FSM_NOINLINE void F(scale_rows_low)(const fsm_rows *b, size_t first, size_t rows
             found |= F(scale_low)(out, b->n, V(set1)(hi[g]), V(set1)(lo[g]));
         }
     }
-    if (!found) {
-        FSM_FORGET_UNDERFLOW();
-    }
+    F(count_calm)(calm, rows, found);
 }
 
 /* Scales a long row piece by piece, asking before each but the first whether a result has been
@@ -715,7 +725,7 @@ FSM_NOINLINE void F(scale_pieces)(REAL *out, size_t n, REAL hi, REAL lo) {
 /* A group of rows, phase by phase: (1) maxima and starts; (2) weights, stored to out, and their
  * sum; (3) hi + lo = 1 / sum; (4) out = w (hi + lo). What a row waits for is computed while the
  * processor works on other rows. */
-static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
+static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows, size_t *calm) {
     F(start) start[GROUP];
     REAL chunks[MOST_CHUNKS]; /* one buffer: a row of several is a group by itself */
     F(total) total[GROUP];
@@ -734,7 +744,7 @@ static void F(softmax_group)(const fsm_rows *b, size_t first, size_t rows) {
         F(inverse)(total[g], &hi[g], &lo[g]);
     }
     if (FSM_UNLIKELY(FSM_UNDERFLOWED())) {
-        F(scale_rows_low)(b, first, rows, hi, lo);
+        F(scale_rows_low)(b, first, rows, hi, lo, calm);
         return;
     }
     for (size_t g = 0; g < rows; g++) {
@@ -769,10 +779,9 @@ FSM_NOINLINE void F(finish_waiting)(F(waiting) *row, F(edge) *edge) {
 }
 
 /* Stores all results of a row by way of scale_low. */
-FSM_NOINLINE void F(stream_low)(const F(waiting) *row) {
-    if (!F(scale_low)(row->w, row->n, V(set1)(row->hi), V(set1)(row->lo))) {
-        FSM_FORGET_UNDERFLOW();
-    }
+FSM_NOINLINE void F(stream_low)(const F(waiting) *row, size_t *calm) {
+    const int found = F(scale_low)(row->w, row->n, V(set1)(row->hi), V(set1)(row->lo));
+    F(count_calm)(calm, 1, found);
     size_t i = F(before_line)(row->out, row->n);
     memcpy(row->out, row->w, i * sizeof(REAL));
     for (; i + LANES <= row->n; i += LANES) {
@@ -789,6 +798,7 @@ static void F(softmax_streamed)(const fsm_rows *b) {
     const size_t next = 1 + (FETCH_AHEAD - 1) / (n * sizeof(REAL));
     F(waiting) before = {0};
     F(edge) edge = {0};
+    size_t calm = 0;
     for (size_t r = 0; r < b->rows; r++) {
         const REAL *x = CONST_ROW(b->x, b->x_stride, r);
         REAL *out = ROW(b->out, b->out_stride, r);
@@ -807,7 +817,7 @@ static void F(softmax_streamed)(const fsm_rows *b) {
         before = (F(waiting)){.w = w, .out = out, .n = n};
         F(inverse)(total, &before.hi, &before.lo);
         if (FSM_UNLIKELY(FSM_UNDERFLOWED())) {
-            F(stream_low)(&before);
+            F(stream_low)(&before, &calm);
             before = (F(waiting)){0};
             continue;
         }
@@ -822,7 +832,7 @@ static void F(softmax_streamed)(const fsm_rows *b) {
  * folded to one row a lane, and the starts of all; (2) weights and masses along each row, masses
  * folded; (3) 1 / sum of all; (4) scaling. Absent rows repeat the first. If a row is not plain, all
  * go to softmax_group. */
-static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
+static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows, size_t *calm) {
     const size_t n = b->n;
     const ptrdiff_t ahead = F(ahead)(b, first, rows);
     VEC hi[LANES], lo[LANES];
@@ -833,7 +843,7 @@ static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
     }
     if (!F(starts_of)(&s, V(fold_max)(hi), FC(CUT), &untempered, 0, 0)) {
         for (size_t r = 0; r < rows; r += GROUP) {
-            F(softmax_group)(b, first + r, rows - r < GROUP ? rows - r : GROUP);
+            F(softmax_group)(b, first + r, rows - r < GROUP ? rows - r : GROUP, calm);
         }
         return;
     }
@@ -858,7 +868,7 @@ static void F(softmax_folded)(const fsm_rows *b, size_t first, size_t rows) {
     V(store)(inv_hi, scale_hi);
     V(store)(inv_lo, scale_lo);
     if (FSM_UNLIKELY(FSM_UNDERFLOWED())) {
-        F(scale_rows_low)(b, first, rows, inv_hi, inv_lo);
+        F(scale_rows_low)(b, first, rows, inv_hi, inv_lo, calm);
         return;
     }
     for (size_t r = 0; r < rows; r++) {
@@ -943,12 +953,12 @@ FSM_INLINE void F(softmax_short)(const REAL *x, REAL *out, size_t n, const int c
 
 /* The path of a batch: folded, in registers, streamed, or in groups. */
 static void F(softmax_along)(const fsm_rows *b) {
-    size_t row = 0;
+    size_t row = 0, calm = 0;
 #ifndef FSM_CORE_CALLED
     if (!fsm_is_tempered(b) && b->n <= FOLDED) {
         for (; b->rows - row >= FOLD_FROM; row += LANES) {
             const size_t left = b->rows - row;
-            F(softmax_folded)(b, row, left < LANES ? left : LANES);
+            F(softmax_folded)(b, row, left < LANES ? left : LANES, &calm);
             if (left <= LANES) {
                 return;
             }
@@ -978,7 +988,7 @@ static void F(softmax_along)(const fsm_rows *b) {
     const size_t fit = GROUP_BYTES / sizeof(REAL) / b->n;
     const size_t group = fit < 1 ? 1 : fit > GROUP ? GROUP : fit;
     for (; row < b->rows; row += group) {
-        F(softmax_group)(b, row, b->rows - row < group ? b->rows - row : group);
+        F(softmax_group)(b, row, b->rows - row < group ? b->rows - row : group, &calm);
     }
 }
 

@@ -16,6 +16,7 @@
 #undef STREAMED
 #undef STREAMS_SOFTMAX
 #undef FETCH_AHEAD
+#undef CALM
 #undef SCALED
 #undef GROUP
 #undef GROUP_BYTES
