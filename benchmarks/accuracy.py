@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +17,6 @@ from .reference import Reference
 from .runner import Run, document
 from .subject import Subject
 from .timing import QUICK
-
-if TYPE_CHECKING:
-    from argparse import Namespace
 
 DTYPES = ("float32", "float64")
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
 
 from .accuracy import worst
 from .computations import BY_TITLE
 from .document import Document, ulp
 from .report import fallback_banner, heading, table_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rich.console import Console
 
 Entry = dict[str, Any]
 

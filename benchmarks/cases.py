@@ -6,15 +6,13 @@ the plots and ``pytest benchmarks/`` iterate over it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 try:
     import ml_dtypes  # noqa: F401 - from here on, NumPy has a dtype of the name "bfloat16"

@@ -6,17 +6,14 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import cases
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from .document import Document
-    from .runner import Run
+from .document import Document
+from .runner import Run
 
 FALLBACK_STATUS = 3
 INSTRUCTION_SETS = ("avx512", "avx2", "generic", "neon", "numpy")

@@ -14,19 +14,16 @@ import subprocess
 import sys
 import tempfile
 import zlib
+from argparse import Namespace
+from collections.abc import Mapping
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .document import Document
 from .machine import ROOT
 from .timing import Spread
-
-if TYPE_CHECKING:
-    from argparse import Namespace
-    from collections.abc import Mapping
-
-    from .document import Document
 
 STREAMING_BYTES = 1 << 22
 """Where glibc's memcpy is told to switch to streaming stores, for the streaming copy."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from . import promised
 from .exact import BOUND_16_BITS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from .inputs import Array
+from .inputs import Array
 
 
 @dataclass(frozen=True)

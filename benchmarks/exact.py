@@ -8,12 +8,11 @@ double (x86-64 and AArch64 Linux).
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .inputs import Array
+from .inputs import Array
 
 IS_WIDER = np.finfo(np.longdouble).nmant > np.finfo(np.float64).nmant
 

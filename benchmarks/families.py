@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from .inputs import Array
-
-    Maker = Callable[["Random", int, int, str], Array]
-    """From a generator, a number of rows, a length and a dtype."""
+from .inputs import Array
 
 Random = np.random.Generator
+Maker = Callable[[Random, int, int, str], Array]
+"""From a generator, a number of rows, a length and a dtype."""
 
 SHORT = (2, 3, 4, 5, 8, 17)
 BORDERS = (
@@ -146,7 +143,7 @@ def _ends(rng: Random, rows: int, n: int, dtype: str) -> Array:
     """Return the format's largest numbers, parts of them, the smallest, and the next ones."""
     info = np.finfo(dtype)
     shares = np.append((1, -1, 0.5, -0.5), rng.uniform(-1, 1, 20))
-    values = np.append(shares * float(info.max), (0, info.tiny, info.smallest_subnormal))
+    values = np.append(shares * float(info.max), (0, float(info.tiny), float(info.smallest_subnormal)))
     values = values.astype(dtype)
     x = rng.choice(np.append(values, np.nextafter(values, values.dtype.type(0))), (rows, n))
     if rng.random() < 0.5:

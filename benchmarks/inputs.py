@@ -5,16 +5,14 @@ Every maker takes a shape and returns float64; the same name and shape always gi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from .cases import Case
+from .cases import Case
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

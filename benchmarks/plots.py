@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import textwrap
 from math import prod
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -27,9 +28,6 @@ from .document import (
     times,
     ulp,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 mpl.rcParams |= {
     "axes.grid": True, "axes.spines.right": False, "axes.spines.top": False, "font.size": 10,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mpmath
 import numpy as np
 
 from .exact import info
-
-if TYPE_CHECKING:
-    from .inputs import Array
-    from .promised import Settings
+from .inputs import Array
+from .promised import Settings
 
 MOST_DISTINCT = 5000
 """A row of more distinct elements takes seconds."""

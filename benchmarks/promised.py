@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,11 +32,7 @@ from .exact import (
     info,
     ulp_size,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from .inputs import Array
+from .inputs import Array
 
 
 @dataclass

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import textwrap
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from pathlib import Path
 
 from .accuracy_report import changed_bits, worst_errors
 from .cases import IN_README, UsageError
@@ -33,10 +34,6 @@ from .document import (
     ulp,
 )
 from .machine import ROOT
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
 
 FULL_TABLE = "benchmarks/results/TABLE.md"
 

@@ -7,16 +7,14 @@ ULP mean nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from .cases import Case
 from .exact import info, ulp_size
+from .inputs import Array, Data
 from .promised import Settings, exactly
-
-if TYPE_CHECKING:
-    from .cases import Case
-    from .inputs import Array, Data
 
 SAMPLED_ELEMENTS = 1 << 17
 """Rows are sampled from larger cells: an element costs about 0.1 us in long double."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
 from rich.panel import Panel
@@ -38,9 +38,6 @@ from .document import (
     ulp,
 )
 from .targets import targets
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
 
 WIDTH_OF_A_LOG = 150
 """A log or a file takes any width; rich would assume 80 columns."""

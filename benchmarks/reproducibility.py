@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +19,8 @@ from . import peers
 from .cases import Case
 from .inputs import SEED, Array, Data
 from .machine import ROOT
+from .runner import Run
 from .subject import Subject
-
-if TYPE_CHECKING:
-    from .runner import Run
 
 ROWS, LENGTH = 256, 1000
 DTYPES = ("float32", "float64")

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 import shlex
+from argparse import Namespace
+from collections.abc import Iterable
 from dataclasses import asdict
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from . import inputs, machine, peers
+from .cases import Case
 from .exact import IS_WIDER
 from .reference import Reference, Score, tolerance
+from .subject import Subject
 from .timing import Call, Effort, Spread, measure, paired_ratio
-
-if TYPE_CHECKING:
-    from argparse import Namespace
-    from collections.abc import Iterable
-
-    from .cases import Case
-    from .subject import Subject
 
 SCHEMA = 1
 

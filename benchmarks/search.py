@@ -6,8 +6,10 @@ Errors are in ULP against long double; what beats a kind's record is rechecked b
 from __future__ import annotations
 
 import time
+from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,17 +17,11 @@ from . import families, peers, worst_rows
 from .cases import UsageError
 from .computations import COMPUTATIONS, Batch, Computation, Kind, call, errors
 from .exact import IS_WIDER, exact_log_softmax, exact_softmax
-from .inputs import SEED
+from .inputs import SEED, Array
 from .runner import Run, document
 from .subject import Subject
 from .timing import QUICK
 from .worst_rows import Record, confirmed
-
-if TYPE_CHECKING:
-    from argparse import Namespace
-    from collections.abc import Iterator
-
-    from .inputs import Array
 
 DTYPES = ("float32", "float64", "float16")
 POOL = 8

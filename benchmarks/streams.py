@@ -5,23 +5,20 @@ Both lie in warm memory, also where results are fresh, since no call needs to be
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from .cases import Case
+from .inputs import Array, Data
 from .machine import caches
 from .timing import Call
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from .cases import Case
-    from .inputs import Array, Data
-
-    Steps = list[Callable[[], Any]]
+Steps = list[Callable[[], Any]]
 
 
 def _extent(array: Array) -> int:

@@ -9,16 +9,14 @@ import tempfile
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .cases import Case, UsageError
+from .inputs import Array, Data
 from .machine import ROOT
 from .timing import Call
-
-if TYPE_CHECKING:
-    from .inputs import Array, Data
 
 
 def _prefer_installed() -> None:

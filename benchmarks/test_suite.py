@@ -8,8 +8,9 @@ import re
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,9 +39,6 @@ from .families import rows
 from .search import completed, mutated
 from .subject import Subject
 from .targets import targets
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CALLS = cases.select(quick=False, pattern="call")
 OTHERS = cases.select(

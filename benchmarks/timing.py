@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import random
 import timeit
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter, process_time, sleep
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 @dataclass(frozen=True)

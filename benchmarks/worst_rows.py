@@ -7,18 +7,15 @@ import re
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from . import precise
 from .cases import Case
 from .computations import BY_TITLE, Batch, Kind, call, errors, terms
-from .inputs import Data
-
-if TYPE_CHECKING:
-    from .inputs import Array
-    from .peers import Peer
+from .inputs import Array, Data
+from .peers import Peer
 
 FILE = Path(__file__).with_name("worst_rows.json")
 KEPT = 6
