@@ -53,14 +53,6 @@ def _below(rng: Random, rows: int, n: int, dtype: str) -> Array:
     )
 
 
-def _normal(rng: Random, rows: int, n: int, _: str) -> Array:
-    return rng.normal(0, 1, (rows, n)) * _log_uniform(rng, 1e-3, 1e3, (rows, 1))
-
-
-def _uniform(rng: Random, rows: int, n: int, _: str) -> Array:
-    return rng.uniform(-1, 1, (rows, n)) * _log_uniform(rng, 1e-3, 1e3, (rows, 1))
-
-
 def _dominant(rng: Random, rows: int, n: int, dtype: str) -> Array:
     x = rng.normal(0, 1, (rows, n)) * _log_uniform(rng, 1e-3, 5, (rows, 1))
     x[np.arange(rows), rng.integers(0, n, rows)] += _below(rng, rows, n, dtype)[:, 0]
@@ -143,8 +135,8 @@ def _ends(rng: Random, rows: int, n: int, dtype: str) -> Array:
     """Return the format's largest numbers, parts of them, the smallest, and the next ones."""
     info = np.finfo(dtype)
     shares = np.append((1, -1, 0.5, -0.5), rng.uniform(-1, 1, 20))
-    values = np.append(shares * float(info.max), (0, float(info.tiny), float(info.smallest_subnormal)))
-    values = values.astype(dtype)
+    least = [0, float(info.tiny), float(info.smallest_subnormal)]
+    values = np.append(shares * float(info.max), least).astype(dtype)
     x = rng.choice(np.append(values, np.nextafter(values, values.dtype.type(0))), (rows, n))
     if rng.random() < 0.5:
         x[:, rng.integers(0, n)] = info.max
@@ -152,8 +144,12 @@ def _ends(rng: Random, rows: int, n: int, dtype: str) -> Array:
 
 
 MAKERS: dict[str, Maker] = {
-    "normal": _normal,
-    "uniform": _uniform,
+    "normal": lambda rng, rows, n, _: (
+        rng.normal(0, 1, (rows, n)) * _log_uniform(rng, 1e-3, 1e3, (rows, 1))
+    ),
+    "uniform": lambda rng, rows, n, _: (
+        rng.uniform(-1, 1, (rows, n)) * _log_uniform(rng, 1e-3, 1e3, (rows, 1))
+    ),
     "one dominant": _dominant,
     "one and all others equal": _plateau,
     "periodic": _periodic,
@@ -173,7 +169,8 @@ def _moved(rng: Random, x: Array) -> Array:
     size = rng.choice((0.0, 4096.0, 1e4, 1e6, 1e30, 1.0))
     spread = 0.0 if rng.random() < 0.3 else _log_uniform(rng, 1e-3, 30)
     top = size * rng.choice((-1, 1), (len(x), 1)) + rng.normal(0, spread, (len(x), 1))
-    return x - x.max(axis=-1, keepdims=True) + top
+    with np.errstate(over="ignore"):  # of rows from one end of the format to the other
+        return x - x.max(axis=-1, keepdims=True) + top
 
 
 def length(rng: Random, *, is_long: bool) -> int:
