@@ -13,6 +13,7 @@ from .cases import Case
 from .document import geometric_mean
 from .exact import ulp_size
 from .inputs import SEED, Array, Data
+from .progress import each
 from .reference import Reference
 from .runner import Run, document
 from .subject import Subject
@@ -90,8 +91,7 @@ class Tally:
             self.sum_error = max(self.sum_error, float(np.where(np.isfinite(off), off, 1).max()))
             top = np.take_along_axis(wide, exact.argmax(-1)[:, None], -1)[:, 0]
             self.argmax_lost += int((top < wide.max(-1)).sum())
-        of_rows: Array = error.reshape(len(error), -1).max(axis=-1)
-        return of_rows
+        return error.reshape(len(error), -1).max(axis=-1)
 
 
 def _samples(family: families.Family, case: Case) -> list[tuple[Case, Data, Reference]]:
@@ -137,8 +137,6 @@ def _calls(run: Run, case: Case, data: Data, *, many: bool) -> dict[str, Any]:
 
 def run(options: Namespace) -> dict[str, Any]:
     """Measure the families and the reproducibility of every library."""
-    from .progress import each
-
     suite = Run(Subject(options.instruction_set), peers.distinct(options.peers), QUICK)
     dtypes = DTYPES[:1] if options.quick else DTYPES
     known = {**families.FAMILIES, **families.SLOW}

@@ -16,14 +16,13 @@ import tempfile
 import zlib
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from .document import Document
 from .machine import ROOT
-from .timing import Spread
+from .timing import spread
 
 STREAMING_BYTES = 1 << 22
 """Where glibc's memcpy is told to switch to streaming stores, for the streaming copy."""
@@ -100,7 +99,7 @@ def package() -> dict[str, Any]:
         if done.returncode == 0:
             samples.append(float(done.stdout))
     warm = samples[1:]
-    return {"import": warm and asdict(Spread.of(warm)), "deflated_kb": _weight()}
+    return {"import": warm and spread(warm), "deflated_kb": _weight()}
 
 
 def _weight() -> float:

@@ -143,8 +143,7 @@ def call(functions: Any, computation: Computation, batch: Batch) -> tuple[Array,
     if computation.second == "grad_output":
         return (function(batch.second, x, **options),)
     if computation.second:
-        found: tuple[Array, ...] = function(x, batch.second, return_grad=True, **options)
-        return found
+        return function(x, batch.second, return_grad=True, **options)
     return (function(x, **options),)
 
 

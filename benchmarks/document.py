@@ -50,8 +50,7 @@ def entry(cell: Cell | None, name: str) -> Entry | None:
 
 def ours(cell: Cell) -> Entry:
     """Return fastsoftmax's own entry."""
-    found: Entry = next(e for e in cell["contenders"] if e["role"] == "subject")
-    return found
+    return next(e for e in cell["contenders"] if e["role"] == "subject")
 
 
 def rivals(cell: Cell) -> list[Entry]:
@@ -110,11 +109,6 @@ def means(cells: list[Cell]) -> str:
 def cell_named(document: Document, name: str) -> Cell | None:
     """Return a cell by name, or None if the run left it out."""
     return next((cell for cell in document["cells"] if cell["name"] == name), None)
-
-
-def tagged(document: Document, *tags: str) -> list[Cell]:
-    """Return the cells of some tags, tag by tag."""
-    return [cell for tag in tags for cell in document["cells"] if tag in cell["tags"]]
 
 
 def geometric_mean(values: list[float]) -> float | None:

@@ -124,12 +124,10 @@ def _numpy_softmax_backward(g: Any, y: Any) -> Any:
     return products - y * products.sum(axis=-1, keepdims=True)
 
 
-def _numpy_log_softmax_backward(g: Any, y: Any) -> Any:
+def _numpy_log_softmax_backward(g: Any, y: Any, where: Array | None = None) -> Any:
+    if where is not None:
+        return np.where(where, _numpy_log_softmax_backward(np.where(where, g, 0), y), 0)
     return g - np.exp(y) * g.sum(axis=-1, keepdims=True)
-
-
-def _numpy_log_softmax_backward_where(g: Any, y: Any, where: Array) -> Any:
-    return np.where(where, _numpy_log_softmax_backward(np.where(where, g, 0), y), 0)
 
 
 def _numpy_cross_entropy(
@@ -229,11 +227,11 @@ class NumPy(Peer):
             options = {**dict(case.options), **data.arrays}
             if data.where is not None:
                 options["where"] = data.where
-            return Call(_numpy_cross_entropy, (data.x, data.labels), options, to_numpy=_as_arrays)
+            return Call(_numpy_cross_entropy, (data.x, data.labels), options)
         if case.dtype == "float16":
             return None
         buffers = result_buffers(case)
-        return Call(_numpy_cross_entropy_out, (data.x, data.labels, *buffers), to_numpy=_as_arrays)
+        return Call(_numpy_cross_entropy_out, (data.x, data.labels, *buffers))
 
     def call(self, case: Case, data: Data) -> Call | None:
         """Return the call of a cell."""
@@ -246,14 +244,11 @@ class NumPy(Peer):
         if case.function == "logsumexp":
             options = {**dict(case.options), **data.arrays}
             function = _numpy_weighted if data.arrays else _numpy_logsumexp
-            return Call(function, (data.x,), options, to_numpy=_as_arrays)
+            return Call(function, (data.x,), options)
         if case.function == "softmax_backward":
             return Call(_numpy_softmax_backward, (data.grad_output, data.x))
         if case.function == "log_softmax_backward":
-            args = (data.grad_output, data.x)
-            if data.where is None:
-                return Call(_numpy_log_softmax_backward, args)
-            return Call(_numpy_log_softmax_backward_where, (*args, data.where))
+            return Call(_numpy_log_softmax_backward, (data.grad_output, data.x, data.where))
         function = _tempered(_numpy_segments(case.function), _temperature(case, data))
         return Call(function, (data.x, data.indptr))
 
@@ -276,7 +271,7 @@ class SciPy(Peer):
         if "b" in data.arrays:
             options["b"] = data.arrays["b"]
         function = _converted(_tempered(function, _temperature(case, data)), case)
-        return Call(function, (data.given,), options, to_numpy=_as_arrays)
+        return Call(function, (data.given,), options)
 
 
 class ScikitLearn(Peer):
@@ -292,13 +287,6 @@ class ScikitLearn(Peer):
         if case.out or data.where is not None or data.x.ndim != 2 or case.axis != -1:
             return None
         return Call(softmax, (data.x,))
-
-
-def _as_arrays(result: Any) -> Any:
-    """Return a result, or a pair of them, as arrays."""
-    if isinstance(result, tuple):
-        return tuple(map(np.asarray, result))
-    return np.asarray(result)
 
 
 class Torch(Peer):
@@ -317,17 +305,19 @@ class Torch(Peer):
     def call(self, case: Case, data: Data) -> Call | None:
         """Return the call of a cell, on as many threads as the cell has workers."""
         self.torch.set_num_threads(case.workers)
-        if case.function in ("log_softmax", "logsumexp"):
-            return self._forward(getattr(self.torch, case.function), case, data)
+        if case.function in ("softmax", "log_softmax", "logsumexp"):
+            return self._forward(case, data)
         if case.function.endswith("_backward"):
             return self._backward(case, data)
         return super().call(case, data)
 
-    def _tensor(self, array: Array) -> Any:
-        """Return a tensor over an array's memory; NumPy's bfloat16 is unknown to torch."""
-        if array.dtype.name != "bfloat16":
-            return self.torch.from_numpy(array)
-        return self.torch.from_numpy(array.view(np.int16)).view(self.torch.bfloat16)
+    def _tensor(self, value: Any) -> Any:
+        """Return a tensor over an array's memory (torch does not know NumPy's bfloat16)."""
+        if not isinstance(value, np.ndarray):
+            return value
+        if value.dtype.name != "bfloat16":
+            return self.torch.from_numpy(value)
+        return self.torch.from_numpy(value.view(np.int16)).view(self.torch.bfloat16)
 
     def _array(self, tensor: Any) -> Array:
         """Return an array over a tensor's memory."""
@@ -335,8 +325,9 @@ class Torch(Peer):
             return np.asarray(tensor)
         return np.asarray(tensor.view(self.torch.int16)).view("bfloat16")
 
-    def _forward(self, function: Any, case: Case, data: Data) -> Call:
-        torch = self.torch
+    def _forward(self, case: Case, data: Data) -> Call:
+        """Return torch's function; a mask is filled with -inf first, as attention code does."""
+        torch, function = self.torch, getattr(self.torch, case.function)
         options: dict[str, Any] = {}
         if case.out:
             options["out"] = self._tensor(result_buffer(case))
@@ -351,24 +342,15 @@ class Torch(Peer):
                 return function(torch.from_numpy(array), axis, **options)
 
             return Call(converted, (data.given, case.dimension), options)
-        x, temperature = self._tensor(data.x), _temperature(case, data)
-        if isinstance(temperature, np.ndarray):
-            temperature = torch.from_numpy(temperature)
-        function = _tempered(function, temperature)
-        return Call(function, (x, case.dimension), options, to_numpy=self._array)
-
-    def softmax(self, case: Case, data: Data) -> Call | None:
-        """``torch.softmax``; a mask is filled with -inf first, as attention code does."""
+        x = self._tensor(data.x)
         if data.where is not None:
-            torch = self.torch
-            x, dropped = torch.from_numpy(data.x), torch.from_numpy(~data.where)
-            out = torch.from_numpy(result_buffer(case)) if case.out else None
-
-            def masked(x: Any, dropped: Any) -> Any:
-                return torch.softmax(x.masked_fill(dropped, -torch.inf), -1, out=out)
-
-            return Call(masked, (x, dropped))
-        return self._forward(self.torch.softmax, case, data)
+            dropped = torch.from_numpy(~data.where)
+            return Call(
+                lambda x, **options: function(x.masked_fill(dropped, -torch.inf), -1, **options),
+                (x,), options,
+            )  # fmt: skip
+        function = _tempered(function, self._tensor(_temperature(case, data)))
+        return Call(function, (x, case.dimension), options, to_numpy=self._array)
 
     def _backward(self, case: Case, data: Data) -> Call | None:
         """ATen's own kernel, without autograd around it."""
@@ -388,8 +370,7 @@ class Torch(Peer):
         if case.out:
             return self._cross_entropy_out(torch.from_numpy(data.x), labels, case)
         temperature = _temperature(case, data)
-        weight = data.arrays.get("sample_weight", case.option("sample_weight"))
-        weight = torch.from_numpy(weight) if isinstance(weight, np.ndarray) else weight
+        weight = self._tensor(data.arrays.get("sample_weight", case.option("sample_weight")))
         dropped = None if data.where is None else torch.from_numpy(~data.where)
         dtype = None if case.option("dtype") is None else getattr(torch, case.result_dtype)
         ignored = case.option("ignore_index", -100)
@@ -418,7 +399,7 @@ class Torch(Peer):
                 (grad,) = torch.autograd.grad(loss.sum(), logits)
             return loss.detach(), grad
 
-        return Call(step, (logits, labels), to_numpy=_as_arrays)
+        return Call(step, (logits, labels))
 
     def _cross_entropy_out(self, x: Any, labels: Any, case: Case) -> Call:
         torch = self.torch
@@ -432,7 +413,7 @@ class Torch(Peer):
             grad.scatter_add_(1, columns, torch.full_like(columns, -1, dtype=grad.dtype))
             return loss, grad
 
-        return Call(step, (x, loss, grad), to_numpy=_as_arrays)
+        return Call(step, (x, loss, grad))
 
     def segment_softmax(self, case: Case, data: Data) -> Call | None:
         """``torch.segment_reduce`` for the largest elements and the sums."""
@@ -577,7 +558,7 @@ class Jax(Peer):
             if array is not None
         ]
         suffix = "[0].block_until_ready()" if case.is_pair else ".block_until_ready()"
-        return Call(self.jax.jit(function), tuple(device), suffix=suffix, to_numpy=_as_arrays)
+        return Call(self.jax.jit(function), tuple(device), suffix=suffix)
 
     def _function(self, case: Case, data: Data) -> Callable[..., Any] | None:
         nn, jnp, axis = self.jax.nn, self.jax.numpy, case.axis
@@ -650,8 +631,7 @@ class Numba(Peer):
         into = njit(_loops)
 
         def fresh(x: Array) -> Array:
-            result: Array = into(x, np.empty_like(x))
-            return result
+            return into(x, np.empty_like(x))
 
         self.into, self.fresh = into, njit(fresh)
 
@@ -662,14 +642,8 @@ class Numba(Peer):
         if data.x.dtype.itemsize == 2:  # floats that it does not know
             return None
         x = data.x.reshape(-1, case.row_length)
-
-        def to_numpy(result: Any) -> Array:
-            shaped: Array = result.reshape(case.shape)
-            return shaped
-
-        if case.out:
-            return Call(self.into, (x, np.zeros_like(x)), to_numpy=to_numpy)
-        return Call(self.fresh, (x,), to_numpy=to_numpy)
+        function, args = (self.into, (x, np.zeros_like(x))) if case.out else (self.fresh, (x,))
+        return Call(function, args, to_numpy=lambda result: result.reshape(case.shape))
 
 
 class Cython(Peer):
@@ -699,12 +673,10 @@ class Awkward(Peer):
 
         assert data.indptr is not None
         ragged = awkward.unflatten(data.x, np.diff(data.indptr))
-
-        def to_numpy(result: Any) -> Array:
-            flat: Array = awkward.to_numpy(awkward.flatten(result))
-            return flat
-
-        return Call(awkward.softmax, (ragged,), {"axis": -1}, to_numpy=to_numpy)
+        return Call(
+            awkward.softmax, (ragged,), {"axis": -1},
+            to_numpy=lambda result: awkward.to_numpy(awkward.flatten(result)),
+        )  # fmt: skip
 
 
 class TensorFlow(Peer):
@@ -758,18 +730,13 @@ class OpenVino(Peer):
 
 
 PEERS: dict[str, type[Peer]] = {
-    "numpy": NumPy,
-    "scipy": SciPy,
-    "sklearn": ScikitLearn,
-    "torch": Torch,
-    "onnxruntime": OnnxRuntime,
-    "jax": Jax,
-    "numba": Numba,
-    "cython": Cython,
-    "awkward": Awkward,
-    "tensorflow": TensorFlow,
-    "openvino": OpenVino,
-}
+    peer.module.lower(): peer
+    for peer in (
+        NumPy, SciPy, ScikitLearn, Torch, OnnxRuntime, Jax, Numba, Cython, Awkward, TensorFlow,
+        OpenVino,
+    )
+}  # fmt: skip
+"""By what `--peers` calls them."""
 
 
 def choose(names: str | None, threads: int) -> list[Peer]:

@@ -283,8 +283,7 @@ def _weighted(
 def _bound_of_logarithm(name: str, size: Array, dtype: Any) -> Array:
     smallest = np.longdouble(np.finfo(np.float64).smallest_normal)
     is_near = (dtype == np.float64) & (size < 4 * smallest)
-    bound: Array = np.where(is_near, BOUND_LOG_NEAR_SUBNORMAL, BOUND[name])
-    return bound
+    return np.where(is_near, BOUND_LOG_NEAR_SUBNORMAL, BOUND[name])
 
 
 def bound_of_softmax(exact: Array, dtype: Any, *, is_tempered: bool | Array = False) -> Array:
@@ -292,8 +291,7 @@ def bound_of_softmax(exact: Array, dtype: Any, *, is_tempered: bool | Array = Fa
     smallest = np.longdouble(info(computed_in(dtype)).smallest_normal)
     normal = np.where(is_tempered, BOUND_TEMPERED, BOUND["softmax"])
     above = np.where(exact < 8 * smallest, BOUND_NEAR_SUBNORMAL, normal)
-    bound: Array = np.where(exact < smallest, BOUND_SUBNORMAL, above)
-    return bound
+    return np.where(exact < smallest, BOUND_SUBNORMAL, above)
 
 
 def _segments(name: str, data: Array, indptr: Array, settings: Settings) -> Exact:

@@ -14,15 +14,13 @@ import numpy as np
 
 from . import inputs, machine, peers
 from .cases import Case
+from .document import Cell, Document
 from .exact import IS_WIDER
 from .reference import Reference, Score, tolerance
 from .subject import Subject
-from .timing import Call, Effort, Spread, measure, paired_ratio
+from .timing import Effort, measure, paired_ratio, spread
 
 SCHEMA = 1
-
-Cell = dict[str, Any]
-Document = dict[str, Any]
 
 
 class Run:
@@ -34,80 +32,49 @@ class Run:
         self.effort = effort
         self.clock = machine.Clock()
 
-    def _contenders(self, case: Case, data: inputs.Data) -> dict[str, tuple[str, Call | Exception]]:
-        """Return role and call by name; the first is the subject."""
-        found: dict[str, tuple[str, Call | Exception]] = {
-            self.subject.name: ("subject", self.subject.call(case, data))
-        }
-        for peer in filter(lambda peer: peer.takes(case), self.rivals):
-            try:
-                call: Call | Exception | None = peer.call(case, data)
-            except Exception as error:  # noqa: BLE001 - a peer's failure is a result to show
-                call = error
-            if call is not None:
-                found[peer.name] = ("peer", call)
-        for name, own in self.subject.variants(case, data).items():
-            found[name] = ("variant", own)
-        for name, yardstick in peers.yardsticks(case, data).items():
-            found[name] = ("yardstick", yardstick)
-        return found
-
     def cell(self, case: Case) -> Cell:
         """Measure one cell."""
-        data = inputs.make(case)
-        contenders = self._contenders(case, data)
-        scores = _check(Reference(case, data), contenders)
-        calls = {
-            name: call
-            for name, (_, call) in contenders.items()
-            if isinstance(call, Call) and (name not in scores or scores[name].wrong is None)
-        }
-        ours = self.subject.name
-        if ours not in calls:
-            raise AssertionError(f"fastsoftmax is wrong in {case.name}: {scores[ours].wrong}")
-        clocks: list[float] = []
+        data, ours = inputs.make(case), self.subject.name
+        judge, calls = Reference(case, data), {ours: self.subject.call(case, data)}
+        roles = {ours: "subject"}
         with np.errstate(all="ignore"):
+            scores = {ours: judge.score(calls[ours].result())}
+            if scores[ours].wrong:
+                raise AssertionError(f"fastsoftmax is wrong in {case.name}: {scores[ours].wrong}")
+            for peer in filter(lambda peer: peer.takes(case), self.rivals):
+                try:
+                    if (call := peer.call(case, data)) is None:
+                        continue
+                    score = judge.score(call.result())
+                    if not score.wrong:
+                        calls[peer.name] = call
+                except Exception as error:  # noqa: BLE001 - a peer's failure is a result to show
+                    score = Score(0.0, 0.0, f"raised {type(error).__name__}")
+                roles[peer.name], scores[peer.name] = "peer", score
+            own, yardsticks = self.subject.variants(case, data), peers.yardsticks(case, data)
+            roles |= dict.fromkeys(own, "variant") | dict.fromkeys(yardsticks, "yardstick")
+            clocks: list[float] = []
             samples = measure(
-                calls, self.effort, fixed_calls=case.calls,
+                calls | own | yardsticks, self.effort, fixed_calls=case.calls,
                 each_round=lambda: clocks.append(self.clock.ghz() or np.nan),
                 threaded=case.workers > 1,
             )  # fmt: skip
+        ghz = float(np.median(clocks))
         rows = []
-        for name, (role, _) in contenders.items():
+        for name, role in roles.items():
             row: dict[str, Any] = {"name": name, "role": role}
             if name in samples:
-                row["seconds"] = asdict(Spread.of(list(samples[name].values())))
-                row["ratio"] = asdict(paired_ratio(samples[name], samples[ours]))
+                row["seconds"] = spread(list(samples[name].values()))
+                row["ratio"] = paired_ratio(samples[name], samples[ours])
             if name in scores:
                 row |= asdict(scores[name])
+            if name in samples and isfinite(ghz):
+                row["cycles_per_element"] = row["seconds"]["median"] * ghz * 1e9 / case.elements
             rows.append(row)
-        return _describe(case, rows, float(np.median(clocks)))
+        return {**_described(case), "clock_ghz": ghz if isfinite(ghz) else None, "contenders": rows}
 
 
-def _check(reference: Reference, contenders: dict[str, Any]) -> dict[str, Score]:
-    """Call the subject and every peer once, and judge the answers."""
-    scores: dict[str, Score] = {}
-    for name, (role, call) in contenders.items():
-        if role not in ("subject", "peer"):
-            continue
-        if isinstance(call, Exception):
-            scores[name] = Score(0.0, 0.0, f"raised {type(call).__name__}")
-            continue
-        try:
-            with np.errstate(all="ignore"):
-                scores[name] = reference.score(call.result())
-        except Exception as error:
-            if role == "subject":
-                raise
-            scores[name] = Score(0.0, 0.0, f"raised {type(error).__name__}")
-    return scores
-
-
-def _describe(case: Case, rows: list[dict[str, Any]], ghz: float) -> Cell:
-    """Return a cell's entry, with the figures that follow from the times."""
-    for row in rows:
-        if "seconds" in row and isfinite(ghz):
-            row["cycles_per_element"] = row["seconds"]["median"] * ghz * 1e9 / case.elements
+def _described(case: Case) -> Cell:
     plain = ("name", "label", "reason", "function", "dtype", "axis", "out", "layout", "workers")
     return {
         **{name: getattr(case, name) for name in plain},
@@ -115,8 +82,6 @@ def _describe(case: Case, rows: list[dict[str, Any]], ghz: float) -> Cell:
         "options": {name: str(getattr(value, "__name__", value)) for name, value in case.options},
         "input": case.source,
         "tags": sorted(case.tags),
-        "clock_ghz": ghz if isfinite(ghz) else None,
-        "contenders": rows,
     }
 
 

@@ -64,7 +64,7 @@ class Subject:
             out = options["out"]
             loop = _loop_of_numba() if case.compiled == "numba" else cython_loops().each_row
             return Call(loop, (*args, out), to_numpy=lambda _: out)
-        return Call(function, args, options, to_numpy=_as_it_is)
+        return Call(function, args, options)
 
     def variants(self, case: Case, data: Data) -> dict[str, Call]:
         """Return further calls of ours that a target compares with: not contenders."""
@@ -89,9 +89,7 @@ class Subject:
             calls["last axis"] = self._plainly(x)
         if "entropy-parts" in case.tags:
             grad = np.zeros_like(data.x)
-            calls["its parts"] = Call(
-                self._parts_of_cross_entropy, (data.x, data.labels, grad), to_numpy=_as_it_is
-            )
+            calls["its parts"] = Call(self._parts_of_cross_entropy, (data.x, data.labels, grad))
         if "blocks" in case.tags:
             calls |= self._in_blocks(data.x)
         return calls
@@ -185,11 +183,6 @@ def cython_loops() -> Any:
 def _end(block: Array) -> Array:
     """Return the last element of a block, so that the rest can be freed."""
     return block[-1:, -1:].copy()
-
-
-def _as_it_is(result: Any) -> Any:
-    """Return a result unchanged: ours are NumPy arrays, and may be a pair of them."""
-    return result
 
 
 def result_buffer(case: Case) -> Array:

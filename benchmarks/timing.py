@@ -16,6 +16,11 @@ from typing import Any
 import numpy as np
 
 
+def as_arrays(result: Any) -> Any:
+    """Return a result, or a pair of them, as arrays."""
+    return tuple(map(np.asarray, result)) if isinstance(result, tuple) else np.asarray(result)
+
+
 @dataclass(frozen=True)
 class Call:
     """A call as a user writes it: nothing but the peer's own function is inside the timed loop."""
@@ -25,7 +30,7 @@ class Call:
     kwargs: dict[str, Any] = field(default_factory=dict)
     suffix: str = ""
     """What is needed after the call for its work to be done, such as JAX's wait."""
-    to_numpy: Callable[[Any], Any] = np.asarray
+    to_numpy: Callable[[Any], Any] = as_arrays
 
     def timer(self) -> timeit.Timer:
         """Return a timer whose loop body is ``f(a0, ..., out=k0)`` over local variables."""
@@ -60,19 +65,10 @@ FEWEST_ROUNDS = 5
 """Rounds that even the slowest contender takes part in: the fewest that have quartiles."""
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A median with its quartiles."""
-
-    q1: float
-    median: float
-    q3: float
-
-    @classmethod
-    def of(cls, values: Any) -> Spread:
-        """Return the quartiles of ``values``."""
-        q1, median, q3 = np.quantile(np.asarray(values, float), (0.25, 0.5, 0.75))
-        return cls(float(q1), float(median), float(q3))
+def spread(values: Any) -> dict[str, float]:
+    """Return the median of values with its quartiles."""
+    found = np.quantile(np.asarray(values, float), (0.25, 0.5, 0.75))
+    return dict(zip(("q1", "median", "q3"), found.tolist(), strict=True))
 
 
 def _seconds_per_call(timer: timeit.Timer, aim: float) -> float:
@@ -149,6 +145,6 @@ def wait_until_idle(most: float = 0.5) -> None:
             return
 
 
-def paired_ratio(samples: dict[int, float], ours: dict[int, float]) -> Spread:
+def paired_ratio(samples: dict[int, float], ours: dict[int, float]) -> dict[str, float]:
     """Return how many times as long as ours a contender took, round by round."""
-    return Spread.of([seconds / ours[turn] for turn, seconds in samples.items()])
+    return spread([seconds / ours[turn] for turn, seconds in samples.items()])

@@ -132,8 +132,7 @@ def from_entry(entry: dict[str, Any]) -> tuple[Kind, Batch]:
 
 def known(path: Path = FILE) -> list[dict[str, Any]]:
     """Return the worst rows that searches have left in the file."""
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
-    return rows
+    return json.loads(path.read_text())["rows"] if path.exists() else []
 
 
 def measured(functions: Any, entry: dict[str, Any]) -> dict[str, Any]:
