@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from . import cases
+from . import cases, companions, peers, runner, subject, timing
 from .document import Document
-from .runner import Run
+from .machine import caches
 
 FALLBACK_STATUS = 3
 INSTRUCTION_SETS = ("avx512", "avx2", "generic", "neon", "numpy")
@@ -59,12 +59,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _limit_threads(threads: int, instruction_set: str | None) -> None:
     """Hold libraries to their threads and instruction set; most read this when they start."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    if instruction_set == "avx2":
-        os.environ["ATEN_CPU_CAPABILITY"] = "avx2"
-    elif instruction_set == "generic":
-        os.environ["ATEN_CPU_CAPABILITY"] = "default"
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    os.environ |= dict.fromkeys(names, str(threads))
+    if level := {"avx2": "avx2", "generic": "default"}.get(instruction_set or ""):
+        os.environ["ATEN_CPU_CAPABILITY"] = level
 
 
 def _list_cells() -> None:
@@ -75,21 +73,13 @@ def _list_cells() -> None:
     print("\n* also in the quick run")
 
 
-def _check_plotting() -> None:
-    """Say before minutes of measuring that they could not be drawn."""
-    if find_spec("matplotlib") is None:
-        raise cases.UsageError("--plot needs matplotlib: pip install matplotlib")
-
-
-def _measure(run: Run, chosen: list[cases.Case], title: str) -> list[dict[str, Any]]:
+def _measure(run: runner.Run, chosen: list[cases.Case], title: str) -> list[dict[str, Any]]:
     from .progress import each
 
     return [run.cell(case) for case in each(chosen, title, lambda case: case.label)]
 
 
 def _chosen_cases(options: argparse.Namespace) -> list[cases.Case]:
-    from .machine import caches
-
     if options.cells == "beyond-cache":
         chosen = [cases.beyond_cache(max(caches().values(), default=0))]
     else:
@@ -99,8 +89,6 @@ def _chosen_cases(options: argparse.Namespace) -> list[cases.Case]:
 
 def _run_cells(options: argparse.Namespace) -> Document:
     from threadpoolctl import threadpool_limits
-
-    from . import peers, runner, subject, timing
 
     effort = timing.QUICK if options.quick else timing.FULL
     with threadpool_limits(options.threads):
@@ -122,8 +110,6 @@ def speed(options: argparse.Namespace) -> Document:
     document = _run_cells(options)
     is_shown = options.targets or options.json or not options.quick
     if is_shown and not options.companion and options.threads == 1:
-        from . import companions
-
         companions.add(document, options)
     return document
 
@@ -190,13 +176,12 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     _limit_threads(options.threads, options.instruction_set)
     try:
-        if options.plot:
-            _check_plotting()
-        document = (
-            json.loads(options.from_json.read_text())
-            if options.from_json
-            else options.command(options)
-        )
+        if options.plot and find_spec("matplotlib") is None:  # before minutes of measuring
+            raise cases.UsageError("--plot needs matplotlib: pip install matplotlib")
+        if options.from_json:
+            document = json.loads(options.from_json.read_text())
+        else:
+            document = options.command(options)
         _publish(document, options)
     except cases.UsageError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
@@ -205,6 +190,4 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"benchmarks: {error}; pip install -e '.[bench]' brings it", file=sys.stderr)
         return 2
     status = _search_status(document)
-    if not document["native"] and not options.allow_fallback:
-        return FALLBACK_STATUS
-    return status
+    return status if document["native"] or options.allow_fallback else FALLBACK_STATUS

@@ -98,31 +98,6 @@ def digits(shape: tuple[int, ...]) -> Array:
     return np.resize(_logistic(_digits, max_iter=200), shape)
 
 
-def eighths(shape: tuple[int, ...]) -> Array:
-    """Return the same as a quantised network has them: whole numbers of eighths, within int8."""
-    return np.rint(8 * digits(shape))
-
-
-def counts(shape: tuple[int, ...]) -> Array:
-    """Return small whole numbers, of which a quarter are 0."""
-    return np.floor(abs(normal(shape)))
-
-
-def wine(shape: tuple[int, ...]) -> Array:
-    """Return logits of a logistic regression fitted on scikit-learn's wines."""
-    return np.resize(_logistic(_wine, max_iter=200), shape)
-
-
-def clusters46(shape: tuple[int, ...]) -> Array:
-    """Return logits of a logistic regression over 46 clusters of the digits."""
-    return np.resize(_logistic(_clusters, max_iter=100, tol=1e-2), shape)
-
-
-def discriminant46(shape: tuple[int, ...]) -> Array:
-    """Return scores of a linear discriminant over the same: they range over hundreds."""
-    return np.resize(_discriminant_clusters(), shape)
-
-
 def attention(shape: tuple[int, ...]) -> Array:
     """Return q.k / sqrt(d) of digit images as tokens, under random projections per head."""
     batch, heads, queries, keys = shape
@@ -145,11 +120,21 @@ def vocabulary(shape: tuple[int, ...]) -> Array:
 
 
 SOURCES: dict[str, Callable[[tuple[int, ...]], Array]] = {
-    maker.__name__: maker
-    for maker in (
-        normal, counts, digits, eighths, wine, clusters46, discriminant46, attention, vocabulary,
-    )
-}  # fmt: skip
+    "normal": normal,
+    # Small whole numbers, of which a quarter are 0.
+    "counts": lambda shape: np.floor(abs(normal(shape))),
+    "digits": digits,
+    # The same as a quantised network has them: whole numbers of eighths, within int8.
+    "eighths": lambda shape: np.rint(8 * digits(shape)),
+    # Logistic regressions on scikit-learn's wines, and on 46 clusters of its digits.
+    "wine": lambda shape: np.resize(_logistic(_wine, max_iter=200), shape),
+    "clusters46": lambda shape: np.resize(_logistic(_clusters, max_iter=100, tol=1e-2), shape),
+    # Scores of a linear discriminant over the same clusters: they range over hundreds.
+    "discriminant46": lambda shape: np.resize(_discriminant_clusters(), shape),
+    "attention": attention,
+    "vocabulary": vocabulary,
+}
+"""Makers of logits."""
 
 
 def _padded(x: Array) -> Array:

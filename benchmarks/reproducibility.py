@@ -19,6 +19,7 @@ from . import peers
 from .cases import Case
 from .inputs import SEED, Array, Data
 from .machine import ROOT
+from .progress import each
 from .runner import Run
 from .subject import Subject
 
@@ -79,32 +80,24 @@ def _batches(softmax: Softmax, x: Array, expected: Array) -> float:
     )
 
 
-_X86_LEVELS = ("default", "avx2")
-
-
-def _environments(name: str) -> dict[str, dict[str, str]]:
-    """Return the settings that make a library behave as on an older CPU, by their names."""
+def _environments(name: str) -> list[dict[str, str]]:
+    """Return the settings that make a library behave as on an older CPU."""
     if name in ("SciPy", "NumPy"):
         core = "_core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "core"
         umath = import_module(f"numpy.{core}._multiarray_umath")
         usable = [name for name in umath.__cpu_dispatch__ if umath.__cpu_features__[name]]
         wide = [f for f in usable if f.startswith(("AVX512", "X86_V4"))]
-        found = {"no AVX-512": wide, "baseline": usable}
-        return {
-            label: {"NPY_DISABLE_CPU_FEATURES": " ".join(features)}
-            for label, features in found.items()
-            if features
-        }
+        return [{"NPY_DISABLE_CPU_FEATURES": " ".join(names)} for names in (wide, usable) if names]
     if name == "torch":
-        return {level: {"ATEN_CPU_CAPABILITY": level} for level in _X86_LEVELS}
-    return {}
+        return [{"ATEN_CPU_CAPABILITY": level} for level in ("default", "avx2")]
+    return []
 
 
 def _cpu(peer: peers.Peer, x: Array, expected: Array) -> float | None:
     """Return the largest share over older CPUs; None for a library that has no such switch."""
     key = next(key for key, kind in peers.PEERS.items() if type(peer) is kind)
     shares = []
-    for environment in _environments(peer.name).values():
+    for environment in _environments(peer.name):
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.reproducibility", key, x.dtype.name],
             cwd=ROOT, env={**os.environ, **environment}, capture_output=True, check=False,
@@ -121,8 +114,7 @@ def _own_instruction_sets(subject: Subject, x: Array, expected: Array) -> float 
     others = [name for name in subject.available if name not in ("numpy", subject.instruction_set)]
     if not subject.native or not others:
         return None
-    shares = [_changed(_softmax_of(Subject(name))(x, -1), expected) for name in others]
-    return max(shares)
+    return max(_changed(_softmax_of(Subject(name))(x, -1), expected) for name in others)
 
 
 def _of(library: Library, dtype: str) -> dict[str, Any]:
@@ -143,8 +135,6 @@ def _of(library: Library, dtype: str) -> dict[str, Any]:
 
 def run(suite: Run) -> list[dict[str, Any]]:
     """Return, by library and dtype, the share of rows that change with layout, batch and CPU."""
-    from .progress import each
-
     libraries: list[Library] = [suite.subject, *suite.rivals]
     jobs = [(library, dtype) for dtype in DTYPES for library in libraries]
     jobs = [job for job in jobs if _offers(*job)]
