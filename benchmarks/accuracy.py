@@ -1,7 +1,5 @@
 """Errors of every library over families of rows, in ULP and in the sum of a row."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from dataclasses import dataclass, replace
 from typing import Any

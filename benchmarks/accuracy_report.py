@@ -1,7 +1,5 @@
 """The tables of accuracy, reproducibility and the worst rows of a search, on the terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,8 +4,6 @@ This table is the only definition of what is measured: the runner, the targets, 
 the plots and ``pytest benchmarks/`` iterate over it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """The command line: ``python -m benchmarks`` and ``python -m benchmarks accuracy``."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -5,8 +5,6 @@ last-level cache are each ``python -m benchmarks`` again, with other options; th
 weight is measured here too.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

@@ -1,10 +1,8 @@
 """What is searched: the functions with their arguments, how to call them, and their errors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -107,15 +105,15 @@ class Batch:
     origin: str = ""
     where: Array | None = None
 
-    def _with_rows(self, of: Callable[[Array], Array]) -> Batch:
+    def _with_rows(self, of: Callable[[Array], Array]) -> Self:
         second, where = (None if a is None else of(a) for a in (self.second, self.where))
         return replace(self, x=of(self.x), second=second, where=where)
 
-    def row(self, index: int) -> Batch:
+    def row(self, index: int) -> Self:
         """Return one of the rows, as a batch."""
         return self._with_rows(lambda array: array[index : index + 1].copy())
 
-    def repeated(self, rows: int) -> Batch:
+    def repeated(self, rows: int) -> Self:
         """Return a batch of one row `rows` times."""
         return self._with_rows(lambda array: np.repeat(array, rows, axis=0))
 

@@ -1,7 +1,5 @@
 """Reading the JSON of a run: look-ups, and the columns that all tables of cells share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from math import exp, log

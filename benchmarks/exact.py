@@ -5,8 +5,6 @@ left is the error of long double's exp: far below a float64 ULP where that type 
 double (x86-64 and AArch64 Linux).
 """
 
-from __future__ import annotations
-
 import sys
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Families of rows: the same in every run, or with random parameters, to search among."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Every maker takes a shape and returns float64; the same name and shape always give the same values.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache

@@ -1,7 +1,5 @@
 """What the figures were taken on: CPU, clock, caches, versions, commit."""
 
-from __future__ import annotations
-
 import ctypes
 import mmap
 import os

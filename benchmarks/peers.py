@@ -6,8 +6,6 @@ timed loop. A peer whose library lacks a function gives None for that cell; one 
 is not asked.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 from collections.abc import Callable
@@ -23,7 +21,7 @@ from .inputs import Array, Data
 from .subject import cython_loops, result_buffer, result_buffers
 from .timing import Call
 
-Maker = Callable[[Case, Data], "Call | None"]
+Maker = Callable[[Case, Data], Call | None]
 
 _ANY_LAYOUT = frozenset({"strided", "Fortran", "every second"})
 """The layouts that a peer takes which is handed arrays as they lie."""

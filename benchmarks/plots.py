@@ -3,8 +3,6 @@
 Each says what it was taken on, and has a white ground of its own, which a dark page needs.
 """
 
-from __future__ import annotations
-
 import textwrap
 from math import prod
 from pathlib import Path

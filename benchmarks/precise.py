@@ -1,7 +1,5 @@
 """One element of one result by mpmath, to recheck what long double says of a row."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import mpmath

@@ -1,7 +1,5 @@
 """A progress line on a terminal; silence in a log."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 

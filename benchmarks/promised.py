@@ -5,8 +5,6 @@ for a NaN), of losses against what is no distribution, where the sum of the term
 the format, and of a sum of weighted exponentials that cancel each other to the last bit.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable

@@ -5,8 +5,6 @@ and ``<!-- benchmark:end -->`` (likewise ``accuracy`` and ``reproducibility``) i
 these markers, and touches nothing else; all cells go to a page of their own.
 """
 
-from __future__ import annotations
-
 import re
 import textwrap
 from collections.abc import Iterable

@@ -4,8 +4,6 @@ Where long double is no wider than a double, `exact.IS_WIDER` is False and float
 ULP mean nothing.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

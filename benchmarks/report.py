@@ -1,7 +1,5 @@
 """The report on the terminal: every cell with its verdict, the losses, the targets if asked for."""
 
-from __future__ import annotations
-
 import os
 import sys
 import textwrap

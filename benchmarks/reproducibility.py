@@ -4,8 +4,6 @@ The same rows go through each library as one C-contiguous batch, and again laid 
 into other batches, and on other instruction sets; a row counts as changed if any of its bits did.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Run the cells: time the contenders, check their answers, and give one JSON document."""
 
-from __future__ import annotations
-
 import datetime as dt
 import shlex
 from argparse import Namespace

@@ -3,8 +3,6 @@
 Errors are in ULP against long double; what beats a kind's record is rechecked by mpmath.
 """
 
-from __future__ import annotations
-
 import time
 from argparse import Namespace
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 Both lie in warm memory, also where results are fresh, since no call needs to be slower than that.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial

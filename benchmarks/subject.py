@@ -1,7 +1,5 @@
 """The package under test: which of its backends is measured, and how a cell calls it."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import sys

@@ -1,7 +1,5 @@
 """The project's performance targets: a table, and each with the figure that a run measured."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import nan, prod

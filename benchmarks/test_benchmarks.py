@@ -1,7 +1,5 @@
 """The quick cells in pytest-benchmark's form, for regressions: ``pytest benchmarks/``."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

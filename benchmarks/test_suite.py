@@ -1,7 +1,5 @@
 """Tests of the suite itself: that its judgements, its tables and its generator are right."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

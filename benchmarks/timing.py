@@ -4,8 +4,6 @@ A round times every contender once, in random order; a ratio is taken within a r
 median over the rounds is reported with its quartiles.
 """
 
-from __future__ import annotations
-
 import random
 import timeit
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The worst rows of a search: confirmed by mpmath, as text, and other libraries on them."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass, replace
