@@ -7,8 +7,10 @@ from typing import Any, Self
 import numpy as np
 
 from . import promised
+from .cases import Case
 from .exact import BOUND_16_BITS
-from .inputs import Array
+from .inputs import Array, Data
+from .subject import arguments
 
 
 @dataclass(frozen=True)
@@ -118,31 +120,51 @@ class Batch:
         return self._with_rows(lambda array: np.repeat(array, rows, axis=0))
 
 
-def call(functions: Any, computation: Computation, batch: Batch) -> tuple[Array, ...]:
-    """Return the package's results, of the rows' shape or of one number a row."""
-    function, x = getattr(functions, computation.function), batch.x
+def as_cell(computation: Computation, batch: Batch) -> tuple[Case, Data]:
+    """Return the call of a batch as a cell of the suite, and its arguments."""
+    function, second, x = computation.function, computation.second, batch.x
     options: dict[str, Any] = {}
-    if computation.parameter:
-        options[computation.parameter] = batch.parameter
+    arrays: dict[str, Any] = {}
     if computation.by_row:
-        is_weight = computation.parameter == "sample_weight"
-        options[computation.parameter] = np.full(
-            len(x) if is_weight else (len(x), 1), batch.parameter
-        )
-    if batch.where is not None:
-        options["where"] = batch.where
-    if computation.function.startswith("segment"):
+        rows = len(x) if computation.parameter == "sample_weight" else (len(x), 1)
+        arrays[computation.parameter] = np.full(rows, batch.parameter)
+    elif computation.parameter:
+        options[computation.parameter] = batch.parameter
+    if second == "b":
+        arrays["b"] = batch.second
+        options["return_sign"] = True
+    has_labels = function == "softmax_cross_entropy"
+    if has_labels:
+        options["return_grad"] = True
+    case = Case(
+        "found", x.shape, "rows of the search", function, x.dtype.name,
+        labels="probabilities" if second == "probabilities" else "indices",
+        arrays=tuple(arrays), options=tuple(options.items()),
+    )  # fmt: skip
+    if function.startswith("segment"):
         ends = np.arange(0, x.size + 1, x.shape[1])
-        result = function(x.reshape(-1), ends, **options)
-        return (result if computation.function == "segment_logsumexp" else result.reshape(x.shape),)
-    if computation.second == "b":
-        logarithms, _ = function(x, b=batch.second, return_sign=True, **options)
-        return (logarithms,)
-    if computation.second == "grad_output":
-        return (function(batch.second, x, **options),)
-    if computation.second:
-        return function(x, batch.second, return_grad=True, **options)
-    return (function(x, **options),)
+        return replace(case, shape=(x.size,)), Data(x.reshape(-1), indptr=ends)
+    labels = batch.second if has_labels else None
+    grad_output = batch.second if second == "grad_output" else None
+    return case, Data(x, grad_output, labels, batch.where, arrays=arrays)
+
+
+def parts_of(computation: Computation, batch: Batch, result: Any) -> tuple[Array, ...]:
+    """Return results in the rows' shape, or of one number a row; a sign is left out."""
+    shapes = [batch.x.shape]
+    if computation.function == "softmax_cross_entropy":
+        shapes = [batch.x.shape[:1], batch.x.shape]
+    elif "logsumexp" in computation.function:
+        shapes = [batch.x.shape[:1]]
+    parts = result if isinstance(result, tuple) else (result,)
+    return tuple(np.reshape(*pair) for pair in zip(parts, shapes, strict=False))
+
+
+def call(functions: Any, computation: Computation, batch: Batch) -> tuple[Array, ...]:
+    """Return the package's results."""
+    case, data = as_cell(computation, batch)
+    args, options = arguments(case, data)
+    return parts_of(computation, batch, getattr(functions, case.function)(*args, **options))
 
 
 def terms(

@@ -57,7 +57,7 @@ class Subject:
     def call(self, case: Case, data: Data) -> Call:
         """Return the call of a cell."""
         function = getattr(self.functions, case.function)
-        args, options = _arguments(case, data)
+        args, options = arguments(case, data)
         if case.compiled:
             out = options["out"]
             loop = _loop_of_numba() if case.compiled == "numba" else cython_loops().each_row
@@ -68,7 +68,7 @@ class Subject:
         """Return further calls of ours that a target compares with: not contenders."""
         calls: dict[str, Call] = {}
         if case.workers > 1:
-            args, options = _arguments(case, data)
+            args, options = arguments(case, data)
             options = {**options, "workers": 1}
             calls["one worker"] = Call(getattr(self.functions, case.function), args, options)
         if case.tags & {"input-format", "input-steps"}:
@@ -196,7 +196,8 @@ def result_buffers(case: Case) -> Any:
     return np.zeros(case.shape[:-1], case.result_dtype), buffer
 
 
-def _arguments(case: Case, data: Data) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments(case: Case, data: Data) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return what a cell's function is called with."""
     options = {**dict(case.options), **data.arrays}
     if case.axis != -1:
         options["axis"] = case.axis

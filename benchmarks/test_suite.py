@@ -5,6 +5,7 @@ import json
 import re
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,6 +64,12 @@ def contender(name: str, role: str, seconds: float, *ratio: float, **more: Any) 
     return {"name": name, "role": role, "max_ulp": 1.5, "wrong": None, **times, **more}
 
 
+def cell(name: str, *others: Any, tags: Iterable[str] = (), **more: Any) -> dict[str, Any]:
+    """Return a cell of 200 ns, with other contenders."""
+    rows = [contender("fastsoftmax", "subject", 2e-7, 1.0), *others]
+    return {"name": name, "label": name, "tags": list(tags), "contenders": rows, **more}
+
+
 @pytest.fixture
 def document() -> dict[str, Any]:
     case = next(case for case in cases.CASES if case.name == "rows-1000-out")
@@ -74,13 +81,13 @@ def document() -> dict[str, Any]:
         contender("numpy.exp", "yardstick", 1e-3, 1.0),
         contender("copy", "yardstick", 1e-4, 0.1),
     ]
-    cell = {
+    measured = {
         "name": case.name, "label": case.label, "shape": list(case.shape), "tags": list(case.tags),
         "clock_ghz": 3.0, "contenders": rows,
     }  # fmt: skip
     return {
         "kind": "speed", "native": True, "instruction_set": "avx2", "date": "2024-01-01",
-        "commit": "abc", "command": "python -m benchmarks", "cells": [cell], "threads": 1,
+        "commit": "abc", "command": "python -m benchmarks", "cells": [measured], "threads": 1,
         "versions": {"fastsoftmax": "1"}, "wrong_above": {"float32": 1e-4},
         "machine": {
             "cpu": "a CPU", "cores": 1, "caches": {}, "system": "", "clock_method": "",
@@ -288,8 +295,8 @@ def test_the_readme_has_its_cells_and_the_worst_loss() -> None:
     assert set(cases.IN_README) <= set(cases.BY_NAME)
     section = readme.benchmark_section(RESULTS)
     assert all(f"`{cases.BY_NAME[name].label}`" in section for name in cases.IN_README)
-    (cell, _), *_ = losses(RESULTS["cells"])
-    assert f"`{cases.BY_NAME[cell['name']].label}`" in section
+    (lost, _), *_ = losses(RESULTS["cells"])
+    assert f"`{cases.BY_NAME[lost['name']].label}`" in section
 
 
 def test_the_documentation_shows_the_run_that_is_kept() -> None:
@@ -352,8 +359,7 @@ def test_a_note_has_numbas_row_inlined_beside_a_call(document: dict[str, Any]) -
     assert found() == []
     for name, shape, seconds in (("one-row-46", [46], 4e-7), ("batch-46", [512, 46], 512e-7)):
         numba = contender("numba", "peer", seconds, 2.0)
-        rows = [contender("fastsoftmax", "subject", 2e-7, 1.0), numba]
-        document["cells"].append({"name": name, "shape": shape, "tags": [], "contenders": rows})
+        document["cells"].append(cell(name, numba, shape=shape))
     (note,) = found()
     assert "takes 100 ns where numba inlines" in note
     assert "400 ns with numba and 200 ns with fastsoftmax" in note
@@ -376,18 +382,8 @@ def test_a_target_is_undecided_where_its_quartiles_enclose_the_bound(
     # numpy.exp over ours: the plainest call is held to half of numpy.exp's time, others to 1.4.
     exp = contender("numpy.exp", "yardstick", 2e-7, *ratio)
     asarray = contender("numpy.asarray", "yardstick", 1e-6, 1.0)
-    ours = contender("fastsoftmax", "subject", 1e-7, 1.0)
-    for name, *more in (
-        ("plain", "plainest-call"), ("list", "call-of-list"), ("step", "training-step"), ("other",),
-    ):  # fmt: skip
-        document["cells"].append(
-            {
-                "name": name,
-                "label": name,
-                "tags": ["call", *more],
-                "contenders": [ours, exp, asarray],
-            }
-        )
+    for tag in ("plainest-call", "call-of-list", "training-step", "another"):
+        document["cells"].append(cell(tag, exp, asarray, tags=["call", tag]))
     target = targets(document)[0]
     assert target.verdict == verdict
     assert ("[" in str(target.checks[0])) == (verdict == "undecided")
@@ -412,9 +408,7 @@ def test_a_peers_ratio_and_cycles_are_undecided_too(
 def test_the_slowest_call_is_judged_by_all_of_them(document: dict[str, Any]) -> None:
     for name, ratio in (("noisy", (0.5, 0.6, 0.9)), ("slow", (0.63, 0.65, 0.66))):
         exp = contender("numpy.exp", "yardstick", 1e-7, *ratio)
-        rows = [contender("fastsoftmax", "subject", 1e-7, 1.0), exp]
-        cell = {"name": name, "label": name, "tags": ["call"], "contenders": rows}
-        document["cells"].append(cell)
+        document["cells"].append(cell(name, exp, tags=["call"]))
     slowest = targets(document)[0].checks[1]
     assert slowest.label == "worst of 2, noisy"
     assert slowest.spread == (1 / 0.66, 1 / 0.6, 1 / 0.5)
@@ -479,9 +473,9 @@ def test_only_rows_beyond_the_cores_own_cache_are_read_twice() -> None:
 def test_no_small_call_is_bound_by_a_copy(
     document: dict[str, Any], shape: list[int], worst: float | None
 ) -> None:
-    (cell,) = document["cells"]
-    cell["shape"] = shape
-    cell["contenders"][-1]["ratio"]["median"] = 0.96
+    (only,) = document["cells"]
+    only["shape"] = shape
+    only["contenders"][-1]["ratio"]["median"] = 0.96
     assert targets(document)[1].checks[1].spread == (worst and (worst,) * 3)
 
 
@@ -492,10 +486,7 @@ def test_the_fused_cross_entropy_is_held_to_its_parts_at_every_size(
     parts = contender("its parts", "variant", 1e-3, times)
     fused = cases.select(quick=False, pattern="entropy-parts")
     assert len(fused) == 4
-    for case in fused:
-        rows = [contender("fastsoftmax", "subject", 1e-3, 1.0), parts]
-        cell = {"name": case.name, "tags": list(case.tags), "contenders": rows}
-        document["cells"].append(cell)
+    document["cells"] += [cell(case.name, parts, tags=case.tags) for case in fused]
     checks = [check for check in targets(document)[8].checks if "its parts" in str(check)]
     assert [check.met for check in checks] == [met] * 4
 

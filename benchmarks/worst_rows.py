@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from . import precise
-from .cases import Case
-from .computations import BY_TITLE, Batch, Kind, call, errors, terms
-from .inputs import Array, Data
+from .computations import BY_TITLE, Batch, Kind, as_cell, call, errors, parts_of, terms
+from .inputs import Array
 from .peers import Peer
 
 FILE = Path(__file__).with_name("worst_rows.json")
@@ -156,36 +155,13 @@ def merge(functions: Any, entries: list[dict[str, Any]], path: Path = FILE) -> N
 # ---- other libraries on the same row ----
 
 
-def _case(kind: Kind, row: Batch) -> tuple[Case, Data]:
-    """Return the row as a cell of the suite has it, for its peers: what a mask drops is -inf."""
-    computation, options = kind.computation, []
-    if computation.parameter:
-        options.append((computation.parameter, row.parameter))
-    if kind.part == "gradient":
-        options.append(("return_grad", True))
-    is_soft = computation.second == "probabilities"
-    case = Case(
-        "found", row.x.shape, "a row that the search found", computation.function, kind.dtype,
-        labels="probabilities" if is_soft else "indices", options=tuple(options),
-    )  # fmt: skip
-    is_backward = computation.function.endswith("_backward")
-    x = row.x
-    if row.where is not None and not is_backward:
-        x = np.where(row.where, x, -np.inf).astype(kind.dtype)
-    if computation.second == "b":
-        assert row.second is not None
-        signed = (*case.options, ("return_sign", True))
-        return replace(case, arrays=("b",), options=signed), Data(x, arrays={"b": row.second})
-    name = "labels" if computation.second in ("indices", "probabilities") else computation.second
-    extra: dict[str, Any] = {name: row.second} if name else {}
-    if computation.function.startswith("segment"):
-        return replace(case, shape=(x.size,)), Data(x[0], indptr=np.array([0, x.size]))
-    return case, Data(x, where=row.where if is_backward else None, **extra)
-
-
 def of_peers(rivals: list[Peer], kind: Kind, row: Batch) -> dict[str, float]:
     """Return the errors of the libraries that have the function, by name."""
-    case, data = _case(kind, row)
+    computation = replace(kind.computation, by_row=False)
+    case, data = as_cell(computation, row)
+    if data.where is not None and data.grad_output is None:
+        masked = np.where(data.where, data.x, -np.inf).astype(kind.dtype)
+        data = replace(data, x=masked, where=None)
     found = {}
     for peer in filter(lambda peer: peer.takes(case), rivals):
         try:
@@ -193,18 +169,9 @@ def of_peers(rivals: list[Peer], kind: Kind, row: Batch) -> dict[str, float]:
             if made is None:
                 continue
             with np.errstate(all="ignore"):
-                result = made.result()
+                parts = parts_of(computation, row, made.result())
         except Exception:  # noqa: BLE001 - a peer that lacks a dtype is left out
             continue
-        parts = [np.asarray(part) for part in (result if isinstance(result, tuple) else (result,))]
-        if any(part.dtype != kind.dtype for part in parts):
-            continue
-        shapes: list[tuple[int, ...]] = [row.x.shape]
-        if "logsumexp" in kind.computation.function:
-            shapes, parts = [(1,)], parts[:1]
-        elif kind.computation.function == "softmax_cross_entropy":
-            shapes = [(1,), row.x.shape]
-            parts = [*parts, np.zeros_like(row.x)][:2]  # a gradient that is not looked at
-        shaped = tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
-        found[peer.name] = float(errors(kind.computation, row, shaped)[kind.part].ulps.max())
+        if all(part.dtype == kind.dtype for part in parts):
+            found[peer.name] = float(errors(computation, row, parts)[kind.part].ulps.max())
     return found
