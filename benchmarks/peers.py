@@ -18,7 +18,7 @@ import numpy as np
 from . import streams
 from .cases import Case, UsageError
 from .inputs import Array, Data
-from .subject import cython_loops, result_buffer, result_buffers
+from .subject import arguments, cython_loops, result_buffer, result_buffers
 from .timing import Call
 
 Maker = Callable[[Case, Data], Call | None]
@@ -175,8 +175,10 @@ def _numpy_cross_entropy_out(logits: Array, labels: Array, loss: Array, grad: Ar
     return loss, grad
 
 
-def _numpy_segments(function: str) -> Callable[[Array, Array], Any]:
-    def segments(data: Array, indptr: Array) -> Any:
+def _numpy_segments(function: str) -> Callable[..., Any]:
+    def segments(data: Array, indptr: Array, temperature: float | None = None) -> Any:
+        if temperature is not None:
+            data = data / temperature
         starts, lengths = indptr[:-1], np.diff(indptr)
         tops = np.maximum.reduceat(data, starts)
         shifted = data - np.repeat(tops, lengths, axis=0)
@@ -190,6 +192,18 @@ def _numpy_segments(function: str) -> Callable[[Array, Array], Any]:
         return shifted - np.repeat(logs, lengths, axis=0)
 
     return segments
+
+
+_NUMPY: dict[str, Callable[..., Any]] = {
+    "log_softmax": _numpy_log_softmax,
+    "logsumexp": _numpy_logsumexp,
+    "softmax_backward": _numpy_softmax_backward,
+    "log_softmax_backward": _numpy_log_softmax_backward,
+    "softmax_cross_entropy": _numpy_cross_entropy,
+    "segment_softmax": _numpy_segments("segment_softmax"),
+    "segment_log_softmax": _numpy_segments("segment_log_softmax"),
+    "segment_logsumexp": _numpy_segments("segment_logsumexp"),
+}
 
 
 class NumPy(Peer):
@@ -215,40 +229,21 @@ class NumPy(Peer):
         function = _converted(_tempered(_numpy_softmax, _temperature(case, data)), case)
         return Call(function, (data.x, case.axis))
 
-    def softmax_cross_entropy(self, case: Case, data: Data) -> Call | None:
-        """Through the log-probabilities, which losses and gradients share.
-
-        In the caller's buffers where there are some, but not of float16, whose exponential takes
-        NumPy half a minute in the cell that is there for that.
-        """
-        if not case.out:
-            options = {**dict(case.options), **data.arrays}
-            if data.where is not None:
-                options["where"] = data.where
-            return Call(_numpy_cross_entropy, (data.x, data.labels), options)
-        if case.dtype == "float16":
-            return None
-        buffers = result_buffers(case)
-        return Call(_numpy_cross_entropy_out, (data.x, data.labels, *buffers))
-
     def call(self, case: Case, data: Data) -> Call | None:
-        """Return the call of a cell."""
-        if hasattr(self, case.function):
-            return super().call(case, data)
-        if case.out:
+        """Return the call of a cell: into the caller's buffers, of softmax and cross-entropy alone.
+
+        Not of a cross-entropy in float16, whose exponential would take NumPy half a minute.
+        """
+        if case.function == "softmax":
+            return self.softmax(case, data)
+        args, options = arguments(case, data)
+        options.pop("workers", None)
+        if not case.out:
+            function = _numpy_weighted if "b" in options else _NUMPY[case.function]
+            return Call(function, args, options)
+        if case.function != "softmax_cross_entropy" or case.dtype == "float16":
             return None
-        if case.function == "log_softmax":
-            return Call(_numpy_log_softmax, (data.x,))
-        if case.function == "logsumexp":
-            options = {**dict(case.options), **data.arrays}
-            function = _numpy_weighted if data.arrays else _numpy_logsumexp
-            return Call(function, (data.x,), options)
-        if case.function == "softmax_backward":
-            return Call(_numpy_softmax_backward, (data.grad_output, data.x))
-        if case.function == "log_softmax_backward":
-            return Call(_numpy_log_softmax_backward, (data.grad_output, data.x, data.where))
-        function = _tempered(_numpy_segments(case.function), _temperature(case, data))
-        return Call(function, (data.x, data.indptr))
+        return Call(_numpy_cross_entropy_out, (*args, *options["out"]))
 
 
 class SciPy(Peer):
