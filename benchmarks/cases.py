@@ -6,24 +6,18 @@ the plots and ``pytest benchmarks/`` iterate over it.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from importlib.util import find_spec
 from math import prod
 from typing import Any
 
 import numpy as np
 
-try:
-    import ml_dtypes  # noqa: F401 - from here on, NumPy has a dtype of the name "bfloat16"
-except ImportError:
-    HAS_BFLOAT16 = False
-else:
-    HAS_BFLOAT16 = True
-LACKING = {
-    name
-    for name, packages in {"numba": ["numba"], "Cython": ["Cython", "setuptools"]}.items()
-    if not all(map(find_spec, packages))
-}
-"""What cannot compile a loop here. Cython needs a C compiler too, as fastsoftmax does."""
+_PACKAGES = {"numba": ["numba"], "Cython": ["Cython", "setuptools"], "ml_dtypes": ["ml_dtypes"]}
+LACKING = {name for name, needed in _PACKAGES.items() if not all(map(find_spec, needed))}
+"""What some cells need and is not here. Cython needs a C compiler too, as fastsoftmax does."""
+if "ml_dtypes" not in LACKING:
+    import_module("ml_dtypes")  # from here on, NumPy has a dtype of the name "bfloat16"
 
 HOT_LOOP_CALLS = 100_000
 
@@ -86,9 +80,8 @@ class Case:
     @property
     def lacks(self) -> str | None:
         """The package without which there is no such array or loop, if it is not installed."""
-        if self.compiled in LACKING:
-            return self.compiled
-        return "ml_dtypes" if self.dtype == "bfloat16" and not HAS_BFLOAT16 else None
+        needed = "ml_dtypes" if self.dtype == "bfloat16" else self.compiled
+        return needed if needed in LACKING else None
 
     @property
     def elements(self) -> int:

@@ -47,60 +47,49 @@ def normal(shape: tuple[int, ...]) -> Array:
 
 
 @cache
-def _digits() -> tuple[Array, Array]:
-    from sklearn.datasets import load_digits
+def _labelled(name: str) -> tuple[Array, Array]:
+    """Return the wines or the digits; or these in 46 clusters: no bundled data has 46 classes."""
+    from sklearn import cluster, datasets, preprocessing
 
-    pixels, labels = load_digits(return_X_y=True)
+    if name == "wine":
+        features, labels = datasets.load_wine(return_X_y=True)
+        return preprocessing.scale(features), labels
+    pixels, labels = datasets.load_digits(return_X_y=True)
+    if name == "clusters":
+        labels = cluster.KMeans(46, n_init=1, random_state=0).fit_predict(pixels)
     return pixels / 16.0, labels
 
 
 @cache
-def _wine() -> tuple[Array, Array]:
-    from sklearn.datasets import load_wine
-    from sklearn.preprocessing import scale
-
-    features, labels = load_wine(return_X_y=True)
-    return scale(features), labels
-
-
-@cache
-def _clusters() -> tuple[Array, Array]:
-    """Return the digits in 46 clusters: no bundled data has 46 classes."""
-    from sklearn.cluster import KMeans
-
-    pixels, _ = _digits()
-    return pixels, KMeans(46, n_init=1, random_state=0).fit_predict(pixels * 16.0)
-
-
-@cache
-def _logistic(data: Callable[[], tuple[Array, Array]], **options: float) -> Array:
+def _logistic(name: str, **options: float) -> Array:
     """Return the logits of a logistic regression fitted on labelled data."""
     from sklearn.linear_model import LogisticRegression
 
-    features, labels = data()
+    features, labels = _labelled(name)
     model = LogisticRegression(**options).fit(features, labels)
     return np.asarray(model.decision_function(features))
 
 
 @cache
-def _discriminant_clusters() -> Array:
+def _discriminant(name: str) -> Array:
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     # Shrinkage because some pixels are always 0, which makes the covariance singular.
-    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(*_clusters())
-    return np.asarray(model.decision_function(_clusters()[0]))
+    features, labels = _labelled(name)
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(features, labels)
+    return np.asarray(model.decision_function(features))
 
 
 def digits(shape: tuple[int, ...]) -> Array:
     """Return logits of a logistic regression fitted on scikit-learn's digits, repeated."""
-    return np.resize(_logistic(_digits, max_iter=200), shape)
+    return np.resize(_logistic("digits", max_iter=200), shape)
 
 
 def attention(shape: tuple[int, ...]) -> Array:
     """Return q.k / sqrt(d) of digit images as tokens, under random projections per head."""
     batch, heads, queries, keys = shape
     width = 32
-    pixels, _ = _digits()
+    pixels, _ = _labelled("digits")
     tokens = np.resize(pixels, (batch, 1, max(queries, keys), pixels.shape[1]))
     weights = np.random.default_rng(SEED).normal(0.0, 0.35, (2, heads, pixels.shape[1], width))
     q = tokens[:, :, :queries] @ weights[0]
@@ -125,10 +114,10 @@ SOURCES: dict[str, Callable[[tuple[int, ...]], Array]] = {
     # The same as a quantised network has them: whole numbers of eighths, within int8.
     "eighths": lambda shape: np.rint(8 * digits(shape)),
     # Logistic regressions on scikit-learn's wines, and on 46 clusters of its digits.
-    "wine": lambda shape: np.resize(_logistic(_wine, max_iter=200), shape),
-    "clusters46": lambda shape: np.resize(_logistic(_clusters, max_iter=100, tol=1e-2), shape),
+    "wine": lambda shape: np.resize(_logistic("wine", max_iter=200), shape),
+    "clusters46": lambda shape: np.resize(_logistic("clusters", max_iter=100, tol=1e-2), shape),
     # Scores of a linear discriminant over the same clusters: they range over hundreds.
-    "discriminant46": lambda shape: np.resize(_discriminant_clusters(), shape),
+    "discriminant46": lambda shape: np.resize(_discriminant("clusters"), shape),
     "attention": attention,
     "vocabulary": vocabulary,
 }

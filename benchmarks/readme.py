@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-from .accuracy_report import changed_bits, worst_errors
+from .accuracy_report import changed_bits, libraries, worst_errors
 from .cases import IN_README, UsageError
 from .document import (
     INTERVAL,
@@ -119,10 +119,8 @@ def reproducibility_section(document: Document) -> str:
 def accuracy_summary(document: Document) -> str:
     """Return a sentence on the largest error of each library's softmax."""
     entries = [entry for entry in document["accuracy"] if entry["function"] == "softmax"]
-    worst: dict[str, float] = {}
-    for entry in entries:
-        worst[entry["library"]] = max(worst.get(entry["library"], 0), entry["max_ulp"])
     families = len({entry["family"] for entry in entries})
+    worst = {n: max(e["max_ulp"] for e in entries if e["library"] == n) for n in libraries(entries)}
     errors = ", ".join(f"{name} {ulp(value)}" for name, value in worst.items())
     return _paragraph(
         f"Largest error of `softmax` in {families} families of rows, float32 and float64, in ULP: "

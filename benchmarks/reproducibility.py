@@ -40,8 +40,7 @@ def _softmax_of(library: Library) -> Softmax:
     def softmax(x: Array, axis: int) -> Array:
         case = Case("reproducibility", x.shape, "", dtype=str(x.dtype), axis=axis)
         call = library.call(case, Data(x))
-        if call is None:
-            raise NotImplementedError(f"{library.name} has no such softmax")
+        assert call
         return np.asarray(call.result())
 
     return softmax
