@@ -92,23 +92,15 @@ class Tally:
         return error.reshape(len(error), -1).max(axis=-1)
 
 
-def _samples(family: families.Family, case: Case) -> list[tuple[Case, Data, Reference]]:
-    """Return the family's inputs for one function and dtype, with their references."""
-    rng = np.random.default_rng(SEED)
-    found = []
-    for x in family.inputs(case.dtype):
-        sized = replace(case, shape=x.shape)
-        data = inputs.around(sized, x, rng)
-        found.append((sized, data, Reference(sized, data, everything=True)))
-    return found
-
-
 def _measure(run: Run, family: families.Family, case: Case) -> list[dict[str, Any]]:
     """Return a tally for every library that offers the function."""
-    samples = _samples(family, case)
-    total = sum(sized.elements for sized, _, _ in samples)
+    rng, samples = np.random.default_rng(SEED), list(family.inputs(case.dtype))
+    total = sum(x.size for x in samples)
     tallies: dict[str, Tally] = {}
-    for sized, data, reference in samples:
+    for x in samples:
+        sized = replace(case, shape=x.shape)
+        data = inputs.around(sized, x, rng)
+        reference = Reference(sized, data, everything=True)
         exact, scale = reference.exact[0], reference.scale[0]
         ours: Array | None = None  # the first call is ours
         for name, call in _calls(run, sized, data, many=len(samples) > 9).items():
