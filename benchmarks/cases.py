@@ -148,12 +148,9 @@ class Case:
         for name, value in self.options:
             text = str(value) if np.isscalar(value) else short_dtype(np.dtype(value).name)
             parts.append(name if value is True else f"{name}={text}")
-        parts += (
-            ["where="] * self.where + [self.compiled] * bool(self.compiled) + ["out="] * self.out
-        )
-        if self.workers > 1:
-            parts.append(f"workers={self.workers}")
-        return " ".join(filter(None, (*parts, self.note)))
+        parts += ["where=" if self.where else "", self.compiled, "out=" if self.out else ""]
+        parts += [f"workers={self.workers}" if self.workers > 1 else "", self.note]
+        return " ".join(filter(None, parts))
 
 
 def _tags(*names: str) -> frozenset[str]:
