@@ -435,7 +435,8 @@ class OnnxRuntime(Peer):
         """Tell whether the runtime and the package that makes its models are here."""
         return super().installed() and importlib.util.find_spec("onnx") is not None
 
-    def _session(self, case: Case, data: Data, nodes: list[Any]) -> Any:
+    def _session(self, case: Case, data: Data, operator: str, attributes: dict[str, Any]) -> Any:
+        """Return a session of the operator, after a cast, a division and a mask where asked for."""
         import onnxruntime
         from onnx import helper
 
@@ -445,14 +446,22 @@ class OnnxRuntime(Peer):
         )
         inputs = [helper.make_tensor_value_info("x", given, case.shape)]
         output = helper.make_tensor_value_info("y", element, None)
-        constants = []
-        if data.where is not None:
-            inputs.append(helper.make_tensor_value_info("where", boolean, case.shape))
-            constants.append(helper.make_tensor("masked", element, (), [-np.inf]))
+        constants, nodes, last = [], [], "x"
+        if case.result_dtype != case.dtype:
+            nodes.append(helper.make_node("Cast", [last], ["wide"], to=element))
+            last = "wide"
         temperature = _temperature(case, data)
         if temperature is not None:
             values = np.asarray(temperature, case.result_dtype)
             constants.append(helper.make_tensor("temperature", element, values.shape, values))
+            nodes.append(helper.make_node("Div", [last, "temperature"], ["divided"]))
+            last = "divided"
+        if data.where is not None:
+            inputs.append(helper.make_tensor_value_info("where", boolean, case.shape))
+            constants.append(helper.make_tensor("masked", element, (), [-np.inf]))
+            nodes.append(helper.make_node("Where", ["where", last, "masked"], ["kept"]))
+            last = "kept"
+        nodes.append(helper.make_node(operator, [last], ["y"], **attributes))
         graph = helper.make_graph(nodes, "peer", inputs, [output], constants)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
         options = onnxruntime.SessionOptions()
@@ -463,8 +472,8 @@ class OnnxRuntime(Peer):
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
 
-    def _run(self, case: Case, data: Data, nodes: list[Any]) -> Call:
-        session = self._session(case, data, nodes)
+    def _run(self, case: Case, data: Data, operator: str, attributes: dict[str, Any]) -> Call:
+        session = self._session(case, data, operator, attributes)
         feeds = {"x": data.x}
         if data.where is not None:
             feeds["where"] = np.ascontiguousarray(data.where)
@@ -488,8 +497,6 @@ class OnnxRuntime(Peer):
 
     def call(self, case: Case, data: Data) -> Call | None:
         """Return the call of a cell."""
-        from onnx import helper
-
         operators: dict[str, tuple[str, dict[str, Any]]] = {
             "softmax": ("Softmax", {"axis": case.dimension}),
             "log_softmax": ("LogSoftmax", {"axis": case.dimension}),
@@ -502,20 +509,7 @@ class OnnxRuntime(Peer):
         # It computes nothing in 16 bits on a CPU, and takes no arrays of bfloat16.
         if operator is None or "float16" in case.result_dtype or case.dtype == "bfloat16":
             return None
-        nodes, last = [], "x"
-        if case.result_dtype != case.dtype:
-            to = helper.np_dtype_to_tensor_dtype(np.dtype(case.result_dtype))
-            nodes.append(helper.make_node("Cast", [last], ["wide"], to=to))
-            last = "wide"
-        if _temperature(case, data) is not None:
-            nodes.append(helper.make_node("Div", [last, "temperature"], ["divided"]))
-            last = "divided"
-        if data.where is not None:
-            nodes.append(helper.make_node("Where", ["where", last, "masked"], ["kept"]))
-            last = "kept"
-        kind, attributes = operator
-        nodes.append(helper.make_node(kind, [last], ["y"], **attributes))
-        return self._run(case, data, nodes)
+        return self._run(case, data, *operator)
 
 
 class Jax(Peer):
