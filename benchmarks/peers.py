@@ -539,20 +539,15 @@ class Jax(Peer):
         function = self._function(case, data)
         if function is None:
             return None
-        device = [
-            self.jax.device_put(array)
-            for array in (data.grad_output, data.x, data.labels)
-            if array is not None
-        ]
+        operands = [a for a in (data.grad_output, data.x, data.labels) if a is not None]
         suffix = "[0].block_until_ready()" if case.is_pair else ".block_until_ready()"
-        return Call(self.jax.jit(function), tuple(device), suffix=suffix)
+        return Call(self.jax.jit(function), self.jax.device_put(tuple(operands)), suffix=suffix)
 
     def _function(self, case: Case, data: Data) -> Callable[..., Any] | None:
         nn, jnp, axis = self.jax.nn, self.jax.numpy, case.axis
         if case.function == "log_softmax_backward" and data.where is not None:
             return None
-        mask = None if data.where is None else self.jax.device_put(data.where)
-        given = {name: self.jax.device_put(array) for name, array in data.arrays.items()}
+        mask, given = self.jax.device_put((data.where, data.arrays))
         temperature = given.get("temperature", case.option("temperature"))
         weight = given.get("sample_weight", case.option("sample_weight"))
         options = {name: True for name in ("keepdims", "return_sign") if case.option(name)}
