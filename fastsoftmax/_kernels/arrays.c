@@ -1211,7 +1211,7 @@ static const void *read_again(void *source, size_t first, size_t end) {
     return operands[FSM_X].base;
 }
 
-/* Begins row r of those that begin at `base`. */
+/* Begins row r of those that begin at `base`; its length is the part's. */
 static void begin_row(fsm_row_at_work *row, const part *at, char *const base[FSM_OPERANDS],
                       size_t r) {
     const fsm_plan *p = at->plan;
@@ -1226,13 +1226,13 @@ static void begin_row(fsm_row_at_work *row, const part *at, char *const base[FSM
     }
     row->operands = (fsm_rows){
         .rows = 1,
-        .n = p->n,
+        .n = at->n,
         .out = &row->result,
         .temperature = &row->temperature,
         .streamed = p->streamed,
         .watch = at->watch,
     };
-    row->state = fsm_long_row(&row->operands, p->function);
+    row->state = fsm_long_row(&row->operands, row_function(p));
     row->state.read = read_again;
     row->state.source = row;
     row->writes = 0;
@@ -1246,7 +1246,8 @@ static void run_piece(part *at, char *const base[FSM_OPERANDS], const fsm_row_at
     const fsm_long_functions *of = &p->kernels->long_rows[p->computing];
     char *piece[FSM_OPERANDS];
     rows_at operands[FSM_OPERANDS];
-    at->n = p->n - first < row->state.piece ? p->n - first : row->state.piece;
+    const size_t left = row->operands.n - first;
+    at->n = left < row->state.piece ? left : row->state.piece;
     find_piece(p, base, first, piece);
     stage(at, piece, rows, operands);
     for (size_t r = 0; r < rows; r++) {
@@ -1266,7 +1267,7 @@ static void run_piece(part *at, char *const base[FSM_OPERANDS], const fsm_row_at
 static int end_sums(fsm_row_at_work *row) {
     const fsm_plan *p = row->plan;
     row->writes = !p->kernels->long_rows[p->computing].finish(&row->state);
-    if (row->writes && p->function == FSM_LOGSUMEXP) {
+    if (row->writes && is_single(p, FSM_OUT)) {
         double sign;
         const rows_at log = {(char *)&row->result, 0}, of_log = {(char *)&sign, 0};
         narrow(p, p->dtype[FSM_OUT], row->base[FSM_OUT], log.base, 1);
@@ -1291,7 +1292,7 @@ FSM_NOINLINE int run_long_strip(const part *strip, char *const base[FSM_OPERANDS
     }
     while (again && !status) {
         again = 0;
-        for (size_t i = 0; i < p->n && !status; i += row->state.piece) {
+        for (size_t i = 0; i < strip->n && !status; i += row->state.piece) {
             run_piece(&at, base, row, rows, i, sum);
             for (size_t r = 0; r < rows; r++) {
                 if (!row[r].writes) {
@@ -1304,7 +1305,8 @@ FSM_NOINLINE int run_long_strip(const part *strip, char *const base[FSM_OPERANDS
             again |= !row[r].writes && end_sums(&row[r]);
         }
     }
-    for (size_t i = 0; i < p->n && !status && !is_single(p, FSM_OUT); i += row->state.piece) {
+    const size_t results = is_single(p, FSM_OUT) ? 0 : strip->n;
+    for (size_t i = 0; i < results && !status; i += row->state.piece) {
         run_piece(&at, base, row, rows, i, NULL);
         status = fsm_stops_after(at.watch, rows * at.n);
     }
@@ -1460,9 +1462,9 @@ static int run_strips(const part *at, size_t extent) {
                           : at->base[o];
         }
         const size_t rows = (extent - first < most ? extent - first : most) * each;
-        status = p->together && p->beside ? run_panels(at, base, rows)
-                 : p->piece               ? run_long_strip(at, base, rows)
-                                          : run_strip(at, base, rows);
+        status = p->together && p->beside            ? run_panels(at, base, rows)
+                 : p->piece && at->n > FSM_ASK_EVERY ? run_long_strip(at, base, rows)
+                                                     : run_strip(at, base, rows);
     }
     return status;
 }
@@ -2060,12 +2062,14 @@ static int lies_along(const fsm_plan *p) {
 
 /* Whether rows that are staged are staged piece by piece. */
 static int has_pieces(const fsm_plan *p) {
-    return p->n > FSM_ASK_EVERY && p->function <= FSM_LOGSUMEXP && !is_weighted(p) && p->inner == 1;
+    return p->n > FSM_ASK_EVERY && row_function(p) <= FSM_LOGSUMEXP && !is_weighted(p) &&
+           p->inner == 1;
 }
 
 /* Plans staging: the rows of a strip, and the scratch of each operand. Returns a status. */
 static int plan_strips(fsm_plan *p) {
-    p->piece = has_pieces(p) ? fsm_piece_length(p->n) : 0;
+    /* The rows or pieces of other segments may be longer than the pieces of the longest. */
+    p->piece = !has_pieces(p) ? 0 : has_segments(p) ? FSM_ASK_EVERY : fsm_piece_length(p->n);
     const size_t size = size_of(p->computing), n = p->piece ? p->piece : p->n;
     const size_t rows = p->outer ? p->dimension[p->outer - 1].extent : 1;
     if (n > PTRDIFF_MAX / 1024) {
