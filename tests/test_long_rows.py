@@ -11,6 +11,7 @@ from fastsoftmax import _api, _backend
 
 PIECE = 1 << 18
 FUNCTIONS = ("softmax", "log_softmax", "logsumexp")
+GRADIENTS = ("softmax_backward", "log_softmax_backward")
 LENGTHS = (
     3 * PIECE + 5,
     *(
@@ -160,6 +161,30 @@ def test_a_row_that_is_staged_by_pieces_has_the_same_bits(best_fs, function, n):
                 np.testing.assert_array_equal(result, expected, f"{row}, {form}, {workers} workers")
 
 
+@pytest.mark.parametrize("n", [PIECE + 1, 2 * PIECE + 1130])
+@pytest.mark.parametrize("function", GRADIENTS)
+def test_a_gradient_that_is_staged_by_pieces_has_the_same_bits(best_fs, function, n):
+    call, forward = (getattr(best_fs, f) for f in (function, function.removesuffix("_backward")))
+    rng = np.random.default_rng(n)
+    mask = rng.random(n) < 0.7
+    y = forward(rng.normal(0, 3, n).astype(np.float32))
+    rows = rows_of(np.float32, n)
+    for name, g in rows.items():
+        expected = call(g, y)
+        np.testing.assert_array_equal(call(g[::-1].copy()[::-1], y), expected, name)
+        np.testing.assert_array_equal(call(g.astype(">f4"), y.astype(">f4")), expected, name)
+        place = np.stack([y, y])[::-1].T
+        assert call(np.stack([g, g], axis=-1), place, axis=0, out=place) is place
+        np.testing.assert_array_equal(place, np.stack([expected] * 2, axis=-1), name)
+        if function == "log_softmax_backward":
+            kept = call(np.where(mask, g, 0), np.where(mask, y, np.float32(-np.inf)))
+            np.testing.assert_array_equal(call(g, y, where=mask), np.where(mask, kept, 0), name)
+        half = [g.astype(np.float16), y.astype(np.float16)]
+        expected = call(*(a.astype(np.float32) for a in half))
+        with np.errstate(over="ignore"):
+            np.testing.assert_array_equal(call(*half), expected.astype(np.float16), name)
+
+
 @pytest.mark.parametrize("heads", [(), (3,)])
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_segment_that_is_staged_by_pieces_has_the_same_bits(best_fs, function, heads):
@@ -196,6 +221,8 @@ for workers in (1, 2):
     fastsoftmax.softmax(x, out=out, workers=workers)
     fastsoftmax.log_softmax(columns, axis=0, out=out.reshape(-1, 3), workers=workers)
     fastsoftmax.logsumexp(x, workers=workers)
+    fastsoftmax.softmax_backward(x, x, out=out, workers=workers)
+    fastsoftmax.log_softmax_backward(columns, columns, axis=0, out=x.reshape(-1, 3))
     fastsoftmax.segment_softmax(x, [0, 5, n], out=out, workers=workers)
     fastsoftmax.segment_logsumexp(swapped, [0, n], workers=workers)
 print(peak() - before)

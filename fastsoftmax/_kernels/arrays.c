@@ -174,6 +174,10 @@ static int is_weighted(const fsm_plan *p) {
     return p->function == FSM_LOGSUMEXP && p->base[FSM_Y];
 }
 
+static int is_gradient(const fsm_plan *p) {
+    return p->function == FSM_SOFTMAX_BACKWARD || p->function == FSM_LOG_SOFTMAX_BACKWARD;
+}
+
 /* The function of the kernels that computes its rows. */
 static enum fsm_function row_function(const fsm_plan *p) {
     return has_segments(p) ? p->function - FSM_SEGMENT_SOFTMAX + FSM_SOFTMAX : p->function;
@@ -1240,8 +1244,8 @@ static void begin_row(fsm_row_at_work *row, const part *at, char *const base[FSM
 
 /* Stages a piece, from element `first` on, of each row of a strip. If `sum` is given, computes the
  * sums of those rows that still need one; else the results of all. */
-static void run_piece(part *at, char *const base[FSM_OPERANDS], const fsm_row_at_work *row,
-                      size_t rows, size_t first, fsm_piece *sum) {
+static void run_piece(part *at, char *const base[FSM_OPERANDS], fsm_row_at_work *row, size_t rows,
+                      size_t first, fsm_piece *sum) {
     const fsm_plan *p = at->plan;
     const fsm_long_functions *of = &p->kernels->long_rows[p->computing];
     char *piece[FSM_OPERANDS];
@@ -1251,11 +1255,13 @@ static void run_piece(part *at, char *const base[FSM_OPERANDS], const fsm_row_at
     find_piece(p, base, first, piece);
     stage(at, piece, rows, operands);
     for (size_t r = 0; r < rows; r++) {
-        const char *x = row_of(operands[FSM_X], r);
-        if (!row[r].writes) {
+        const char *x = row_of(operands[FSM_X], r), *y = row_of(operands[FSM_Y], r);
+        if (!sum) {
+            of->write(&row[r].state, x, y, row_of(operands[FSM_OUT], r), at->n);
+        } else if (is_gradient(p)) {
+            of->total(&row[r].state, x, y, at->n);
+        } else if (!row[r].writes) {
             sum[r] = of->sum(&row[r].state, x, NULL, at->n);
-        } else if (!sum) {
-            of->write(&row[r].state, x, row_of(operands[FSM_OUT], r), at->n);
         }
     }
     if (!sum) {
@@ -1266,7 +1272,7 @@ static void run_piece(part *at, char *const base[FSM_OPERANDS], const fsm_row_at
 /* Ends the sums of a row; returns whether to repeat them. Writes a logsumexp's result. */
 static int end_sums(fsm_row_at_work *row) {
     const fsm_plan *p = row->plan;
-    row->writes = !p->kernels->long_rows[p->computing].finish(&row->state);
+    row->writes = is_gradient(p) || !p->kernels->long_rows[p->computing].finish(&row->state);
     if (row->writes && is_single(p, FSM_OUT)) {
         double sign;
         const rows_at log = {(char *)&row->result, 0}, of_log = {(char *)&sign, 0};
@@ -1294,7 +1300,7 @@ FSM_NOINLINE int run_long_strip(const part *strip, char *const base[FSM_OPERANDS
         again = 0;
         for (size_t i = 0; i < strip->n && !status; i += row->state.piece) {
             run_piece(&at, base, row, rows, i, sum);
-            for (size_t r = 0; r < rows; r++) {
+            for (size_t r = 0; r < rows && !is_gradient(p); r++) {
                 if (!row[r].writes) {
                     of->add(&row[r].state, &sum[r]);
                 }
@@ -1932,7 +1938,7 @@ void fsm_begin_row(fsm_row_at_work *row, const fsm_plan *p, size_t index, fsm_pi
 }
 
 int fsm_run_pieces(const void *work, size_t first, size_t last, void *scratch, fsm_watch *watch) {
-    const fsm_row_at_work *row = work;
+    fsm_row_at_work *row = (fsm_row_at_work *)work; /* changed for a gradient only */
     part at = {.plan = row->plan, .scratch = scratch, .watch = watch};
     const uint64_t saved = fsm_enter();
     int status = 0;
@@ -2062,7 +2068,7 @@ static int lies_along(const fsm_plan *p) {
 
 /* Whether rows that are staged are staged piece by piece. */
 static int has_pieces(const fsm_plan *p) {
-    return p->n > FSM_ASK_EVERY && row_function(p) <= FSM_LOGSUMEXP && !is_weighted(p) &&
+    return p->n > FSM_ASK_EVERY && row_function(p) < FSM_ROW_FUNCTIONS && !is_weighted(p) &&
            p->inner == 1;
 }
 
@@ -2194,8 +2200,8 @@ enum fsm_status fsm_prepare(fsm_plan *p, fsm_watch *watch) {
     p->large = bytes >= (double)fsm_stream_from();
     p->streamed = p->large && !p->unmapped;
     p->far = bytes >= (double)FAR_FROM;
-    const int sharable =
-        has_pieces(p) && p->n >= FSM_SHARED_FROM && p->outer <= 1 && (p->direct || lies_along(p));
+    const int sharable = p->function <= FSM_LOGSUMEXP && has_pieces(p) && p->n >= FSM_SHARED_FROM &&
+                         p->outer <= 1 && (p->direct || lies_along(p));
     p->pieces = sharable ? (p->n + FSM_SHARED_PIECE - 1) / FSM_SHARED_PIECE : 0;
     const size_t row = p->n * size_of(p->computing);
     const int in_place = p->base[FSM_GRAD] && p->base[FSM_GRAD] == p->base[FSM_X];

@@ -612,7 +612,7 @@ static size_t F(softmax_backward_columns)(const fsm_rows *b, size_t first) {
 /* Two operands to transpose, no exponential: from 13 elements on this costs what it saves. */
 static void F(softmax_backward_rows)(const fsm_rows *b) {
     if (FSM_UNLIKELY(b->n > FSM_ASK_EVERY)) {
-        F(softmax_backward_long)(b);
+        F(backward_long)(b, FSM_SOFTMAX_BACKWARD);
     } else if (b->n <= 12 && b->rows > 1) {
         F(across)(b, F(softmax_backward_columns), LANES, F(softmax_backward_along), b->n);
     } else {
@@ -656,7 +656,7 @@ static size_t F(log_softmax_backward_columns)(const fsm_rows *b, size_t first) {
 
 static void F(log_softmax_backward_rows)(const fsm_rows *b) {
     if (FSM_UNLIKELY(b->n > FSM_ASK_EVERY)) {
-        F(log_softmax_backward_long)(b);
+        F(backward_long)(b, FSM_LOG_SOFTMAX_BACKWARD);
     } else if (b->n < PADDED && b->rows > 1) {
         F(across)(b, F(log_softmax_backward_columns), LANES, F(log_softmax_backward_along), b->n);
     } else {

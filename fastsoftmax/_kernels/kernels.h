@@ -189,7 +189,7 @@ typedef struct {
  * into memory that is valid until the next call. */
 typedef const void *fsm_read_function(void *source, size_t first, size_t end);
 
-/* A long row being computed: softmax, log_softmax or logsumexp. */
+/* A long row being computed, by a function of fsm_rows. */
 typedef struct {
     const fsm_rows *rows; /* that row alone */
     enum fsm_function function;
@@ -199,9 +199,10 @@ typedef struct {
     void *source;
     /* Whether sum.maximum is the row's, as in a second reading; else it is of the pieces so far. */
     int known;
-    int stored;    /* results are scaled from weights that lie in their place */
-    fsm_piece sum; /* over the pieces so far */
-    double hi, lo; /* softmax: 1 / sum; else the sum without one maximal weight */
+    int stored;       /* results are scaled from weights that lie in their place */
+    fsm_piece sum;    /* over the pieces so far */
+    double hi, lo;    /* softmax: 1 / sum; else the sum without one maximal weight */
+    double lanes[24]; /* of a gradient: its sums over the pieces so far, by lane */
 } fsm_long;
 
 static inline size_t fsm_piece_length(size_t n) {
@@ -217,14 +218,16 @@ static inline fsm_long fsm_long_row(const fsm_rows *row, enum fsm_function funct
 }
 
 /* For pieces of n elements x. `sum` takes pieces in any order, on any thread, and also stores the
- * weights to w unless that is NULL; `add` adds their sums, in the order of the pieces; `finish`
- * returns whether both are to be repeated with a known maximum, and else writes the result of a
- * logsumexp; `write` writes the results of a piece, in any order, to `out`, which may be x. */
+ * weights to w unless that is NULL; `add` adds their sums, in the order of the pieces; a gradient's
+ * sums are added by `total` instead, in that order. `finish` returns whether the sums are to be
+ * repeated with a known maximum, and else writes the result of a logsumexp; `write` writes the
+ * results of a piece, in any order, to `out`, which may be x or y. */
 typedef struct {
     fsm_piece (*sum)(const fsm_long *row, const void *x, void *w, size_t n);
     void (*add)(fsm_long *row, const fsm_piece *piece);
+    void (*total)(fsm_long *row, const void *x, const void *y, size_t n);
     int (*finish)(fsm_long *row);
-    void (*write)(const fsm_long *row, const void *x, void *out, size_t n);
+    void (*write)(const fsm_long *row, const void *x, const void *y, void *out, size_t n);
 } fsm_long_functions;
 
 /* Formats of elements. Kernels compute in the first two; arrays.c converts the others. */

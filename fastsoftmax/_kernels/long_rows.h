@@ -279,10 +279,76 @@ FSM_SMALL void F(softmax_again)(const fsm_long *row, const REAL *x, REAL *out, s
     }
 }
 
-FSM_SMALL void F(long_write)(const fsm_long *row, const void *piece, void *results, size_t n) {
+/* What a gradient is made of besides g and y: sum(g y); or sum(g), and sums of y that are NaN where
+ * one of its elements is. The maximum of y is kept in row->sum. */
+typedef struct {
+    F(sum) sum;
+    VEC nans;
+} F(gradient_sums);
+_Static_assert(sizeof(F(gradient_sums)) <= sizeof((fsm_long *)NULL)->lanes, "room for them");
+
+FSM_INLINE F(gradient_sums) F(gradient_sums_of)(const fsm_long *row) {
+    F(gradient_sums) sums;
+    memcpy(&sums, row->lanes, sizeof sums);
+    return sums;
+}
+
+/* fsm_long_functions.total */
+FSM_SMALL void F(long_total)(fsm_long *row, const void *piece, const void *outputs, size_t n) {
+    const REAL *g = piece, *y = outputs;
+    F(gradient_sums) sums = F(gradient_sums_of)(row);
+    if (row->function == FSM_SOFTMAX_BACKWARD) {
+        F(add_products)(&sums.sum, g, y, n);
+    } else {
+        VEC nans;
+        const double largest = (double)F(row_max_and_sum)(y, n, &nans);
+        row->sum.maximum = largest > row->sum.maximum ? largest : row->sum.maximum;
+        sums.nans = V(add)(sums.nans, nans);
+        F(add_elements)(&sums.sum, g, n);
+    }
+    memcpy(row->lanes, &sums, sizeof sums);
+}
+
+/* y (g - dot), or g - e^y sum(g), of a piece. Both return whether it may have NaNs. */
+FSM_SMALL int F(softmax_gradient)(const fsm_long *row, const REAL *g, const REAL *y, REAL *out,
+                                  size_t n) {
+    const F(gradient_sums) sums = F(gradient_sums_of)(row);
+    REAL dot_hi, dot_lo;
+    F(split)(F(sum_total)(&sums.sum), &dot_hi, &dot_lo);
+    const VEC hi = V(set1)(dot_hi), lo = V(set1)(dot_lo);
+    const size_t i = F(gradients)(g, y, out, 0, n, hi, lo, 0, 0, NULL);
+    if (i < n) {
+        V(store_partial)(out + i, F(gradient_partial)(g + i, y + i, n - i, hi, lo), n - i);
+    }
+    return !F(harmless)(dot_hi);
+}
+FSM_SMALL int F(log_softmax_gradient)(const fsm_long *row, const REAL *g, const REAL *y, REAL *out,
+                                      size_t n) {
+    const F(gradient_sums) sums = F(gradient_sums_of)(row);
+    const pair total = F(sum_total)(&sums.sum);
+    REAL top;
+    int shifted;
+    const F(expected) expected =
+        F(expected_of)(total, (REAL)row->sum.maximum, row->rows->temperature, &top, &shifted);
+    const size_t i = F(log_gradients)(g, y, out, 0, n, &expected, 0, 0, 1, NULL);
+    if (i < n) {
+        F(log_gradient_partial)(g + i, y + i, out + i, n - i, &expected, 1, NULL, 1);
+    }
+    return F(may_be_nan)(sums.nans, top, total);
+}
+
+FSM_SMALL void F(long_write)(const fsm_long *row, const void *piece, const void *outputs,
+                             void *results, size_t n) {
     const fsm_rows *b = row->rows;
-    const REAL *x = piece;
+    const REAL *x = piece, *y = outputs;
     REAL *const out = results;
+    if (row->function > FSM_LOGSUMEXP) {
+        if (row->function == FSM_SOFTMAX_BACKWARD ? F(softmax_gradient)(row, x, y, out, n)
+                                                  : F(log_softmax_gradient)(row, x, y, out, n)) {
+            F(canonical_nans)(out, n);
+        }
+        return;
+    }
     if (row->function == FSM_SOFTMAX) {
         if (row->hi != row->hi) {
             F(fill_nan)(out, n);
@@ -302,7 +368,7 @@ FSM_SMALL void F(long_write)(const fsm_long *row, const void *piece, void *resul
 
 /* The maximum and the sum of a row, by one thread. A pass of its own finds the maximum where one
  * reading does not suffice: weights are stored, or chunks do not start apart (B). */
-FSM_SMALL void F(long_total)(fsm_long *row) {
+FSM_SMALL void F(long_sums)(fsm_long *row) {
     const fsm_rows *b = row->rows;
     const REAL *x = b->x;
     REAL *const w = row->stored ? b->out : NULL;
@@ -333,72 +399,24 @@ FSM_SMALL void F(rows_long)(const fsm_rows *b, enum fsm_function function) {
         one.temperature = fsm_temperature_of(b, r);
         fsm_long row = fsm_long_row(&one, function);
         row.stored = function == FSM_SOFTMAX && !(b->large && FC(WEIGHS_AGAIN));
-        F(long_total)(&row);
+        F(long_sums)(&row);
         FSM_PIECES(first, end, function == FSM_LOGSUMEXP ? 0 : b->n, b->watch) {
-            F(long_write)(&row, x + first, out + first, end - first);
+            F(long_write)(&row, x + first, NULL, out + first, end - first);
         }
     }
 }
 
-FSM_INLINE void F(long_canonical_nans)(REAL *out, size_t n, fsm_watch *watch) {
-    FSM_PIECES(i, end, n, watch) {
-        F(canonical_nans)(out + i, end - i);
-    }
-}
-
-/* y (g - dot): (1) dot = sum(g y); (2) the gradient; (3) canonical NaNs, if there may be any. */
-FSM_SMALL void F(softmax_backward_long)(const fsm_rows *b) {
-    for (size_t row = 0; row < b->rows; row++) {
-        const REAL *g = CONST_ROW(b->x, b->x_stride, row);
-        const REAL *y = CONST_ROW(b->y, b->y_stride, row);
-        REAL *out = ROW(b->out, b->out_stride, row), dot_hi, dot_lo;
-        F(sum) sum = F(sum_zero)();
+/* The gradients of long rows: the sums of each, then its results. */
+FSM_SMALL void F(backward_long)(const fsm_rows *b, enum fsm_function function) {
+    for (size_t r = 0; r < b->rows; r++) {
+        const REAL *g = CONST_ROW(b->x, b->x_stride, r), *y = CONST_ROW(b->y, b->y_stride, r);
+        REAL *out = ROW(b->out, b->out_stride, r);
+        fsm_long row = fsm_long_row(b, function);
         FSM_PIECES(i, end, b->n, b->watch) {
-            F(add_products)(&sum, g + i, y + i, end - i);
+            F(long_total)(&row, g + i, y + i, end - i);
         }
-        F(split)(F(sum_total)(&sum), &dot_hi, &dot_lo);
         FSM_PIECES(first, end, b->n, b->watch) {
-            const VEC hi = V(set1)(dot_hi), lo = V(set1)(dot_lo);
-            const size_t i = F(gradients)(g, y, out, first, end, hi, lo, 0, 0, NULL);
-            if (i < end) {
-                const VEC last = F(gradient_partial)(g + i, y + i, end - i, hi, lo);
-                V(store_partial)(out + i, last, end - i);
-            }
-        }
-        if (!F(harmless)(dot_hi)) {
-            F(long_canonical_nans)(out, b->n, b->watch);
-        }
-    }
-}
-
-/* g - e^y sum(g): (1) sum(g); (2) the maximum of y; (3) the gradient; (4) canonical NaNs. */
-FSM_SMALL void F(log_softmax_backward_long)(const fsm_rows *b) {
-    for (size_t row = 0; row < b->rows; row++) {
-        const REAL *g = CONST_ROW(b->x, b->x_stride, row);
-        const REAL *y = CONST_ROW(b->y, b->y_stride, row);
-        REAL *out = ROW(b->out, b->out_stride, row), largest = -INFINITY, top;
-        F(sum) sum = F(sum_zero)();
-        VEC lanes = V(set1)(0);
-        int shifted;
-        FSM_PIECES(i, end, b->n, b->watch) {
-            F(add_elements)(&sum, g + i, end - i);
-        }
-        FSM_PIECES(i, end, b->n, b->watch) {
-            VEC sums;
-            const REAL found = F(row_max_and_sum)(y + i, end - i, &sums);
-            largest = found > largest ? found : largest;
-            lanes = V(add)(lanes, sums);
-        }
-        const pair total = F(sum_total)(&sum);
-        const F(expected) expected = F(expected_of)(total, largest, b->temperature, &top, &shifted);
-        FSM_PIECES(first, end, b->n, b->watch) {
-            const size_t i = F(log_gradients)(g, y, out, first, end, &expected, 0, 0, 1, NULL);
-            if (i < end) {
-                F(log_gradient_partial)(g + i, y + i, out + i, end - i, &expected, 1, NULL, 1);
-            }
-        }
-        if (F(may_be_nan)(lanes, top, total)) {
-            F(long_canonical_nans)(out, b->n, b->watch);
+            F(long_write)(&row, g + first, y + first, out + first, end - first);
         }
     }
 }
@@ -436,7 +454,7 @@ FSM_SMALL void F(cross_entropy_long)(const fsm_cross_entropy *b) {
         const F(entropy) e = F(entropy_of)(b, r);
         const fsm_rows one = {.rows = 1, .n = e.n, .x = e.x, .temperature = e.t, .watch = e.watch};
         fsm_long logarithm = fsm_long_row(&one, FSM_LOG_SOFTMAX);
-        F(long_total)(&logarithm);
+        F(long_sums)(&logarithm);
         F(entropy_sums) sums = {
             .start = F(long_start)(&logarithm),
             .others = {logarithm.hi, logarithm.lo},

@@ -122,8 +122,8 @@ const fsm_kernels FSM_PASTE(fsm_, FSM_UNIT) = {
         },
     .long_rows =
         {
-            {f32_long_sum, f32_long_add, f32_long_finish, f32_long_write},
-            {f64_long_sum, f64_long_add, f64_long_finish, f64_long_write},
+            {f32_long_sum, f32_long_add, f32_long_total, f32_long_finish, f32_long_write},
+            {f64_long_sum, f64_long_add, f64_long_total, f64_long_finish, f64_long_write},
         },
 #ifndef FSM_CORE_CALLED
     .beside =
