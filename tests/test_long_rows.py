@@ -185,6 +185,28 @@ def test_a_gradient_that_is_staged_by_pieces_has_the_same_bits(best_fs, function
             np.testing.assert_array_equal(call(*half), expected.astype(np.float16), name)
 
 
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((1311, 2, 401), (0, 2)), ((61, 2, 73, 3, 71), (0, 2, 4))]
+)
+@pytest.mark.parametrize("function", [*FUNCTIONS, *GRADIENTS])
+def test_a_row_of_several_axes_has_the_same_bits(best_fs, function, shape, axes):
+    """Pieces begin within a dimension."""
+    call = getattr(best_fs, function)
+    operands = np.random.default_rng(0).normal(0, 3, (2, *shape)).astype(np.float32)
+    mask = operands[1] > -2
+
+    def flat(array):
+        rows = np.moveaxis(array, axes, range(-len(axes), 0))
+        return rows.reshape(*rows.shape[: -len(axes)], -1)
+
+    given = operands[: 1 + (function in GRADIENTS)]
+    for options in ({},) if function == "softmax_backward" else ({}, {"where": mask}):
+        expected = call(*map(flat, given), **{name: flat(a) for name, a in options.items()})
+        result = call(*given, axis=axes, **options)
+        result = result if function == "logsumexp" else flat(result)
+        np.testing.assert_array_equal(result, expected)
+
+
 @pytest.mark.parametrize("heads", [(), (3,)])
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_segment_that_is_staged_by_pieces_has_the_same_bits(best_fs, function, heads):
@@ -221,6 +243,7 @@ for workers in (1, 2):
     fastsoftmax.softmax(x, out=out, workers=workers)
     fastsoftmax.log_softmax(columns, axis=0, out=out.reshape(-1, 3), workers=workers)
     fastsoftmax.logsumexp(x, workers=workers)
+    fastsoftmax.logsumexp(x.reshape(-1, 3, 1000), axis=(0, 2), workers=workers)
     fastsoftmax.softmax_backward(x, x, out=out, workers=workers)
     fastsoftmax.log_softmax_backward(columns, columns, axis=0, out=x.reshape(-1, 3))
     fastsoftmax.segment_softmax(x, [0, 5, n], out=out, workers=workers)

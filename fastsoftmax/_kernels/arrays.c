@@ -73,7 +73,8 @@ typedef struct {
     const fsm_plan *plan;
     char *base[FSM_OPERANDS];
     size_t split_extent;
-    size_t n;               /* elements of a row: the plan's, or of the segments at hand */
+    size_t n;               /* elements of a row: the plan's, of the segments or piece at hand */
+    size_t first;           /* the first of them, where a row has several dimensions */
     const int64_t *pointer; /* where these begin, and where the last one ends */
     size_t segments;
     char *scratch;
@@ -523,30 +524,35 @@ static void transfer_piece(const fsm_plan *p, char *base, ptrdiff_t row_step, pt
     }
 }
 
-/* Moves all inner dimensions, from `dimension` on; returns the elements moved of a row. */
-static size_t transfer(const part *at, int operand, char *base, size_t rows, char *packed,
-                       int dimension, int gather) {
+/* Moves elements `first` up to `end` of the inner dimensions from `dimension` on. */
+static void transfer(const part *at, int operand, char *base, size_t rows, char *packed,
+                     int dimension, size_t first, size_t end, int gather) {
     const fsm_plan *p = at->plan;
     const size_t size = size_of(p->dtype[operand]);
-    const size_t extent = p->inner == 1 ? at->n : p->dimension[dimension].extent;
     const ptrdiff_t step = p->dimension[dimension].step[operand];
-    if (dimension == p->outer + p->inner - 1) {
+    const int last = p->outer + p->inner - 1;
+    if (dimension == last) {
         const size_t most = rows_at_once(rows);
         int status = 0;
-        for (size_t i = 0; i < extent && !status; i += most) {
-            const size_t n = extent - i < most ? extent - i : most;
+        for (size_t i = first; i < end && !status; i += most) {
+            const size_t n = end - i < most ? end - i : most;
             transfer_piece(p, base + (ptrdiff_t)i * step, row_step(p, operand), step, rows, n,
-                           packed + i * size, p->pitch, size, gather);
+                           packed + (i - first) * size, p->pitch, size, gather);
             status = fsm_stops_after(at->watch, rows * n);
         }
-        return extent;
+        return;
     }
-    size_t passed = 0;
-    for (size_t i = 0; i < extent && !status_of(at); i++) {
-        passed += transfer(at, operand, base + (ptrdiff_t)i * step, rows, packed + passed * size,
-                           dimension + 1, gather);
+    size_t each = 1;
+    for (int d = dimension + 1; d <= last; d++) {
+        each *= p->dimension[d].extent;
     }
-    return passed;
+    for (size_t next; first < end && !status_of(at); first = next) {
+        const size_t i = first / each, begin = i * each;
+        next = end - begin < each ? end : begin + each;
+        transfer(at, operand, base + (ptrdiff_t)i * step, rows, packed, dimension + 1,
+                 first - begin, next - begin, gather);
+        packed += (next - first) * size;
+    }
 }
 
 /* Copies 4 bytes or more, a multiple of 4, rarely more than 64. */
@@ -624,15 +630,15 @@ static void transfer_rows(const part *at, int operand, char *base, size_t rows, 
                           int gather) {
     const fsm_plan *p = at->plan;
     if (is_even(p, operand)) {
-        transfer(at, operand, base, rows, packed, p->outer, gather);
+        transfer(at, operand, base, rows, packed, p->outer, at->first, at->first + at->n, gather);
         return;
     }
     const fsm_dimension *last = &p->dimension[p->outer - 1];
     const size_t size = size_of(p->dtype[operand]);
     if (p->inner > 1 || last->step[operand] != (ptrdiff_t)size || size != size_of(p->computing)) {
         for (size_t r = 0; r < rows; r += last->extent, base += last[-1].step[operand]) {
-            transfer(at, operand, base, last->extent, packed + r * p->pitch * size, p->outer,
-                     gather);
+            transfer(at, operand, base, last->extent, packed + r * p->pitch * size, p->outer, 0,
+                     at->n, gather);
         }
         return;
     }
@@ -1196,21 +1202,24 @@ static int run_strip(const part *at, char *const base[FSM_OPERANDS], size_t rows
 /* ---- long rows, a piece at a time ---- */
 
 /* Where a piece of a row or a strip begins in each operand. */
-static void find_piece(const fsm_plan *p, char *const row[FSM_OPERANDS], size_t first,
+static void find_piece(part *at, char *const row[FSM_OPERANDS], size_t first,
                        char *piece[FSM_OPERANDS]) {
+    const fsm_plan *p = at->plan;
+    at->first = p->inner == 1 ? 0 : first;
     for (int o = 0; o < FSM_OPERANDS; o++) {
-        piece[o] = row[o] ? row[o] + (ptrdiff_t)first * p->dimension[p->outer].step[o] : NULL;
+        const ptrdiff_t step = p->dimension[p->outer].step[o];
+        piece[o] = row[o] ? row[o] + (ptrdiff_t)(first - at->first) * step : NULL;
     }
 }
 
 /* fsm_read_function: stages a piece once more. */
 static const void *read_again(void *source, size_t first, size_t end) {
     const fsm_row_at_work *row = source;
-    const part at = {
+    part at = {
         .plan = row->plan, .n = end - first, .scratch = row->scratch, .watch = row->operands.watch};
     char *base[FSM_OPERANDS];
     rows_at operands[FSM_OPERANDS];
-    find_piece(row->plan, row->base, first, base);
+    find_piece(&at, row->base, first, base);
     stage(&at, base, 1, operands);
     return operands[FSM_X].base;
 }
@@ -1252,7 +1261,7 @@ static void run_piece(part *at, char *const base[FSM_OPERANDS], fsm_row_at_work 
     rows_at operands[FSM_OPERANDS];
     const size_t left = row->operands.n - first;
     at->n = left < row->state.piece ? left : row->state.piece;
-    find_piece(p, base, first, piece);
+    find_piece(at, base, first, piece);
     stage(at, piece, rows, operands);
     for (size_t r = 0; r < rows; r++) {
         const char *x = row_of(operands[FSM_X], r), *y = row_of(operands[FSM_Y], r);
@@ -2068,8 +2077,7 @@ static int lies_along(const fsm_plan *p) {
 
 /* Whether rows that are staged are staged piece by piece. */
 static int has_pieces(const fsm_plan *p) {
-    return p->n > FSM_ASK_EVERY && row_function(p) < FSM_ROW_FUNCTIONS && !is_weighted(p) &&
-           p->inner == 1;
+    return p->n > FSM_ASK_EVERY && row_function(p) < FSM_ROW_FUNCTIONS && !is_weighted(p);
 }
 
 /* Plans staging: the rows of a strip, and the scratch of each operand. Returns a status. */
