@@ -35,6 +35,9 @@
 /* The rows of a strip take about half of a small L2. */
 #define STRIP_BYTES (256 * 1024)
 #define STRIP_ROWS 64
+/* Elements of a long row of a gradient that are staged at a time; no bit depends on it. 16 rows of
+ * two float32 operands take 1 MiB. */
+#define GRADIENT_PIECE ((size_t)1 << 13)
 /* A strip of short rows whose elements are near each other takes half of a small L1. */
 #define ALONG_BYTES (16 * 1024)
 /* Such rows of fewer elements are contiguous in scratch too, so that one loop converts them all. */
@@ -1246,6 +1249,7 @@ static void begin_row(fsm_row_at_work *row, const part *at, char *const base[FSM
         .watch = at->watch,
     };
     row->state = fsm_long_row(&row->operands, row_function(p));
+    row->state.piece = is_gradient(p) ? p->piece : row->state.piece;
     row->state.read = read_again;
     row->state.source = row;
     row->writes = 0;
@@ -2083,7 +2087,10 @@ static int has_pieces(const fsm_plan *p) {
 /* Plans staging: the rows of a strip, and the scratch of each operand. Returns a status. */
 static int plan_strips(fsm_plan *p) {
     /* The rows or pieces of other segments may be longer than the pieces of the longest. */
-    p->piece = !has_pieces(p) ? 0 : has_segments(p) ? FSM_ASK_EVERY : fsm_piece_length(p->n);
+    p->piece = !has_pieces(p)    ? 0
+               : has_segments(p) ? FSM_ASK_EVERY
+               : is_gradient(p)  ? GRADIENT_PIECE
+                                 : fsm_piece_length(p->n);
     const size_t size = size_of(p->computing), n = p->piece ? p->piece : p->n;
     const size_t rows = p->outer ? p->dimension[p->outer - 1].extent : 1;
     if (n > PTRDIFF_MAX / 1024) {
