@@ -4,6 +4,8 @@ Design
 ------
 (a) A row is shifted by its maximum, ``d = x - max``, as everywhere; but the rounding error ``e`` of
     that difference is kept, since exp would turn it into hundreds of ulp: exp(d + e) = w + w e.
+    The weights of a softmax are exp(x), of no difference, where their sum is from LEAST to HUGE:
+    nothing overflows, and what is subnormal is no more than rounding in the result.
 (b) float16, bfloat16 and float32 are computed in float64 and rounded once, at the end. The error of
     a difference is then too small to matter and is not computed.
 (c) Answers near 0 need the sum of the weights without the maximal one, whose weight is exactly 1.
@@ -11,8 +13,8 @@ Design
 (d) float64 sums are taken without rounding: each number is cut at a bit common to its row into a
     head, of which any number add exactly, and a tail, whose sum is too small for its rounding to
     matter (Rump, Ogita and Oishi, "Accurate floating-point summation", 2008).
-(e) Large arrays are computed a block of rows at a time, and a row longer than a block tile by tile,
-    so that the float64 temporaries stay small and in cache. A tiled row computes its weights twice.
+(e) Large arrays are computed a block of rows at a time, so that the float64 temporaries stay small
+    and in cache, and a row of more than LONG elements tile by tile, its weights twice.
 (f) Short rows are laid out as columns, since NumPy's loops are slow along axes of a few elements.
     The layout depends on the length alone, so that a row has the same bits in any batch.
 (g) A masked element is -inf on the way in, which gives it no weight, and is overwritten on the way
@@ -56,10 +58,13 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
 
 DOUBLE = np.dtype(np.float64)
-BLOCK = 1 << 14  # elements: the float64 temporaries of a block then fit a 1 MiB L2
+BLOCK = 1 << 15  # elements: the float64 temporaries of a block then fit a 1 MiB L2
+LONG = 1 << 17  # elements: rows that are computed tile by tile
 SHORT = 32  # elements: rows that are laid out as columns
 SMALL = 2.0**-12  # sums of weights without the largest that are computed again
 TINY = 2.0**-960  # float64 sums that may have lost terms below 2^-1074
+LEAST = (2.0**-800, 1.0)  # for results narrower than float64, and for others
+HUGE = 2.0**960
 LOG_TINY = -700.0  # where exp is near the subnormal numbers
 LIFT = 544
 # log(2) = LOG_2 + LOG_2_LOW, where the product of LOG_2 and an exponent is exact.
@@ -124,7 +129,8 @@ class _Call:
     """
 
     def __init__(self, plan: Plan) -> None:
-        x, axes = plan.x, plan.axes
+        x, axis, result = plan.x, plan.axis, plan.result
+        axes = axis if isinstance(axis, tuple) else (axis,)
         self.plan = plan
         first = x.ndim - len(axes)
         self.order: tuple[int, ...] | None = None
@@ -134,27 +140,25 @@ class _Call:
             self.order = (*kept, *axes)
             self.lead, inner = (tuple(x.shape[d] for d in ds) for ds in (kept, axes))
         self.n = math.prod(inner)
-        self.is_wide = plan.result.itemsize >= 8
-        self.wide = plan.result if self.is_wide else DOUBLE
+        self.is_wide = result.itemsize >= 8
+        self.wide = result if self.is_wide else DOUBLE
         self.is_short = self.n <= SHORT
         self.axis = 0 if self.is_short else 1
         self.tiles: list[Index] = [()]
-        if self.n > BLOCK:
+        if self.n > LONG:
             whole = (slice(None),) * len(axes)
             self.tiles = [(..., *tile, *whole[len(tile) :]) for tile in _pieces(inner, BLOCK)]
         self.x = self.rows(x)
         reduces = plan.function in ("logsumexp", "softmax_cross_entropy")
         if plan.out is not None:
             self.out: Array = plan.out
-        elif reduces:
-            self.out = np.empty(plan.shape, plan.result)
         else:
-            self.out = np.empty_like(x, plan.result)
+            self.out = np.empty(plan.shape, result) if reduces else np.empty_like(x, result)
         self.second = plan.grad
         if plan.return_sign:
-            self.second = np.empty(plan.shape, plan.result)
+            self.second = np.empty(plan.shape, result)
         elif plan.return_grad and plan.grad is None:
-            self.second = np.empty_like(x, plan.result)
+            self.second = np.empty_like(x, result)
         self.where = None if plan.where is None else self.rows(np.broadcast_to(plan.where, x.shape))
         self.temperature: Any = plan.temperature
         if isinstance(plan.temperature, np.ndarray):
@@ -193,7 +197,7 @@ class _Call:
             if array.dtype != self.plan.result:
                 array = array.astype(self.plan.result)
         array = array.reshape(1, -1) if tile else array.reshape(-1, self.n)
-        array = np.ascontiguousarray(array.T if self.is_short else array, dtype)
+        array = (array.T if self.is_short else array).astype(dtype, order="C", copy=False)
         return array if where is None else np.where(self.load(where, tile, bool), array, masked)
 
     def figures(self, array: Any, block: Any = ..., dtype: Any = None) -> Any:
@@ -218,7 +222,7 @@ class _Call:
 
     def add(self, values: Array) -> Array:
         """Return the sum of each row, in an order that depends on its length alone."""
-        if values.shape == (self.n, 1):  # which NumPy would add up as a contiguous row
+        if self.is_short and values.shape[1] == 1:  # which NumPy would add up as a contiguous row
             return np.add.accumulate(values, axis=0)[-1:]
         return np.add.reduce(values, axis=self.axis, keepdims=True)
 
@@ -226,27 +230,25 @@ class _Call:
         return np.maximum.reduce(values, axis=self.axis, keepdims=True)
 
     def sum(
-        self, values: Array, largest: Any = None, *, times: Any = None, exact: bool = False
+        self, values: Array, cut: Any = None, *, times: Any = None, exact: bool = False
     ) -> _Pair:
         """Return the sum of each row, with its numbers times 1 + `times`, as high + low.
 
-        Of exact sums only low is rounded: see (d).
+        Of exact sums only low is rounded: see (d). `cut` is above any partial sum.
         """
         if not (exact or self.is_wide):
             return self.add(values), 0.0
-        up = values.shape[self.axis].bit_length()
-        if largest is None:
-            exponent = up + np.frexp(self.largest(np.abs(values)))[1]
+        if cut is None:
+            exponent = np.frexp(self.largest(np.abs(values)))[1] + self.n.bit_length()
             limit = np.finfo(values.dtype).maxexp - 1
             cut = np.ldexp(values.dtype.type(1), np.minimum(exponent, limit))
-        else:
-            cut = 2.0 * largest * (1 << up)
         heads = values + cut
         heads -= cut
-        tails = values - heads
+        high = self.add(heads)
+        tails = np.subtract(values, heads, out=heads)
         if times is not None:
             tails += values * times
-        high, low = self.add(heads), self.add(tails)
+        low = self.add(tails)
         return high, low if _are_finite(low) else np.where(np.isfinite(high), low, 0.0)
 
     def total(self, tiles: Iterable[Array]) -> _Pair:
@@ -257,9 +259,9 @@ class _Call:
         """Write exp(x / T) / sum(exp(x / T))."""
         out = self.rows(self.out)
         for block in self.blocks():
-            rows = _Rows(self, block)
-            for tile, _, error, w in rows.parts():
-                y = rows.softmax(error, w)
+            rows = _Rows(self, block, of_logs=False)
+            for tile, _, error, y in rows.parts():
+                rows.divide(y, error)
                 self.store(out[block], tile, y, is_clean=rows.is_clean, where=rows.where)
 
     def log_softmax(self) -> None:
@@ -269,9 +271,9 @@ class _Call:
             rows = _Rows(self, block)
             log = functools.reduce(np.add, rows.log())
             for tile, d, error, _ in rows.parts():
-                y = d - (log if error is None else log - error)
+                d -= log if error is None else np.subtract(log, error, out=error)
                 self.store(
-                    out[block], tile, y, is_clean=rows.is_clean, where=rows.where, masked=-np.inf
+                    out[block], tile, d, is_clean=rows.is_clean, where=rows.where, masked=-np.inf
                 )
 
     def logsumexp(self) -> None:
@@ -412,67 +414,88 @@ class _Call:
 class _Rows:
     """A block of rows, whose parts, one or all tiles, may be gone through more than once."""
 
-    def __init__(self, call: _Call, block: Index) -> None:
+    def __init__(self, call: _Call, block: Index, *, of_logs: bool = True) -> None:
+        is_wide = call.is_wide
         self.call, self.x = call, call.x[block]
         self.where = None if call.where is None else call.where[block]
         self.divisor = call.figures(call.temperature, block)
-        self.mends = call.is_wide and self.where is not None
-        self.only: Any = None
-        if len(call.tiles) == 1:
-            x = self.load(())
-            self.top = call.largest(x)
-            self.only = ((), *self.part(x))
+        self.mends = is_wide and self.where is not None
+        self.shift: Any = None
+        self.only: tuple[tuple[Index, Array, Array | None, Array]] | None = None
+        self.low: Any = 0.0
+        self.whole = None if call.tiles[0] else call.load(self.x, where=self.where)
+        if of_logs or self.divisor is not None:
+            self.shift = self.top = self.largest()
+            self.cut: Any = 2.0 * (1 << call.n.bit_length())  # no weight is above 1
+            self.high, self.low = self.sum()
         else:
-            tops = (call.largest(self.load(tile)) for tile in call.tiles)
-            self.top = functools.reduce(np.maximum, tops)
-        self.high, self.low = self.sum()
-        self.is_clean = _are_finite(self.high + self.low if call.is_wide else self.high)
-        if not self.is_clean and call.is_wide and not self.mends:
-            self.mends = True
-            if self.only is not None:
-                self.only = ((), *self.part(self.load(())))
+            self.high = self.mass()
+            if not _are_within(self.high, LEAST[is_wide], HUGE):
+                fits = (self.high >= LEAST[is_wide]) & (self.high <= HUGE)
+                self.shift = np.where(fits, 0.0, self.largest())
+                self.only = None
+                self.high = self.mass()
+            if is_wide:
+                self.cut = np.ldexp(2.0, np.frexp(self.high)[1])
+                self.high, self.low = self.sum()
+        self.is_clean = self.shift is None or _are_finite(self.high + self.low)
+        if not self.is_clean and is_wide and not self.mends:
+            self.mends, self.only = True, None
             self.high, self.low = self.sum()
 
     def load(self, tile: Index) -> Array:
-        return self.call.load(self.x, tile, where=self.where)
+        return self.call.load(self.x, tile, where=self.where) if self.whole is None else self.whole
+
+    def largest(self) -> Array:
+        tops = [self.call.largest(self.load(tile)) for tile in self.call.tiles]
+        return functools.reduce(np.maximum, tops)
+
+    def mass(self) -> Array:
+        """Return the sum of the weights, rounded."""
+        sums = [self.call.add(part[3]) for part in self.parts()]
+        return sums[0] if len(sums) == 1 else functools.reduce(np.add, sums)
 
     def mask(self, tile: Index) -> Array:
         assert self.where is not None
         return self.call.load(self.where, tile, bool)
 
     def part(self, x: Array) -> tuple[Array, Array | None, Array]:
-        """Return (x - top) / T, the error of that (of narrow dtypes None), and its exponential."""
-        d, error = _difference(x, self.top, self.divisor, exact=self.call.is_wide)
-        if self.mends:
+        """Return (x - shift) / T, its error (None where none matters), and its exponential."""
+        if self.shift is None:
+            return x, None, np.exp(x)
+        d, error = _difference(x, self.shift, self.divisor, exact=self.call.is_wide)
+        if self.mends and error is not None:
             error = _finite_or_0(error)  # inf - inf: of -inf, or beyond what the dtype can say
         return d, error, np.exp(d)
 
-    def parts(self) -> Iterator[tuple[Index, Array, Array | None, Array]]:
-        if self.only is not None:
-            yield self.only
-            return
-        for tile in self.call.tiles:
-            yield tile, *self.part(self.load(tile))
+    def parts(self) -> Iterable[tuple[Index, Array, Array | None, Array]]:
+        """Return the parts one by one, or the only one, which is kept."""
+        if self.whole is None:
+            return ((tile, *self.part(self.load(tile))) for tile in self.call.tiles)
+        if self.only is None:
+            self.only = (((), *self.part(self.whole)),)
+        return self.only
 
     def sum(self) -> _Pair:
         """Return the sum of the weights, as high + low."""
-        if self.only is not None:
-            _, _, error, w = self.only
-            return self.call.sum(w, 1.0, times=error)
-        sums = (self.call.sum(w, 1.0, times=error) for _, _, error, w in self.parts())
+        sums = [self.call.sum(w, self.cut, times=error) for _, _, error, w in self.parts()]
         return functools.reduce(_plus, sums)
 
-    def softmax(self, error: Array | None, w: Array) -> Array:
-        if error is None:
-            return np.divide(w, self.high, out=w)
+    def divide(self, w: Array, error: Array | None) -> None:
+        """Divide weights by their sum."""
+        if not self.call.is_wide:
+            w /= self.high
+            return
         total = self.high + self.low
-        y = w / total
-        y += y * (error - ((self.high - total) + self.low) / total)
-        return y
+        lost = ((self.high - total) + self.low) / total
+        w /= total
+        w += w * (-lost if error is None else error - lost)
 
     def rest(self) -> _Pair:
         """Return the sum of the weights without the largest, as high + low."""
-        rest, low = _two_sum(self.high - 1, self.low)
+        rest, low = self.high - 1, np.zeros_like(self.high)
+        if self.call.is_wide:
+            rest, low = _two_sum(rest, self.low)
         is_small = (rest < SMALL).reshape(-1)
         if self.call.n > 1 and np.count_nonzero(is_small):
             sums = (self.lifted(is_small, d, error) for _, d, error, _ in self.parts())
@@ -495,7 +518,7 @@ class _Rows:
     def log(self) -> _Pair:
         """Return the logarithm of the sum of the weights, as high + low."""
         rest, low = self.rest()
-        return np.log1p(rest), low / (1 + rest)
+        return np.log1p(rest), low / (1 + rest) if self.call.is_wide else 0.0
 
     def count(self) -> Any:
         """Return how many elements take part: of all rows, or of each where there is a mask."""
@@ -621,9 +644,9 @@ def _weighted_logsumexp(call: _Call, block: Index) -> _Pair:
 
 def _difference(x: Array, top: Array, divisor: Any, *, exact: bool) -> tuple[Array, Array | None]:
     """Return (x - top) / T and, where `exact`, the error of that: what to add to it."""
-    if not exact:
-        d = x - top
-        return (d if divisor is None else d / divisor), None
+    if not exact:  # x is a copy
+        x -= top
+        return (x if divisor is None else np.divide(x, divisor, out=x)), None
     if divisor is None:
         return _two_sum(x, -top)
     power = _clipped(np.frexp(divisor)[1], -1000, 1000)
@@ -656,7 +679,7 @@ def _two_sum(a: Array, b: Array) -> _Pair:
     back = high - a
     error = high - back
     error = np.subtract(a, error, out=error)
-    return high, error + np.subtract(b, back, out=back)
+    return high, np.add(error, np.subtract(b, back, out=back), out=back)
 
 
 def _plus(a: _Pair, b: _Pair) -> _Pair:
@@ -674,6 +697,12 @@ def _rounded(pair: _Pair, dtype: Any = None) -> Array:
 def _clipped(values: Array, low: float, high: float) -> Array:
     # numpy.clip imports Python code, which a finaliser cannot; so does numpy.all.
     return np.minimum(np.maximum(values, low), high)
+
+
+def _are_within(values: Array, low: float, high: float) -> bool:
+    if values.size == 1:
+        return bool(low <= values.item() <= high)
+    return bool(np.count_nonzero((low <= values) & (values <= high)) == values.size)
 
 
 def _are_finite(values: Array) -> bool:
