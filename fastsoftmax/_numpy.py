@@ -216,7 +216,7 @@ class _Call:
             np.copyto(values, np.nan, where=np.isnan(values))
         if tile:
             out = out[tile]
-        np.copyto(out, (values.T if self.is_short else values).reshape(out.shape), casting="unsafe")
+        out[...] = (values.T if self.is_short else values).reshape(out.shape)
         if where is not None:
             np.copyto(out, masked, casting="unsafe", where=~(where[tile] if tile else where))
 
@@ -269,7 +269,8 @@ class _Call:
         out = self.rows(self.out)
         for block in self.blocks():
             rows = _Rows(self, block)
-            log = functools.reduce(np.add, rows.log())
+            log, low = rows.log()
+            log = log + low if self.is_wide else log
             for tile, d, error, _ in rows.parts():
                 d -= log if error is None else np.subtract(log, error, out=error)
                 self.store(
@@ -493,11 +494,11 @@ class _Rows:
 
     def rest(self) -> _Pair:
         """Return the sum of the weights without the largest, as high + low."""
-        rest, low = self.high - 1, np.zeros_like(self.high)
+        rest, low = self.high - 1, np.zeros(self.high.shape)
         if self.call.is_wide:
             rest, low = _two_sum(rest, self.low)
-        is_small = (rest < SMALL).reshape(-1)
-        if self.call.n > 1 and np.count_nonzero(is_small):
+        if self.call.n > 1 and not _are_within(rest, SMALL, np.inf):
+            is_small = (rest < SMALL).reshape(-1)
             sums = (self.lifted(is_small, d, error) for _, d, error, _ in self.parts())
             found = (np.ldexp(number, -LIFT) for number in _two_sum(*functools.reduce(_plus, sums)))
             for figures, again in zip((rest, low), found, strict=True):
