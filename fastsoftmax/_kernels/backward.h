@@ -404,6 +404,20 @@ FSM_CORE void F(entropy_grad)(const F(entropy) *e, const F(slopes) *s, const F(r
     }
 }
 
+/* The gradient without smoothed or soft targets, where results may be subnormal (rows.h, F): then
+ * it is w (hi + lo) but at the label, and the bits are those of entropy_grad. */
+FSM_NOINLINE void F(entropy_grad_low)(const F(entropy) *e, const F(slopes) *s) {
+    for (size_t i = 0; i < e->n; i += LANES) {
+        const size_t count = e->n - i < LANES ? e->n - i : LANES;
+        const VEC x = V(load_partial)(e->x + i, count, 0), w = V(load_partial)(e->w + i, count, 0);
+        V(store_partial)(e->grad + i, V(where_equal)(x, s->largest, s->top, w), count);
+    }
+    if (!F(scale_low)(e->grad, e->n, s->hi, s->lo)) {
+        FSM_FORGET_UNDERFLOW();
+    }
+    e->grad[e->label] = s->at_label;
+}
+
 /* The gradient where the factor of the weights may underflow, overflow or be NaN: ((w / total) mass
  * - t) factor, with w / total in two numbers. */
 FSM_NOINLINE void F(entropy_grad_far)(const F(entropy) *e, REAL maximum, double top, pair mass,
@@ -530,6 +544,11 @@ FSM_INLINE void F(entropy_slopes)(const F(entropy) *e, const F(entropy_sums) *su
     s.lo = V(set1)(lo);
     s.share = V(set1)((REAL)(e->keep * factor.hi));
     s.spread = V(set1)((REAL)(e->spread * factor.hi));
+    if (FSM_UNLIKELY(FSM_UNDERFLOWED()) && !e->target && e->spread == 0 && hi > 0 && !row) {
+        F(edge_flush)(edge);
+        F(entropy_grad_low)(e, &s);
+        return;
+    }
     grad(e, &s, row, edge);
 }
 
