@@ -49,8 +49,8 @@
 #define FETCH_AHEAD 2048
 /* Weights scaled at a time in rows of more than this (scale_pieces). */
 #define SCALED (2 * CHUNK)
-/* A row whose results turn subnormal unexpectedly takes up to ten times as long, so that many rows
- * by scale_low, which take up to 1.3 times as long, are as well spent. */
+/* Rows by scale_low after the last that needed it. One that needed it and was scaled the usual way
+ * takes up to ten times as long; one that did not need it, up to 1.3 times. */
 #define CALM 32
 /* The longest rows that go across (columns.h). */
 #define ACROSS 64
