@@ -20,9 +20,10 @@ FSM_INLINE size_t next_block(size_t i, size_t n) {
 #define WIDEN_FROM(format, type)                                                                   \
     case format:                                                                                   \
         WIDEN(ELEMENT(type))
+/* Of a bool 1 for any byte but 0; gcc would make branches of a comparison. */
 #define WIDEN_INTEGERS                                                                             \
     case FSM_BOOL:                                                                                 \
-        WIDEN(ELEMENT(uint8_t) != 0);                                                              \
+        WIDEN((ELEMENT(uint8_t) + 255) >> 8);                                                      \
         WIDEN_FROM(FSM_I8, int8_t);                                                                \
         WIDEN_FROM(FSM_U8, uint8_t);                                                               \
         WIDEN_FROM(FSM_I16, int16_t);                                                              \
