@@ -1,7 +1,5 @@
 /* softmax, log_softmax and logsumexp of rows in row-major order, written once and included for
- * float32 and float64 by unit.h, which defines
- *   REAL the element type, VEC the vector type, LANES its width, V(op) a vector operation, F(name)
- *   a name of this format, FC(name) a constant of this format, FMA the scalar fma.
+ * float32 and float64 by unit.h. format_f32.h has the names by which the formats differ.
  *
  * Design
  * A. One definition of the sum of a row (core_*.h, E) for every path below, so that paths are free

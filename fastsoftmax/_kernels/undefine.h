@@ -1,5 +1,6 @@
-/* Ends one inclusion of the algorithms (see unit.h). */
+/* Ends the inclusion of texts for one format: the names of format_*.h, and their own. */
 #undef REAL
+#undef BITS
 #undef VEC
 #undef LANES
 #undef COLUMNS

@@ -77,28 +77,14 @@ FSM_SMALL int rounds_once(void) {
 
 static const fsm_temperature untempered = {0, 1.0, 1.0, 0.0};
 
-#define REAL float
-#define VEC f32x16
-#define LANES 16
-#define COLUMNS 4
-#define V(operation) f32x16_##operation
-#define F(name) f32_##name
-#define FC(name) F32_##name
-#define FMA fmaf
+#include "format_f32.h"
 #include "rows.h"
 #include "backward.h"
 #include "long_rows.h"
 #include "columns.h"
 #include "undefine.h"
 
-#define REAL double
-#define VEC f64x8
-#define LANES 8
-#define COLUMNS 2
-#define V(operation) f64x8_##operation
-#define F(name) f64_##name
-#define FC(name) F64_##name
-#define FMA fma
+#include "format_f64.h"
 #include "rows.h"
 #include "backward.h"
 #include "long_rows.h"

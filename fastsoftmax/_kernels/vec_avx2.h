@@ -4,8 +4,132 @@
  *   vfmadd 4 / 0.5, vpermps 3 / 1, vblendvps 3 / 1, vpslld 1 / 0.5, vcmpps 4 / 0.5, vmaskmovps load
  *   3+ / 0.5.
  * The table of eight doubles is looked up as low and high words: two vpermps and two interleavings.
- */
-#ifndef FSM_VEC_AVX2_H
+ *
+ * Operations of both formats are one text: the first part of this file, which the second part
+ * includes once for each format (format_*.h). */
+#if defined(VEC) /* ---- both formats: V(add) is f32x16_add, then f64x8_add ---- */
+
+/* Intrinsics: I(add) of lanes, IB(add) of their bits as integers. INDEX(i) is i in every lane,
+ * INDICES(i) i and its successors. */
+#if LANES == 16
+#define REGISTER __m256
+#define I(name) _mm256_##name##_ps
+#define IB(name) _mm256_##name##_epi32
+#define BITS_OF(a) _mm256_castps_si256(a)
+#define INDEX(i) _mm256_set1_epi32((int)(i))
+#define INDICES(i) _mm256_setr_epi32(i, i + 1, i + 2, i + 3, i + 4, i + 5, i + 6, i + 7)
+#else
+#define REGISTER __m256d
+#define I(name) _mm256_##name##_pd
+#define IB(name) _mm256_##name##_epi64
+#define BITS_OF(a) _mm256_castpd_si256(a)
+#define INDEX(i) _mm256_set1_epi64x((long long)(i))
+#define INDICES(i) _mm256_setr_epi64x(i, i + 1, i + 2, i + 3)
+#endif
+/* Lanes of a register. */
+#define HALF (LANES / 2)
+
+/* All ones in the first `count` lanes; all lanes for a count at or beyond the width. */
+FSM_INLINE __m256i F(first)(size_t count) {
+    const __m256i lane = INDICES(0);
+    return IB(cmpgt)(INDEX(count), lane);
+}
+FSM_INLINE VEC V(set1)(REAL s) {
+    const REGISTER v = I(set1)(s);
+    return (VEC){v, v};
+}
+FSM_INLINE VEC V(load)(const REAL *p) {
+    return (VEC){I(loadu)(p), I(loadu)(p + HALF)};
+}
+FSM_INLINE REGISTER F(load_half_partial)(const REAL *p, size_t count, REAL fill) {
+    const __m256i first = F(first)(count);
+    return I(blendv)(I(set1)(fill), I(maskload)(p, first), I(castsi256)(first));
+}
+FSM_INLINE VEC V(load_partial)(const REAL *p, size_t count, REAL fill) {
+    if (count <= HALF) {
+        return (VEC){F(load_half_partial)(p, count, fill), I(set1)(fill)};
+    }
+    return (VEC){I(loadu)(p), F(load_half_partial)(p + HALF, count - HALF, fill)};
+}
+FSM_INLINE void V(store)(REAL *p, VEC x) {
+    I(storeu)(p, x.a);
+    I(storeu)(p + HALF, x.b);
+}
+FSM_INLINE void V(store_partial)(REAL *p, VEC x, size_t count) {
+    if (count <= HALF) {
+        F(store_half_partial)(p, x.a, count);
+    } else {
+        I(storeu)(p, x.a);
+        F(store_half_partial)(p + HALF, x.b, count - HALF);
+    }
+}
+FSM_INLINE void V(stream)(REAL *p, VEC x) {
+    I(stream)(p, x.a);
+    I(stream)(p + HALF, x.b);
+}
+FSM_INLINE VEC V(add)(VEC x, VEC y) {
+    return (VEC){I(add)(x.a, y.a), I(add)(x.b, y.b)};
+}
+FSM_INLINE VEC V(sub)(VEC x, VEC y) {
+    return (VEC){I(sub)(x.a, y.a), I(sub)(x.b, y.b)};
+}
+FSM_INLINE VEC V(mul)(VEC x, VEC y) {
+    return (VEC){I(mul)(x.a, y.a), I(mul)(x.b, y.b)};
+}
+FSM_INLINE VEC V(div)(VEC x, VEC y) {
+    return (VEC){I(div)(x.a, y.a), I(div)(x.b, y.b)};
+}
+FSM_INLINE VEC V(fma)(VEC x, VEC y, VEC z) {
+    return (VEC){I(fmadd)(x.a, y.a, z.a), I(fmadd)(x.b, y.b, z.b)};
+}
+FSM_INLINE VEC V(max)(VEC x, VEC y) {
+    return (VEC){I(max)(x.a, y.a), I(max)(x.b, y.b)};
+}
+FSM_INLINE VEC V(zero_below)(VEC w, VEC x, VEC limit) {
+    return (VEC){I (and)(w.a, I(cmp)(x.a, limit.a, _CMP_NLT_UQ)),
+                 I (and)(w.b, I(cmp)(x.b, limit.b, _CMP_NLT_UQ))};
+}
+FSM_INLINE VEC V(first)(VEC x, size_t count) {
+    const size_t high = count > HALF ? count - HALF : 0;
+    return (VEC){I (and)(x.a, I(castsi256)(F(first)(count))),
+                 I (and)(x.b, I(castsi256)(F(first)(high)))};
+}
+FSM_INLINE VEC V(without)(VEC x, size_t lane) {
+    const REGISTER out = I(set1)(-INFINITY);
+    const __m256i at = INDEX(lane);
+    const __m256i low = IB(cmpeq)(at, INDICES(0)), high = IB(cmpeq)(at, INDICES(HALF));
+    return (VEC){I(blendv)(x.a, out, I(castsi256)(low)), I(blendv)(x.b, out, I(castsi256)(high))};
+}
+FSM_INLINE VEC V(where_nonzero)(VEC x, VEC t) {
+    const REGISTER zero = I(setzero)();
+    return (VEC){I (and)(x.a, I(cmp)(t.a, zero, _CMP_NEQ_UQ)),
+                 I (and)(x.b, I(cmp)(t.b, zero, _CMP_NEQ_UQ))};
+}
+FSM_INLINE VEC V(where_equal)(VEC x, VEC y, VEC yes, VEC no) {
+    return (VEC){I(blendv)(no.a, yes.a, I(cmp)(x.a, y.a, _CMP_EQ_OQ)),
+                 I(blendv)(no.b, yes.b, I(cmp)(x.b, y.b, _CMP_EQ_OQ))};
+}
+FSM_INLINE unsigned V(equal)(VEC x, VEC y) {
+    const int low = I(movemask)(I(cmp)(x.a, y.a, _CMP_EQ_OQ));
+    const int high = I(movemask)(I(cmp)(x.b, y.b, _CMP_EQ_OQ));
+    return (unsigned)(low | high << HALF);
+}
+FSM_INLINE REGISTER F(sub_bits)(REGISTER x, REGISTER y) {
+    return I(castsi256)(IB(sub)(BITS_OF(x), BITS_OF(y)));
+}
+FSM_INLINE VEC V(sub_bits)(VEC x, VEC y) {
+    return (VEC){F(sub_bits)(x.a, y.a), F(sub_bits)(x.b, y.b)};
+}
+
+#undef REGISTER
+#undef I
+#undef IB
+#undef BITS_OF
+#undef INDEX
+#undef INDICES
+#undef HALF
+
+#elif !defined(FSM_VEC_AVX2_H)
 #define FSM_VEC_AVX2_H
 
 #include <immintrin.h>
@@ -19,42 +143,11 @@ typedef struct {
     __m256d a, b;
 } f64x8;
 
-/* All ones in the first `count` lanes; all lanes for a count at or beyond the width. */
-FSM_INLINE __m256i f32_first(size_t count) {
-    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count), lane);
-}
-FSM_INLINE __m256i f64_first(size_t count) {
-    const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
-    return _mm256_cmpgt_epi64(_mm256_set1_epi64x((long long)count), lane);
-}
+#define FSM_STREAMS
+#define F64_NARROW 1
 
-/* ---- f32x16 ---- */
-
-FSM_INLINE f32x16 f32x16_set1(float s) {
-    const __m256 v = _mm256_set1_ps(s);
-    return (f32x16){v, v};
-}
-FSM_INLINE f32x16 f32x16_load(const float *p) {
-    return (f32x16){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
-}
-FSM_INLINE __m256 f32_load8_partial(const float *p, size_t count, float fill) {
-    const __m256i first = f32_first(count);
-    return _mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p, first),
-                            _mm256_castsi256_ps(first));
-}
-FSM_INLINE f32x16 f32x16_load_partial(const float *p, size_t count, float fill) {
-    if (count <= 8) {
-        return (f32x16){f32_load8_partial(p, count, fill), _mm256_set1_ps(fill)};
-    }
-    return (f32x16){_mm256_loadu_ps(p), f32_load8_partial(p + 8, count - 8, fill)};
-}
-FSM_INLINE void f32x16_store(float *p, f32x16 x) {
-    _mm256_storeu_ps(p, x.a);
-    _mm256_storeu_ps(p + 8, x.b);
-}
 /* vmaskmovps is not used: its store takes some 12 cycles on Zen. */
-FSM_INLINE void f32_store8_partial(float *p, __m256 x, size_t count) {
+FSM_INLINE void f32_store_half_partial(float *p, __m256 x, size_t count) {
     __m128 q = _mm256_castps256_ps128(x);
     if (count & 8) {
         _mm256_storeu_ps(p, x);
@@ -74,69 +167,33 @@ FSM_INLINE void f32_store8_partial(float *p, __m256 x, size_t count) {
         _mm_store_ss(p, q);
     }
 }
-FSM_INLINE void f32x16_store_partial(float *p, f32x16 x, size_t count) {
-    if (count <= 8) {
-        f32_store8_partial(p, x.a, count);
-    } else {
-        _mm256_storeu_ps(p, x.a);
-        f32_store8_partial(p + 8, x.b, count - 8);
+FSM_INLINE void f64_store_half_partial(double *p, __m256d x, size_t count) {
+    __m128d q = _mm256_castpd256_pd128(x);
+    if (count & 4) {
+        _mm256_storeu_pd(p, x);
+        return;
+    }
+    if (count & 2) {
+        _mm_storeu_pd(p, q);
+        q = _mm256_extractf128_pd(x, 1);
+        p += 2;
+    }
+    if (count & 1) {
+        _mm_store_sd(p, q);
     }
 }
-#define FSM_STREAMS
-FSM_INLINE void f32x16_stream(float *p, f32x16 x) {
-    _mm256_stream_ps(p, x.a);
-    _mm256_stream_ps(p + 8, x.b);
-}
-FSM_INLINE f32x16 f32x16_add(f32x16 x, f32x16 y) {
-    return (f32x16){_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)};
-}
-FSM_INLINE f32x16 f32x16_sub(f32x16 x, f32x16 y) {
-    return (f32x16){_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)};
-}
-FSM_INLINE f32x16 f32x16_mul(f32x16 x, f32x16 y) {
-    return (f32x16){_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
-}
-FSM_INLINE f32x16 f32x16_fma(f32x16 x, f32x16 y, f32x16 z) {
-    return (f32x16){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
-}
+
+#include "format_f32.h"
+#include "vec_avx2.h"
+#include "undefine.h"
+#include "format_f64.h"
+#include "vec_avx2.h"
+#include "undefine.h"
+
+/* ---- float32 alone ---- */
+
 FSM_INLINE __m256 f32_add_bits8(__m256 x, __m256 y) {
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_castps_si256(y)));
-}
-FSM_INLINE f32x16 f32x16_max(f32x16 x, f32x16 y) {
-    return (f32x16){_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
-}
-FSM_INLINE __m256 f32_sub_bits8(__m256 x, __m256 y) {
-    return _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(x), _mm256_castps_si256(y)));
-}
-FSM_INLINE f32x16 f32x16_sub_bits(f32x16 x, f32x16 y) {
-    return (f32x16){f32_sub_bits8(x.a, y.a), f32_sub_bits8(x.b, y.b)};
-}
-FSM_INLINE f32x16 f32x16_zero_below(f32x16 w, f32x16 x, f32x16 limit) {
-    return (f32x16){_mm256_and_ps(w.a, _mm256_cmp_ps(x.a, limit.a, _CMP_NLT_UQ)),
-                    _mm256_and_ps(w.b, _mm256_cmp_ps(x.b, limit.b, _CMP_NLT_UQ))};
-}
-FSM_INLINE f32x16 f32x16_first(f32x16 x, size_t count) {
-    const size_t high = count > 8 ? count - 8 : 0;
-    return (f32x16){_mm256_and_ps(x.a, _mm256_castsi256_ps(f32_first(count))),
-                    _mm256_and_ps(x.b, _mm256_castsi256_ps(f32_first(high)))};
-}
-FSM_INLINE f32x16 f32x16_without(f32x16 x, size_t lane) {
-    const __m256 out = _mm256_set1_ps(-INFINITY);
-    const __m256i at = _mm256_set1_epi32((int)lane);
-    const __m256i low = _mm256_cmpeq_epi32(at, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-    const __m256i high = _mm256_cmpeq_epi32(at, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15));
-    return (f32x16){_mm256_blendv_ps(x.a, out, _mm256_castsi256_ps(low)),
-                    _mm256_blendv_ps(x.b, out, _mm256_castsi256_ps(high))};
-}
-FSM_INLINE f32x16 f32x16_where_nonzero(f32x16 x, f32x16 t) {
-    const __m256 zero = _mm256_setzero_ps();
-    return (f32x16){_mm256_and_ps(x.a, _mm256_cmp_ps(t.a, zero, _CMP_NEQ_UQ)),
-                    _mm256_and_ps(x.b, _mm256_cmp_ps(t.b, zero, _CMP_NEQ_UQ))};
-}
-FSM_INLINE unsigned f32x16_equal(f32x16 x, f32x16 y) {
-    const int low = _mm256_movemask_ps(_mm256_cmp_ps(x.a, y.a, _CMP_EQ_OQ));
-    const int high = _mm256_movemask_ps(_mm256_cmp_ps(x.b, y.b, _CMP_EQ_OQ));
-    return (unsigned)(low | high << 8);
 }
 FSM_INLINE __m256 f32_power8(__m256 steps) {
     static const uint32_t table[4] = F32_TABLE;
@@ -209,9 +266,6 @@ FSM_INLINE void f32x16_split_bits(f32x16 x, uint32_t offset, f32x16 *hi, f32x16 
     f32_split_bits8(x.a, offset, &hi->a, &lo->a);
     f32_split_bits8(x.b, offset, &hi->b, &lo->b);
 }
-FSM_INLINE f32x16 f32x16_div(f32x16 x, f32x16 y) {
-    return (f32x16){_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)};
-}
 FSM_INLINE f32x16 f32x16_load_f16(const uint16_t *p) {
     return (f32x16){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
                     _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))};
@@ -221,10 +275,6 @@ FSM_INLINE void f32x16_store_f16(uint16_t *p, f32x16 x) {
     _mm_storeu_si128((__m128i *)(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
 }
 
-FSM_INLINE f32x16 f32x16_where_equal(f32x16 x, f32x16 y, f32x16 yes, f32x16 no) {
-    return (f32x16){_mm256_blendv_ps(no.a, yes.a, _mm256_cmp_ps(x.a, y.a, _CMP_EQ_OQ)),
-                    _mm256_blendv_ps(no.b, yes.b, _mm256_cmp_ps(x.b, y.b, _CMP_EQ_OQ))};
-}
 /* Transposes four by four elements within each half. */
 FSM_INLINE void f32_transpose_halves(__m256 *x) {
     const __m256d low01 = _mm256_castps_pd(_mm256_unpacklo_ps(x[0], x[1]));
@@ -324,105 +374,8 @@ FSM_INLINE void f32x16_store_narrow(float *p, size_t n, const f32x16 *x) {
     f32_store_narrow8(p + 8 * n, n, x[0].b, x[1].b, last.b);
 }
 
-/* ---- f64x8 ---- */
+/* ---- float64 alone ---- */
 
-FSM_INLINE f64x8 f64x8_set1(double s) {
-    const __m256d v = _mm256_set1_pd(s);
-    return (f64x8){v, v};
-}
-FSM_INLINE f64x8 f64x8_load(const double *p) {
-    return (f64x8){_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4)};
-}
-FSM_INLINE __m256d f64_load4_partial(const double *p, size_t count, double fill) {
-    const __m256i first = f64_first(count);
-    return _mm256_blendv_pd(_mm256_set1_pd(fill), _mm256_maskload_pd(p, first),
-                            _mm256_castsi256_pd(first));
-}
-FSM_INLINE f64x8 f64x8_load_partial(const double *p, size_t count, double fill) {
-    if (count <= 4) {
-        return (f64x8){f64_load4_partial(p, count, fill), _mm256_set1_pd(fill)};
-    }
-    return (f64x8){_mm256_loadu_pd(p), f64_load4_partial(p + 4, count - 4, fill)};
-}
-FSM_INLINE void f64x8_store(double *p, f64x8 x) {
-    _mm256_storeu_pd(p, x.a);
-    _mm256_storeu_pd(p + 4, x.b);
-}
-FSM_INLINE void f64_store4_partial(double *p, __m256d x, size_t count) {
-    __m128d q = _mm256_castpd256_pd128(x);
-    if (count & 4) {
-        _mm256_storeu_pd(p, x);
-        return;
-    }
-    if (count & 2) {
-        _mm_storeu_pd(p, q);
-        q = _mm256_extractf128_pd(x, 1);
-        p += 2;
-    }
-    if (count & 1) {
-        _mm_store_sd(p, q);
-    }
-}
-FSM_INLINE void f64x8_store_partial(double *p, f64x8 x, size_t count) {
-    if (count <= 4) {
-        f64_store4_partial(p, x.a, count);
-    } else {
-        _mm256_storeu_pd(p, x.a);
-        f64_store4_partial(p + 4, x.b, count - 4);
-    }
-}
-FSM_INLINE void f64x8_stream(double *p, f64x8 x) {
-    _mm256_stream_pd(p, x.a);
-    _mm256_stream_pd(p + 4, x.b);
-}
-FSM_INLINE f64x8 f64x8_add(f64x8 x, f64x8 y) {
-    return (f64x8){_mm256_add_pd(x.a, y.a), _mm256_add_pd(x.b, y.b)};
-}
-FSM_INLINE f64x8 f64x8_sub(f64x8 x, f64x8 y) {
-    return (f64x8){_mm256_sub_pd(x.a, y.a), _mm256_sub_pd(x.b, y.b)};
-}
-FSM_INLINE f64x8 f64x8_mul(f64x8 x, f64x8 y) {
-    return (f64x8){_mm256_mul_pd(x.a, y.a), _mm256_mul_pd(x.b, y.b)};
-}
-FSM_INLINE f64x8 f64x8_fma(f64x8 x, f64x8 y, f64x8 z) {
-    return (f64x8){_mm256_fmadd_pd(x.a, y.a, z.a), _mm256_fmadd_pd(x.b, y.b, z.b)};
-}
-FSM_INLINE f64x8 f64x8_max(f64x8 x, f64x8 y) {
-    return (f64x8){_mm256_max_pd(x.a, y.a), _mm256_max_pd(x.b, y.b)};
-}
-FSM_INLINE __m256d f64_sub_bits4(__m256d x, __m256d y) {
-    return _mm256_castsi256_pd(_mm256_sub_epi64(_mm256_castpd_si256(x), _mm256_castpd_si256(y)));
-}
-FSM_INLINE f64x8 f64x8_sub_bits(f64x8 x, f64x8 y) {
-    return (f64x8){f64_sub_bits4(x.a, y.a), f64_sub_bits4(x.b, y.b)};
-}
-FSM_INLINE f64x8 f64x8_zero_below(f64x8 w, f64x8 x, f64x8 limit) {
-    return (f64x8){_mm256_and_pd(w.a, _mm256_cmp_pd(x.a, limit.a, _CMP_NLT_UQ)),
-                   _mm256_and_pd(w.b, _mm256_cmp_pd(x.b, limit.b, _CMP_NLT_UQ))};
-}
-FSM_INLINE f64x8 f64x8_first(f64x8 x, size_t count) {
-    const size_t high = count > 4 ? count - 4 : 0;
-    return (f64x8){_mm256_and_pd(x.a, _mm256_castsi256_pd(f64_first(count))),
-                   _mm256_and_pd(x.b, _mm256_castsi256_pd(f64_first(high)))};
-}
-FSM_INLINE f64x8 f64x8_without(f64x8 x, size_t lane) {
-    const __m256d out = _mm256_set1_pd(-INFINITY);
-    const __m256i at = _mm256_set1_epi64x((int64_t)lane);
-    const __m256i low = _mm256_cmpeq_epi64(at, _mm256_setr_epi64x(0, 1, 2, 3));
-    const __m256i high = _mm256_cmpeq_epi64(at, _mm256_setr_epi64x(4, 5, 6, 7));
-    return (f64x8){_mm256_blendv_pd(x.a, out, _mm256_castsi256_pd(low)),
-                   _mm256_blendv_pd(x.b, out, _mm256_castsi256_pd(high))};
-}
-FSM_INLINE f64x8 f64x8_where_nonzero(f64x8 x, f64x8 t) {
-    const __m256d zero = _mm256_setzero_pd();
-    return (f64x8){_mm256_and_pd(x.a, _mm256_cmp_pd(t.a, zero, _CMP_NEQ_UQ)),
-                   _mm256_and_pd(x.b, _mm256_cmp_pd(t.b, zero, _CMP_NEQ_UQ))};
-}
-FSM_INLINE unsigned f64x8_equal(f64x8 x, f64x8 y) {
-    const int low = _mm256_movemask_pd(_mm256_cmp_pd(x.a, y.a, _CMP_EQ_OQ));
-    const int high = _mm256_movemask_pd(_mm256_cmp_pd(x.b, y.b, _CMP_EQ_OQ));
-    return (unsigned)(low | high << 4);
-}
 FSM_INLINE __m256i f64_table_words(int shift) {
     static const uint64_t table[8] = F64_TABLE;
     return _mm256_setr_epi32((int)(uint32_t)(table[0] >> shift), (int)(uint32_t)(table[1] >> shift),
@@ -504,13 +457,6 @@ FSM_INLINE f32x16 f32x16_narrow(f64x8 low, f64x8 high) {
     return (f32x16){_mm256_set_m128(_mm256_cvtpd_ps(low.b), _mm256_cvtpd_ps(low.a)),
                     _mm256_set_m128(_mm256_cvtpd_ps(high.b), _mm256_cvtpd_ps(high.a))};
 }
-FSM_INLINE f64x8 f64x8_div(f64x8 x, f64x8 y) {
-    return (f64x8){_mm256_div_pd(x.a, y.a), _mm256_div_pd(x.b, y.b)};
-}
-FSM_INLINE f64x8 f64x8_where_equal(f64x8 x, f64x8 y, f64x8 yes, f64x8 no) {
-    return (f64x8){_mm256_blendv_pd(no.a, yes.a, _mm256_cmp_pd(x.a, y.a, _CMP_EQ_OQ)),
-                   _mm256_blendv_pd(no.b, yes.b, _mm256_cmp_pd(x.b, y.b, _CMP_EQ_OQ))};
-}
 /* 2^52 with a small integer k in its low bits is 2^52 + k. */
 FSM_INLINE __m256d f64_binade4(__m256d x, uint64_t from) {
     const __m256i above =
@@ -553,7 +499,6 @@ FSM_INLINE void f64x8_store_group(double *p, ptrdiff_t stride, const f64x8 *x) {
     f64_store_halves(high, stride, _mm256_unpacklo_pd(x[0].b, x[1].b));
     f64_store_halves(high + stride, stride, _mm256_unpackhi_pd(x[0].b, x[1].b));
 }
-#define F64_NARROW 1
 FSM_INLINE void f64x8_load_narrow(const double *p, size_t n, f64x8 *a) {
     (void)n;
     a[0] = f64x8_load(p);

@@ -3,8 +3,130 @@
  * Instructions it depends on (latency / reciprocal throughput, cycles, Golden Cove; uops.info):
  *   vfmadd 4 / 0.5, vpermps 3 / 1 (port 5), vpslld 1 / 1, vpaddd 1 / 0.5, vcmpps to mask 3 / 1,
  *   vcvtps2pd 7 / 1.
- * Tails are masked loads and stores: nothing outside the row is touched. */
-#ifndef FSM_VEC_AVX512_H
+ * Tails are masked loads and stores: nothing outside the row is touched.
+ *
+ * Operations of both formats are one text: the first part of this file, which the second part
+ * includes once for each format (format_*.h). */
+#if defined(VEC) /* ---- both formats: V(add) is f32x16_add, then f64x8_add ---- */
+
+/* Intrinsics: I(add) of lanes, IB(add) of their bits as integers. */
+#if LANES == 16
+#define I(name) _mm512_##name##_ps
+#define IB(name) _mm512_##name##_epi32
+#define BITS_OF(a) _mm512_castps_si512(a)
+#define COMPARE(a, b, how) _mm512_cmp_ps_mask(a, b, how)
+#define MASK __mmask16
+#define LANE_NUMBERS _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+#else
+#define I(name) _mm512_##name##_pd
+#define IB(name) _mm512_##name##_epi64
+#define BITS_OF(a) _mm512_castpd_si512(a)
+#define COMPARE(a, b, how) _mm512_cmp_pd_mask(a, b, how)
+#define MASK __mmask8
+#define LANE_NUMBERS _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7)
+#endif
+
+FSM_INLINE MASK F(first)(size_t count) {
+    return (MASK)((1u << count) - 1u);
+}
+FSM_INLINE VEC V(set1)(REAL a) {
+    return I(set1)(a);
+}
+FSM_INLINE VEC V(load)(const REAL *p) {
+    return I(loadu)(p);
+}
+FSM_INLINE VEC V(load_partial)(const REAL *p, size_t count, REAL fill) {
+    return I(mask_loadu)(I(set1)(fill), F(first)(count), p);
+}
+FSM_INLINE void V(store)(REAL *p, VEC a) {
+    I(storeu)(p, a);
+}
+FSM_INLINE void V(store_partial)(REAL *p, VEC a, size_t count) {
+    I(mask_storeu)(p, F(first)(count), a);
+}
+FSM_INLINE void V(stream)(REAL *p, VEC a) {
+    I(stream)(p, a);
+}
+FSM_INLINE VEC V(add)(VEC a, VEC b) {
+    return I(add)(a, b);
+}
+FSM_INLINE VEC V(sub)(VEC a, VEC b) {
+    return I(sub)(a, b);
+}
+FSM_INLINE VEC V(mul)(VEC a, VEC b) {
+    return I(mul)(a, b);
+}
+FSM_INLINE VEC V(div)(VEC a, VEC b) {
+    return I(div)(a, b);
+}
+FSM_INLINE VEC V(fma)(VEC a, VEC b, VEC c) {
+    return I(fmadd)(a, b, c);
+}
+FSM_INLINE VEC V(max)(VEC a, VEC b) {
+    return I(max)(a, b);
+}
+FSM_INLINE VEC V(zero_below)(VEC a, VEC x, VEC limit) {
+    return I(maskz_mov)(COMPARE(x, limit, _CMP_NLT_UQ), a);
+}
+FSM_INLINE VEC V(first)(VEC a, size_t count) {
+    return I(maskz_mov)(F(first)(count), a);
+}
+FSM_INLINE VEC V(without)(VEC a, size_t lane) {
+    const MASK at = (MASK)(lane < LANES ? 1u << lane : 0u);
+    return I(mask_mov)(a, at, I(set1)(-INFINITY));
+}
+FSM_INLINE VEC V(where_nonzero)(VEC a, VEC t) {
+    return I(maskz_mov)(COMPARE(t, I(setzero)(), _CMP_NEQ_UQ), a);
+}
+FSM_INLINE VEC V(where_equal)(VEC a, VEC b, VEC yes, VEC no) {
+    return I(mask_mov)(no, COMPARE(a, b, _CMP_EQ_OQ), yes);
+}
+FSM_INLINE unsigned V(equal)(VEC a, VEC b) {
+    return (unsigned)COMPARE(a, b, _CMP_EQ_OQ);
+}
+FSM_INLINE VEC V(sub_bits)(VEC a, VEC b) {
+    return I(castsi512)(IB(sub)(BITS_OF(a), BITS_OF(b)));
+}
+/* Lanes of a and b by index `first`, but where mask `third` is set of c by index `last`. */
+FSM_INLINE VEC F(every_third)(VEC a, VEC b, VEC c, __m512i first, MASK third, __m512i last) {
+    return I(mask_permutexvar)(I(permutex2var)(a, first, b), third, last, c);
+}
+FSM_INLINE void V(load_narrow)(const REAL *p, size_t n, VEC *a) {
+    const VEC v0 = V(load)(p);
+    if (n == 1) {
+        a[0] = v0;
+        return;
+    }
+    const VEC v1 = V(load)(p + LANES);
+    const __m512i lane = LANE_NUMBERS;
+    const __m512i one = IB(set1)(1), two = IB(set1)(2);
+    if (n == 2) {
+        const __m512i even = IB(add)(lane, lane);
+        a[0] = I(permutex2var)(v0, even, v1);
+        a[1] = I(permutex2var)(v0, IB(add)(even, one), v1);
+        return;
+    }
+    const VEC v2 = V(load)(p + 2 * LANES);
+    const __m512i at = IB(add)(IB(add)(lane, lane), lane);
+    const __m512i at1 = IB(add)(at, one), at2 = IB(add)(at, two);
+    /* From lane (2 * LANES + 2 - c) / 3 of a[c] on, the indices are beyond the second vector's and
+     * wrap around to those of the third. */
+    const MASK beyond = (MASK)~F(first)((2 * LANES + 2) / 3);
+    const MASK beyond1 = (MASK)~F(first)((2 * LANES + 1) / 3);
+    const MASK beyond2 = (MASK)~F(first)(2 * LANES / 3);
+    a[0] = F(every_third)(v0, v1, v2, at, beyond, at);
+    a[1] = F(every_third)(v0, v1, v2, at1, beyond1, at1);
+    a[2] = F(every_third)(v0, v1, v2, at2, beyond2, at2);
+}
+
+#undef I
+#undef IB
+#undef BITS_OF
+#undef COMPARE
+#undef MASK
+#undef LANE_NUMBERS
+
+#elif !defined(FSM_VEC_AVX512_H)
 #define FSM_VEC_AVX512_H
 
 #include <immintrin.h>
@@ -14,68 +136,18 @@
 typedef __m512 f32x16;
 typedef __m512d f64x8;
 
-FSM_INLINE __mmask16 f32_first(size_t count) {
-    return (__mmask16)((1u << count) - 1u);
-}
-FSM_INLINE __mmask8 f64_first(size_t count) {
-    return (__mmask8)((1u << count) - 1u);
-}
-
-/* ---- f32x16 ---- */
-
-FSM_INLINE f32x16 f32x16_set1(float a) {
-    return _mm512_set1_ps(a);
-}
-FSM_INLINE f32x16 f32x16_load(const float *p) {
-    return _mm512_loadu_ps(p);
-}
-FSM_INLINE f32x16 f32x16_load_partial(const float *p, size_t count, float fill) {
-    return _mm512_mask_loadu_ps(_mm512_set1_ps(fill), f32_first(count), p);
-}
-FSM_INLINE void f32x16_store(float *p, f32x16 a) {
-    _mm512_storeu_ps(p, a);
-}
-FSM_INLINE void f32x16_store_partial(float *p, f32x16 a, size_t count) {
-    _mm512_mask_storeu_ps(p, f32_first(count), a);
-}
 #define FSM_STREAMS
-FSM_INLINE void f32x16_stream(float *p, f32x16 a) {
-    _mm512_stream_ps(p, a);
-}
-FSM_INLINE f32x16 f32x16_add(f32x16 a, f32x16 b) {
-    return _mm512_add_ps(a, b);
-}
-FSM_INLINE f32x16 f32x16_sub(f32x16 a, f32x16 b) {
-    return _mm512_sub_ps(a, b);
-}
-FSM_INLINE f32x16 f32x16_mul(f32x16 a, f32x16 b) {
-    return _mm512_mul_ps(a, b);
-}
-FSM_INLINE f32x16 f32x16_fma(f32x16 a, f32x16 b, f32x16 c) {
-    return _mm512_fmadd_ps(a, b, c);
-}
-FSM_INLINE f32x16 f32x16_max(f32x16 a, f32x16 b) {
-    return _mm512_max_ps(a, b);
-}
-FSM_INLINE f32x16 f32x16_sub_bits(f32x16 a, f32x16 b) {
-    return _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
-}
-FSM_INLINE f32x16 f32x16_zero_below(f32x16 a, f32x16 x, f32x16 limit) {
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), a);
-}
-FSM_INLINE f32x16 f32x16_first(f32x16 a, size_t count) {
-    return _mm512_maskz_mov_ps(f32_first(count), a);
-}
-FSM_INLINE f32x16 f32x16_without(f32x16 a, size_t lane) {
-    const __mmask16 at = (__mmask16)(lane < 16 ? 1u << lane : 0u);
-    return _mm512_mask_mov_ps(a, at, _mm512_set1_ps(-INFINITY));
-}
-FSM_INLINE f32x16 f32x16_where_nonzero(f32x16 a, f32x16 t) {
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(t, _mm512_setzero_ps(), _CMP_NEQ_UQ), a);
-}
-FSM_INLINE unsigned f32x16_equal(f32x16 a, f32x16 b) {
-    return (unsigned)_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
-}
+#define F64_NARROW 3
+
+#include "format_f32.h"
+#include "vec_avx512.h"
+#include "undefine.h"
+#include "format_f64.h"
+#include "vec_avx512.h"
+#include "undefine.h"
+
+/* ---- float32 alone ---- */
+
 FSM_INLINE f32x16 f32x16_power(f32x16 steps) {
     static const uint32_t table[4] = F32_TABLE;
     const __m512 entries = _mm512_broadcast_f32x4(_mm_loadu_ps((const float *)table));
@@ -142,9 +214,6 @@ FSM_INLINE void f32x16_split_bits(f32x16 a, uint32_t offset, f32x16 *hi, f32x16 
     *hi = _mm512_cvtepi32_ps(count);
     *lo = _mm512_cvtepi32_ps(_mm512_sub_epi32(count, _mm512_cvttps_epi32(*hi)));
 }
-FSM_INLINE f32x16 f32x16_div(f32x16 a, f32x16 b) {
-    return _mm512_div_ps(a, b);
-}
 FSM_INLINE f32x16 f32x16_load_f16(const uint16_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
@@ -152,9 +221,6 @@ FSM_INLINE void f32x16_store_f16(uint16_t *p, f32x16 a) {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
 }
 
-FSM_INLINE f32x16 f32x16_where_equal(f32x16 a, f32x16 b, f32x16 yes, f32x16 no) {
-    return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), yes);
-}
 /* Rows r, r + 4, r + 8, r + 12 in one register: inserting from memory is a blend, not a shuffle. */
 FSM_INLINE f32x16 f32_load_quarters(const char *row, ptrdiff_t stride) {
     f32x16 a = _mm512_castps128_ps512(_mm_loadu_ps((const float *)row));
@@ -192,34 +258,6 @@ FSM_INLINE void f32x16_store_group(float *p, ptrdiff_t stride, const f32x16 *a) 
         f32_store_quarters((char *)p + r * stride, stride, rows[r]);
     }
 }
-/* Lanes of a and b by index `first`, but where mask `third` is set of c by index `last`. */
-FSM_INLINE f32x16 f32_every_third(f32x16 a, f32x16 b, f32x16 c, __m512i first, __mmask16 third,
-                                  __m512i last) {
-    return _mm512_mask_permutexvar_ps(_mm512_permutex2var_ps(a, first, b), third, last, c);
-}
-FSM_INLINE void f32x16_load_narrow(const float *p, size_t n, f32x16 *a) {
-    const f32x16 v0 = f32x16_load(p);
-    if (n == 1) {
-        a[0] = v0;
-        return;
-    }
-    const f32x16 v1 = f32x16_load(p + 16);
-    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512i one = _mm512_set1_epi32(1), two = _mm512_set1_epi32(2);
-    if (n == 2) {
-        const __m512i even = _mm512_add_epi32(lane, lane);
-        a[0] = _mm512_permutex2var_ps(v0, even, v1);
-        a[1] = _mm512_permutex2var_ps(v0, _mm512_add_epi32(even, one), v1);
-        return;
-    }
-    const f32x16 v2 = f32x16_load(p + 32);
-    /* Indices beyond 31 wrap around to those of the third vector. */
-    const __m512i at = _mm512_add_epi32(_mm512_add_epi32(lane, lane), lane);
-    const __m512i at1 = _mm512_add_epi32(at, one), at2 = _mm512_add_epi32(at, two);
-    a[0] = f32_every_third(v0, v1, v2, at, 0xF800, at);
-    a[1] = f32_every_third(v0, v1, v2, at1, 0xF800, at1);
-    a[2] = f32_every_third(v0, v1, v2, at2, 0xFC00, at2);
-}
 FSM_INLINE void f32x16_store_narrow(float *p, size_t n, const f32x16 *a) {
     if (n == 1) {
         f32x16_store(p, a[0]);
@@ -242,60 +280,8 @@ FSM_INLINE void f32x16_store_narrow(float *p, size_t n, const f32x16 *a) {
     f32x16_store(p + 32, f32_every_third(a[0], a[1], a[2], third, 0x9249, third));
 }
 
-/* ---- f64x8 ---- */
+/* ---- float64 alone ---- */
 
-FSM_INLINE f64x8 f64x8_set1(double a) {
-    return _mm512_set1_pd(a);
-}
-FSM_INLINE f64x8 f64x8_load(const double *p) {
-    return _mm512_loadu_pd(p);
-}
-FSM_INLINE f64x8 f64x8_load_partial(const double *p, size_t count, double fill) {
-    return _mm512_mask_loadu_pd(_mm512_set1_pd(fill), f64_first(count), p);
-}
-FSM_INLINE void f64x8_store(double *p, f64x8 a) {
-    _mm512_storeu_pd(p, a);
-}
-FSM_INLINE void f64x8_store_partial(double *p, f64x8 a, size_t count) {
-    _mm512_mask_storeu_pd(p, f64_first(count), a);
-}
-FSM_INLINE void f64x8_stream(double *p, f64x8 a) {
-    _mm512_stream_pd(p, a);
-}
-FSM_INLINE f64x8 f64x8_add(f64x8 a, f64x8 b) {
-    return _mm512_add_pd(a, b);
-}
-FSM_INLINE f64x8 f64x8_sub(f64x8 a, f64x8 b) {
-    return _mm512_sub_pd(a, b);
-}
-FSM_INLINE f64x8 f64x8_mul(f64x8 a, f64x8 b) {
-    return _mm512_mul_pd(a, b);
-}
-FSM_INLINE f64x8 f64x8_fma(f64x8 a, f64x8 b, f64x8 c) {
-    return _mm512_fmadd_pd(a, b, c);
-}
-FSM_INLINE f64x8 f64x8_max(f64x8 a, f64x8 b) {
-    return _mm512_max_pd(a, b);
-}
-FSM_INLINE f64x8 f64x8_sub_bits(f64x8 a, f64x8 b) {
-    return _mm512_castsi512_pd(_mm512_sub_epi64(_mm512_castpd_si512(a), _mm512_castpd_si512(b)));
-}
-FSM_INLINE f64x8 f64x8_zero_below(f64x8 a, f64x8 x, f64x8 limit) {
-    return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(x, limit, _CMP_NLT_UQ), a);
-}
-FSM_INLINE f64x8 f64x8_first(f64x8 a, size_t count) {
-    return _mm512_maskz_mov_pd(f64_first(count), a);
-}
-FSM_INLINE f64x8 f64x8_without(f64x8 a, size_t lane) {
-    const __mmask8 at = (__mmask8)(lane < 8 ? 1u << lane : 0u);
-    return _mm512_mask_mov_pd(a, at, _mm512_set1_pd(-INFINITY));
-}
-FSM_INLINE f64x8 f64x8_where_nonzero(f64x8 a, f64x8 t) {
-    return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(t, _mm512_setzero_pd(), _CMP_NEQ_UQ), a);
-}
-FSM_INLINE unsigned f64x8_equal(f64x8 a, f64x8 b) {
-    return (unsigned)_mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ);
-}
 FSM_INLINE f64x8 f64x8_power(f64x8 steps) {
     const uint64_t table[8] = F64_TABLE;
     const __m512i entries = _mm512_loadu_si512(table);
@@ -357,12 +343,6 @@ FSM_INLINE f32x16 f32x16_narrow(f64x8 low, f64x8 high) {
     return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(low)), _mm512_cvtpd_ps(high),
                               1);
 }
-FSM_INLINE f64x8 f64x8_div(f64x8 a, f64x8 b) {
-    return _mm512_div_pd(a, b);
-}
-FSM_INLINE f64x8 f64x8_where_equal(f64x8 a, f64x8 b, f64x8 yes, f64x8 no) {
-    return _mm512_mask_mov_pd(no, _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ), yes);
-}
 FSM_INLINE f64x8 f64x8_binade(f64x8 a, uint64_t from) {
     const __m512i above =
         _mm512_sub_epi64(_mm512_castpd_si512(a), _mm512_set1_epi64((long long)from));
@@ -394,33 +374,6 @@ FSM_INLINE void f64x8_load_group(const double *p, ptrdiff_t stride, f64x8 *a) {
 FSM_INLINE void f64x8_store_group(double *p, ptrdiff_t stride, const f64x8 *a) {
     f64_store_quarters((char *)p, stride, _mm512_unpacklo_pd(a[0], a[1]));
     f64_store_quarters((char *)p + stride, stride, _mm512_unpackhi_pd(a[0], a[1]));
-}
-#define F64_NARROW 3
-FSM_INLINE f64x8 f64_every_third(f64x8 a, f64x8 b, f64x8 c, __m512i first, __mmask8 third,
-                                 __m512i last) {
-    return _mm512_mask_permutexvar_pd(_mm512_permutex2var_pd(a, first, b), third, last, c);
-}
-FSM_INLINE void f64x8_load_narrow(const double *p, size_t n, f64x8 *a) {
-    const f64x8 v0 = f64x8_load(p);
-    if (n == 1) {
-        a[0] = v0;
-        return;
-    }
-    const f64x8 v1 = f64x8_load(p + 8);
-    const __m512i lane = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
-    const __m512i one = _mm512_set1_epi64(1), two = _mm512_set1_epi64(2);
-    if (n == 2) {
-        const __m512i even = _mm512_add_epi64(lane, lane);
-        a[0] = _mm512_permutex2var_pd(v0, even, v1);
-        a[1] = _mm512_permutex2var_pd(v0, _mm512_add_epi64(even, one), v1);
-        return;
-    }
-    const f64x8 v2 = f64x8_load(p + 16);
-    const __m512i at = _mm512_add_epi64(_mm512_add_epi64(lane, lane), lane);
-    const __m512i at1 = _mm512_add_epi64(at, one), at2 = _mm512_add_epi64(at, two);
-    a[0] = f64_every_third(v0, v1, v2, at, 0xC0, at);
-    a[1] = f64_every_third(v0, v1, v2, at1, 0xE0, at1);
-    a[2] = f64_every_third(v0, v1, v2, at2, 0xE0, at2);
 }
 FSM_INLINE void f64x8_store_narrow(double *p, size_t n, const f64x8 *a) {
     if (n == 1) {

@@ -1,8 +1,145 @@
 /* The vector operations in portable C: lanes are array elements, fma() is the C library's where
  * there is no instruction (unit.h asks whether it rounds once). Defines the meaning of each
  * operation for the other headers; what has no comment here does what its name says, lane by lane.
- */
-#ifndef FSM_VEC_GENERIC_H
+ *
+ * Operations of both formats are one text: the first part of this file, which the second part
+ * includes once for each format (format_*.h). */
+#if defined(VEC) /* ---- both formats: V(add) is f32x16_add, then f64x8_add ---- */
+
+FSM_INLINE VEC V(set1)(REAL a) {
+    FSM_LANES(VEC, LANES, a);
+}
+FSM_INLINE VEC V(load)(const REAL *p) {
+    FSM_LANES(VEC, LANES, p[i]);
+}
+/* The first `count` elements of p (no others are read), `fill` in the other lanes. */
+FSM_INLINE VEC V(load_partial)(const REAL *p, size_t count, REAL fill) {
+    FSM_LANES(VEC, LANES, (size_t)i < count ? p[i] : fill);
+}
+FSM_INLINE void V(store)(REAL *p, VEC a) {
+    memcpy(p, a.v, sizeof a.v);
+}
+FSM_INLINE void V(store_partial)(REAL *p, VEC a, size_t count) {
+    memcpy(p, a.v, count * sizeof a.v[0]);
+}
+/* Stores past the caches where the instruction set can; p is aligned to the vector. */
+FSM_INLINE void V(stream)(REAL *p, VEC a) {
+    memcpy(p, a.v, sizeof a.v);
+}
+FSM_INLINE VEC V(add)(VEC a, VEC b) {
+    FSM_LANES(VEC, LANES, a.v[i] + b.v[i]);
+}
+FSM_INLINE VEC V(sub)(VEC a, VEC b) {
+    FSM_LANES(VEC, LANES, a.v[i] - b.v[i]);
+}
+FSM_INLINE VEC V(mul)(VEC a, VEC b) {
+    FSM_LANES(VEC, LANES, a.v[i] * b.v[i]);
+}
+FSM_INLINE VEC V(div)(VEC a, VEC b) {
+    FSM_LANES(VEC, LANES, a.v[i] / b.v[i]);
+}
+/* a * b + c, rounded once. */
+FSM_CORE VEC V(fma)(VEC a, VEC b, VEC c) {
+    FSM_LANES(VEC, LANES, FMA(a.v[i], b.v[i], c.v[i]));
+}
+/* The larger; b where either is NaN. */
+FSM_INLINE VEC V(max)(VEC a, VEC b) {
+    FSM_LANES(VEC, LANES, a.v[i] > b.v[i] ? a.v[i] : b.v[i]);
+}
+/* a, but +0 where x < limit; a NaN in x keeps a. */
+FSM_INLINE VEC V(zero_below)(VEC a, VEC x, VEC limit) {
+    FSM_LANES(VEC, LANES, x.v[i] < limit.v[i] ? 0 : a.v[i]);
+}
+/* a in the first `count` lanes, +0 beyond. */
+FSM_INLINE VEC V(first)(VEC a, size_t count) {
+    FSM_LANES(VEC, LANES, (size_t)i < count ? a.v[i] : 0);
+}
+/* a, but -inf in one lane, if there is such a lane. */
+FSM_INLINE VEC V(without)(VEC a, size_t lane) {
+    FSM_LANES(VEC, LANES, (size_t)i == lane ? -(REAL)INFINITY : a.v[i]);
+}
+/* a, but +0 where t is 0. */
+FSM_INLINE VEC V(where_nonzero)(VEC a, VEC t) {
+    FSM_LANES(VEC, LANES, t.v[i] == 0 ? 0 : a.v[i]);
+}
+/* yes where a equals b, no elsewhere. */
+FSM_INLINE VEC V(where_equal)(VEC a, VEC b, VEC yes, VEC no) {
+    FSM_LANES(VEC, LANES, a.v[i] == b.v[i] ? yes.v[i] : no.v[i]);
+}
+/* Bit i is set if lane i is equal. */
+FSM_INLINE unsigned V(equal)(VEC a, VEC b) {
+    unsigned bits = 0;
+    for (int i = 0; i < LANES; i++) {
+        bits |= (unsigned)(a.v[i] == b.v[i]) << i;
+    }
+    return bits;
+}
+/* Subtracts the lanes' bits as integers, modulo 2^32 or 2^64. */
+FSM_INLINE VEC V(sub_bits)(VEC a, VEC b) {
+    BITS x[LANES], y[LANES];
+    memcpy(x, a.v, sizeof x);
+    memcpy(y, b.v, sizeof y);
+    for (int i = 0; i < LANES; i++) {
+        x[i] -= y[i];
+    }
+    memcpy(a.v, x, sizeof x);
+    return a;
+}
+/* C * 2^(s / STEPS) for the integer s in the low 10 bits (float64: 14) of each lane of `steps`. */
+FSM_INLINE VEC V(power)(VEC steps) {
+    static const BITS table[FC(STEPS)] = FC(TABLE);
+    const int shift = LANES == 16 ? 21 : 49; /* STEPS << shift is 1 in the exponent */
+    BITS bits[LANES];
+    memcpy(bits, steps.v, sizeof bits);
+    for (int i = 0; i < LANES; i++) {
+        bits[i] = table[bits[i] & (FC(STEPS) - 1)] + (bits[i] << shift);
+    }
+    memcpy(steps.v, bits, sizeof bits);
+    return steps;
+}
+FSM_INLINE REAL V(reduce_max)(VEC a) {
+    REAL largest = a.v[0];
+    for (int i = 1; i < LANES; i++) {
+        largest = a.v[i] > largest ? a.v[i] : largest;
+    }
+    return largest;
+}
+/* The sum of the lanes by halves: 8 apart (float32 only), 4, 2, 1. */
+FSM_CORE REAL V(reduce_add)(VEC a) {
+    for (int half = LANES / 2; half; half /= 2) {
+        for (int i = 0; i < half; i++) {
+            a.v[i] += a.v[i + half];
+        }
+    }
+    return a.v[0];
+}
+/* The same reductions of as many vectors as there are lanes: lane i reduces a[i]. */
+FSM_CORE VEC V(fold_max)(const VEC *a) {
+    FSM_LANES(VEC, LANES, V(reduce_max)(a[i]));
+}
+FSM_CORE VEC V(fold_add)(const VEC *a) {
+    FSM_LANES(VEC, LANES, V(reduce_add)(a[i]));
+}
+/* Transposes COLUMNS elements of each of LANES rows, `stride` bytes apart: element c of row r is
+ * lane r of a[c]. store_group is the inverse. */
+FSM_CORE void V(load_group)(const REAL *p, ptrdiff_t stride, VEC *a) {
+    for (int r = 0; r < LANES; r++) {
+        const REAL *row = (const REAL *)((const char *)p + r * stride);
+        for (int c = 0; c < COLUMNS; c++) {
+            a[c].v[r] = row[c];
+        }
+    }
+}
+FSM_CORE void V(store_group)(REAL *p, ptrdiff_t stride, const VEC *a) {
+    for (int r = 0; r < LANES; r++) {
+        REAL *row = (REAL *)((char *)p + r * stride);
+        for (int c = 0; c < COLUMNS; c++) {
+            row[c] = a[c].v[r];
+        }
+    }
+}
+
+#elif !defined(FSM_VEC_GENERIC_H)
 #define FSM_VEC_GENERIC_H
 
 #include <math.h>
@@ -24,96 +161,15 @@ typedef struct {
     }                                                                                              \
     return r
 
-/* ---- f32x16 ---- */
+#include "format_f32.h"
+#include "vec_generic.h"
+#include "undefine.h"
+#include "format_f64.h"
+#include "vec_generic.h"
+#include "undefine.h"
 
-FSM_INLINE f32x16 f32x16_set1(float a) {
-    FSM_LANES(f32x16, 16, a);
-}
-FSM_INLINE f32x16 f32x16_load(const float *p) {
-    FSM_LANES(f32x16, 16, p[i]);
-}
-/* The first `count` elements of p (no others are read), `fill` in the other lanes. */
-FSM_INLINE f32x16 f32x16_load_partial(const float *p, size_t count, float fill) {
-    FSM_LANES(f32x16, 16, (size_t)i < count ? p[i] : fill);
-}
-FSM_INLINE void f32x16_store(float *p, f32x16 a) {
-    memcpy(p, a.v, sizeof a.v);
-}
-FSM_INLINE void f32x16_store_partial(float *p, f32x16 a, size_t count) {
-    memcpy(p, a.v, count * sizeof a.v[0]);
-}
-/* Stores past the caches where the instruction set can; p is aligned to the vector. */
-FSM_INLINE void f32x16_stream(float *p, f32x16 a) {
-    memcpy(p, a.v, sizeof a.v);
-}
-FSM_INLINE f32x16 f32x16_add(f32x16 a, f32x16 b) {
-    FSM_LANES(f32x16, 16, a.v[i] + b.v[i]);
-}
-FSM_INLINE f32x16 f32x16_sub(f32x16 a, f32x16 b) {
-    FSM_LANES(f32x16, 16, a.v[i] - b.v[i]);
-}
-FSM_INLINE f32x16 f32x16_mul(f32x16 a, f32x16 b) {
-    FSM_LANES(f32x16, 16, a.v[i] * b.v[i]);
-}
-/* a * b + c, rounded once. */
-FSM_CORE f32x16 f32x16_fma(f32x16 a, f32x16 b, f32x16 c) {
-    FSM_LANES(f32x16, 16, fmaf(a.v[i], b.v[i], c.v[i]));
-}
-/* The larger; b where either is NaN. */
-FSM_INLINE f32x16 f32x16_max(f32x16 a, f32x16 b) {
-    FSM_LANES(f32x16, 16, a.v[i] > b.v[i] ? a.v[i] : b.v[i]);
-}
-/* a, but +0 where x < limit; a NaN in x keeps a. */
-FSM_INLINE f32x16 f32x16_zero_below(f32x16 a, f32x16 x, f32x16 limit) {
-    FSM_LANES(f32x16, 16, x.v[i] < limit.v[i] ? 0.0f : a.v[i]);
-}
-/* a in the first `count` lanes, +0 beyond. */
-FSM_INLINE f32x16 f32x16_first(f32x16 a, size_t count) {
-    FSM_LANES(f32x16, 16, (size_t)i < count ? a.v[i] : 0);
-}
-/* a, but -inf in one lane, if there is such a lane. */
-FSM_INLINE f32x16 f32x16_without(f32x16 a, size_t lane) {
-    FSM_LANES(f32x16, 16, (size_t)i == lane ? -(float)INFINITY : a.v[i]);
-}
-/* a, but +0 where t is 0. */
-FSM_INLINE f32x16 f32x16_where_nonzero(f32x16 a, f32x16 t) {
-    FSM_LANES(f32x16, 16, t.v[i] == 0 ? 0 : a.v[i]);
-}
-/* Bit i is set if lane i is equal. */
-FSM_INLINE unsigned f32x16_equal(f32x16 a, f32x16 b) {
-    unsigned bits = 0;
-    for (int i = 0; i < 16; i++) {
-        bits |= (unsigned)(a.v[i] == b.v[i]) << i;
-    }
-    return bits;
-}
-/* C * 2^(s/4) for the integer s in the low 10 bits of each lane of `steps`. */
-FSM_INLINE f32x16 f32x16_power(f32x16 steps) {
-    static const uint32_t table[4] = F32_TABLE;
-    uint32_t bits[16];
-    memcpy(bits, steps.v, sizeof bits);
-    for (int i = 0; i < 16; i++) {
-        bits[i] = table[bits[i] & 3] + (bits[i] << 21);
-    }
-    memcpy(steps.v, bits, sizeof bits);
-    return steps;
-}
-FSM_INLINE float f32x16_reduce_max(f32x16 a) {
-    float largest = a.v[0];
-    for (int i = 1; i < 16; i++) {
-        largest = a.v[i] > largest ? a.v[i] : largest;
-    }
-    return largest;
-}
-/* The sum of the lanes by halves: 8 apart, 4, 2, 1. */
-FSM_CORE float f32x16_reduce_add(f32x16 a) {
-    for (int half = 8; half; half /= 2) {
-        for (int i = 0; i < half; i++) {
-            a.v[i] += a.v[i + half];
-        }
-    }
-    return a.v[0];
-}
+/* ---- float32 alone ---- */
+
 /* The sum of the lanes' bits as integers, modulo 2^32. */
 FSM_INLINE uint32_t f32x16_reduce_bits(f32x16 a) {
     uint32_t bits[16], sum = 0;
@@ -123,13 +179,7 @@ FSM_INLINE uint32_t f32x16_reduce_bits(f32x16 a) {
     }
     return sum;
 }
-/* The same reductions of 16 vectors at once: lane i reduces a[i]. */
-FSM_CORE f32x16 f32x16_fold_max(const f32x16 *a) {
-    FSM_LANES(f32x16, 16, f32x16_reduce_max(a[i]));
-}
-FSM_CORE f32x16 f32x16_fold_add(const f32x16 *a) {
-    FSM_LANES(f32x16, 16, f32x16_reduce_add(a[i]));
-}
+/* The same of 16 vectors at once. */
 FSM_CORE f32x16 f32x16_fold_bits(const f32x16 *a) {
     f32x16 r;
     for (int i = 0; i < 16; i++) {
@@ -138,17 +188,7 @@ FSM_CORE f32x16 f32x16_fold_bits(const f32x16 *a) {
     }
     return r;
 }
-/* Adds and subtracts the lanes' bits as integers, modulo 2^32. */
-FSM_INLINE f32x16 f32x16_sub_bits(f32x16 a, f32x16 b) {
-    uint32_t x[16], y[16];
-    memcpy(x, a.v, sizeof x);
-    memcpy(y, b.v, sizeof y);
-    for (int i = 0; i < 16; i++) {
-        x[i] -= y[i];
-    }
-    memcpy(a.v, x, sizeof x);
-    return a;
-}
+/* Adds the lanes' bits as integers, modulo 2^32. */
 FSM_INLINE f32x16 f32x16_add_bits(f32x16 a, f32x16 b) {
     uint32_t x[16], y[16];
     memcpy(x, a.v, sizeof x);
@@ -169,9 +209,6 @@ FSM_INLINE void f32x16_split_bits(f32x16 a, uint32_t offset, f32x16 *hi, f32x16 
         hi->v[i] = (float)count;
         lo->v[i] = (float)(count - (int64_t)hi->v[i]);
     }
-}
-FSM_INLINE f32x16 f32x16_div(f32x16 a, f32x16 b) {
-    FSM_LANES(f32x16, 16, a.v[i] / b.v[i]);
 }
 FSM_INLINE float f32_from_f16(uint16_t half) {
     const uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
@@ -223,29 +260,7 @@ FSM_INLINE void f32x16_store_f16(uint16_t *p, f32x16 a) {
     }
 }
 
-/* yes where a equals b, no elsewhere. */
-FSM_INLINE f32x16 f32x16_where_equal(f32x16 a, f32x16 b, f32x16 yes, f32x16 no) {
-    FSM_LANES(f32x16, 16, a.v[i] == b.v[i] ? yes.v[i] : no.v[i]);
-}
-/* Transposes four elements of each of 16 rows, `stride` bytes apart: element c of row r is lane r
- * of a[c]. store_group is the inverse. */
-FSM_CORE void f32x16_load_group(const float *p, ptrdiff_t stride, f32x16 *a) {
-    for (int r = 0; r < 16; r++) {
-        const float *row = (const float *)((const char *)p + r * stride);
-        for (int c = 0; c < 4; c++) {
-            a[c].v[r] = row[c];
-        }
-    }
-}
-FSM_CORE void f32x16_store_group(float *p, ptrdiff_t stride, const f32x16 *a) {
-    for (int r = 0; r < 16; r++) {
-        float *row = (float *)((char *)p + r * stride);
-        for (int c = 0; c < 4; c++) {
-            row[c] = a[c].v[r];
-        }
-    }
-}
-/* The same for 16 contiguous rows of n < 4 elements. */
+/* load_group and store_group for 16 contiguous rows of n < 4 elements. */
 FSM_CORE void f32x16_load_narrow(const float *p, size_t n, f32x16 *a) {
     for (size_t r = 0; r < 16; r++) {
         for (size_t c = 0; c < n; c++) {
@@ -261,102 +276,8 @@ FSM_CORE void f32x16_store_narrow(float *p, size_t n, const f32x16 *a) {
     }
 }
 
-/* ---- f64x8 ---- */
+/* ---- float64 alone ---- */
 
-FSM_INLINE f64x8 f64x8_set1(double a) {
-    FSM_LANES(f64x8, 8, a);
-}
-FSM_INLINE f64x8 f64x8_load(const double *p) {
-    FSM_LANES(f64x8, 8, p[i]);
-}
-FSM_INLINE f64x8 f64x8_load_partial(const double *p, size_t count, double fill) {
-    FSM_LANES(f64x8, 8, (size_t)i < count ? p[i] : fill);
-}
-FSM_INLINE void f64x8_store(double *p, f64x8 a) {
-    memcpy(p, a.v, sizeof a.v);
-}
-FSM_INLINE void f64x8_store_partial(double *p, f64x8 a, size_t count) {
-    memcpy(p, a.v, count * sizeof a.v[0]);
-}
-FSM_INLINE void f64x8_stream(double *p, f64x8 a) {
-    f64x8_store(p, a);
-}
-FSM_INLINE f64x8 f64x8_add(f64x8 a, f64x8 b) {
-    FSM_LANES(f64x8, 8, a.v[i] + b.v[i]);
-}
-FSM_INLINE f64x8 f64x8_sub(f64x8 a, f64x8 b) {
-    FSM_LANES(f64x8, 8, a.v[i] - b.v[i]);
-}
-FSM_INLINE f64x8 f64x8_mul(f64x8 a, f64x8 b) {
-    FSM_LANES(f64x8, 8, a.v[i] * b.v[i]);
-}
-FSM_CORE f64x8 f64x8_fma(f64x8 a, f64x8 b, f64x8 c) {
-    FSM_LANES(f64x8, 8, fma(a.v[i], b.v[i], c.v[i]));
-}
-FSM_INLINE f64x8 f64x8_max(f64x8 a, f64x8 b) {
-    FSM_LANES(f64x8, 8, a.v[i] > b.v[i] ? a.v[i] : b.v[i]);
-}
-FSM_INLINE f64x8 f64x8_sub_bits(f64x8 a, f64x8 b) {
-    uint64_t x[8], y[8];
-    memcpy(x, a.v, sizeof x);
-    memcpy(y, b.v, sizeof y);
-    for (int i = 0; i < 8; i++) {
-        x[i] -= y[i];
-    }
-    memcpy(a.v, x, sizeof x);
-    return a;
-}
-FSM_INLINE f64x8 f64x8_zero_below(f64x8 a, f64x8 x, f64x8 limit) {
-    FSM_LANES(f64x8, 8, x.v[i] < limit.v[i] ? 0.0 : a.v[i]);
-}
-FSM_INLINE f64x8 f64x8_first(f64x8 a, size_t count) {
-    FSM_LANES(f64x8, 8, (size_t)i < count ? a.v[i] : 0);
-}
-FSM_INLINE f64x8 f64x8_without(f64x8 a, size_t lane) {
-    FSM_LANES(f64x8, 8, (size_t)i == lane ? -(double)INFINITY : a.v[i]);
-}
-FSM_INLINE f64x8 f64x8_where_nonzero(f64x8 a, f64x8 t) {
-    FSM_LANES(f64x8, 8, t.v[i] == 0 ? 0 : a.v[i]);
-}
-FSM_INLINE unsigned f64x8_equal(f64x8 a, f64x8 b) {
-    unsigned bits = 0;
-    for (int i = 0; i < 8; i++) {
-        bits |= (unsigned)(a.v[i] == b.v[i]) << i;
-    }
-    return bits;
-}
-/* C * 2^(s/8) for the integer s in the low 14 bits of each lane of `steps`. */
-FSM_INLINE f64x8 f64x8_power(f64x8 steps) {
-    static const uint64_t table[8] = F64_TABLE;
-    uint64_t bits[8];
-    memcpy(bits, steps.v, sizeof bits);
-    for (int i = 0; i < 8; i++) {
-        bits[i] = table[bits[i] & 7] + (bits[i] << 49);
-    }
-    memcpy(steps.v, bits, sizeof bits);
-    return steps;
-}
-FSM_INLINE double f64x8_reduce_max(f64x8 a) {
-    double largest = a.v[0];
-    for (int i = 1; i < 8; i++) {
-        largest = a.v[i] > largest ? a.v[i] : largest;
-    }
-    return largest;
-}
-FSM_CORE double f64x8_reduce_add(f64x8 a) {
-    for (int half = 4; half; half /= 2) {
-        for (int i = 0; i < half; i++) {
-            a.v[i] += a.v[i + half];
-        }
-    }
-    return a.v[0];
-}
-FSM_CORE f64x8 f64x8_fold_max(const f64x8 *a) {
-    FSM_LANES(f64x8, 8, f64x8_reduce_max(a[i]));
-}
-FSM_CORE f64x8 f64x8_fold_add(const f64x8 *a) {
-    FSM_LANES(f64x8, 8, f64x8_reduce_add(a[i]));
-}
 /* Halves, quarters or neighbours swapped, so that an addition folds them: a sum by halves. */
 FSM_INLINE f64x8 f64x8_fold4(f64x8 a) {
     FSM_LANES(f64x8, 8, a.v[i ^ 4]);
@@ -379,12 +300,6 @@ FSM_INLINE f64x8 f64x8_widen_high(f32x16 a) {
 FSM_INLINE f32x16 f32x16_narrow(f64x8 low, f64x8 high) {
     FSM_LANES(f32x16, 16, (float)(i < 8 ? low.v[i & 7] : high.v[i & 7]));
 }
-FSM_INLINE f64x8 f64x8_div(f64x8 a, f64x8 b) {
-    FSM_LANES(f64x8, 8, a.v[i] / b.v[i]);
-}
-FSM_INLINE f64x8 f64x8_where_equal(f64x8 a, f64x8 b, f64x8 yes, f64x8 no) {
-    FSM_LANES(f64x8, 8, a.v[i] == b.v[i] ? yes.v[i] : no.v[i]);
-}
 /* The integer k with from <= a / 2^k < 2 from, where `from` is given as bits and a >= from; any k
  * for a NaN. */
 FSM_INLINE f64x8 f64x8_binade(f64x8 a, uint64_t from) {
@@ -403,21 +318,6 @@ FSM_INLINE f64x8 f64x8_power_of_two(f64x8 k) {
     }
     memcpy(k.v, bits, sizeof bits);
     return k;
-}
-/* Transposes two elements of each of 8 rows, `stride` bytes apart. */
-FSM_CORE void f64x8_load_group(const double *p, ptrdiff_t stride, f64x8 *a) {
-    for (int r = 0; r < 8; r++) {
-        const double *row = (const double *)((const char *)p + r * stride);
-        a[0].v[r] = row[0];
-        a[1].v[r] = row[1];
-    }
-}
-FSM_CORE void f64x8_store_group(double *p, ptrdiff_t stride, const f64x8 *a) {
-    for (int r = 0; r < 8; r++) {
-        double *row = (double *)((char *)p + r * stride);
-        row[0] = a[0].v[r];
-        row[1] = a[1].v[r];
-    }
 }
 /* The longest rows that load_narrow and store_narrow take; shorter than a group: 1, or 3 where an
  * instruction set has them for longer ones. */

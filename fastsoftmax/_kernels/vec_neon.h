@@ -1,8 +1,163 @@
 /* The vector operations on Advanced SIMD (AArch64): f32x16 and f64x8 are four registers each.
  *
  * The table look-ups are byte look-ups (TBL): over one register for four floats, over four for
- * eight doubles. */
-#ifndef FSM_VEC_NEON_H
+ * eight doubles.
+ *
+ * Operations of both formats are one text: the first part of this file, which the second part
+ * includes once for each format (format_*.h). */
+#if defined(VEC) /* ---- both formats: V(add) is f32x16_add, then f64x8_add ---- */
+
+/* Intrinsics: I(vadd) of lanes, IB(vadd) of their bits as integers. */
+#if LANES == 16
+#define REGISTER float32x4_t
+#define REGISTERS_2 float32x4x2_t
+#define REGISTERS_3 float32x4x3_t
+#define I(name) name##q_f32
+#define IB(name) name##q_u32
+#define SPREAD(a) vdupq_n_f32(a)
+#define BITS_OF(a) vreinterpretq_u32_f32(a)
+#define LANES_OF(bits) vreinterpretq_f32_u32(bits)
+#else
+#define REGISTER float64x2_t
+#define REGISTERS_2 float64x2x2_t
+#define REGISTERS_3 float64x2x3_t
+#define I(name) name##q_f64
+#define IB(name) name##q_u64
+#define SPREAD(a) vdupq_n_f64(a)
+#define BITS_OF(a) vreinterpretq_u64_f64(a)
+#define LANES_OF(bits) vreinterpretq_f64_u64(bits)
+#endif
+/* Lanes of a register. */
+#define QUARTER (LANES / 4)
+
+FSM_INLINE VEC V(set1)(REAL a) {
+    FSM_QUARTERS(VEC, SPREAD(a));
+}
+FSM_INLINE VEC V(load)(const REAL *p) {
+    FSM_QUARTERS(VEC, I(vld1)(p + QUARTER * i));
+}
+FSM_INLINE VEC V(load_partial)(const REAL *p, size_t count, REAL fill) {
+    REAL lanes[LANES];
+    for (int i = 0; i < LANES; i++) {
+        lanes[i] = fill;
+    }
+    memcpy(lanes, p, count * sizeof lanes[0]);
+    return V(load)(lanes);
+}
+FSM_INLINE void V(store)(REAL *p, VEC a) {
+    for (int i = 0; i < 4; i++) {
+        I(vst1)(p + QUARTER * i, a.v[i]);
+    }
+}
+FSM_INLINE void V(store_partial)(REAL *p, VEC a, size_t count) {
+    REAL lanes[LANES];
+    V(store)(lanes, a);
+    memcpy(p, lanes, count * sizeof lanes[0]);
+}
+FSM_INLINE void V(stream)(REAL *p, VEC a) {
+    V(store)(p, a);
+}
+FSM_INLINE VEC V(add)(VEC a, VEC b) {
+    FSM_QUARTERS(VEC, I(vadd)(a.v[i], b.v[i]));
+}
+FSM_INLINE VEC V(sub)(VEC a, VEC b) {
+    FSM_QUARTERS(VEC, I(vsub)(a.v[i], b.v[i]));
+}
+FSM_INLINE VEC V(mul)(VEC a, VEC b) {
+    FSM_QUARTERS(VEC, I(vmul)(a.v[i], b.v[i]));
+}
+FSM_INLINE VEC V(div)(VEC a, VEC b) {
+    FSM_QUARTERS(VEC, I(vdiv)(a.v[i], b.v[i]));
+}
+FSM_INLINE VEC V(fma)(VEC a, VEC b, VEC c) {
+    FSM_QUARTERS(VEC, I(vfma)(c.v[i], a.v[i], b.v[i]));
+}
+/* FMAX would return the NaN; the operation is to return b. */
+FSM_INLINE REGISTER F(max)(REGISTER a, REGISTER b) {
+    return I(vbsl)(I(vcgt)(a, b), a, b);
+}
+FSM_INLINE VEC V(max)(VEC a, VEC b) {
+    FSM_QUARTERS(VEC, F(max)(a.v[i], b.v[i]));
+}
+FSM_INLINE VEC V(zero_below)(VEC a, VEC x, VEC limit) {
+    FSM_QUARTERS(VEC, LANES_OF(IB(vbic)(BITS_OF(a.v[i]), I(vclt)(x.v[i], limit.v[i]))));
+}
+FSM_INLINE VEC V(first)(VEC a, size_t count) {
+    REAL lanes[LANES];
+    V(store)(lanes, a);
+    return V(load_partial)(lanes, count, 0);
+}
+FSM_INLINE VEC V(without)(VEC a, size_t lane) {
+    REAL lanes[LANES];
+    V(store)(lanes, a);
+    if (lane < LANES) {
+        lanes[lane] = -(REAL)INFINITY;
+    }
+    return V(load)(lanes);
+}
+FSM_INLINE VEC V(where_nonzero)(VEC a, VEC t) {
+    FSM_QUARTERS(VEC, LANES_OF(IB(vbic)(BITS_OF(a.v[i]), I(vceqz)(t.v[i]))));
+}
+FSM_INLINE VEC V(where_equal)(VEC a, VEC b, VEC yes, VEC no) {
+    FSM_QUARTERS(VEC, I(vbsl)(I(vceq)(a.v[i], b.v[i]), yes.v[i], no.v[i]));
+}
+FSM_INLINE REAL V(reduce_max)(VEC a) {
+    REAL lanes[LANES];
+    V(store)(lanes, a);
+    REAL largest = lanes[0];
+    for (int i = 1; i < LANES; i++) {
+        largest = lanes[i] > largest ? lanes[i] : largest;
+    }
+    return largest;
+}
+FSM_INLINE VEC V(sub_bits)(VEC a, VEC b) {
+    FSM_QUARTERS(VEC, LANES_OF(IB(vsub)(BITS_OF(a.v[i]), BITS_OF(b.v[i]))));
+}
+FSM_INLINE void V(load_narrow)(const REAL *p, size_t n, VEC *a) {
+    if (n == 1) {
+        a[0] = V(load)(p);
+        return;
+    }
+    for (int q = 0; q < 4; q++) {
+        if (n == 2) {
+            const REGISTERS_2 rows = I(vld2)(p + 2 * QUARTER * q);
+            a[0].v[q] = rows.val[0];
+            a[1].v[q] = rows.val[1];
+        } else {
+            const REGISTERS_3 rows = I(vld3)(p + 3 * QUARTER * q);
+            a[0].v[q] = rows.val[0];
+            a[1].v[q] = rows.val[1];
+            a[2].v[q] = rows.val[2];
+        }
+    }
+}
+FSM_INLINE void V(store_narrow)(REAL *p, size_t n, const VEC *a) {
+    if (n == 1) {
+        V(store)(p, a[0]);
+        return;
+    }
+    for (int q = 0; q < 4; q++) {
+        if (n == 2) {
+            const REGISTERS_2 rows = {{a[0].v[q], a[1].v[q]}};
+            I(vst2)(p + 2 * QUARTER * q, rows);
+        } else {
+            const REGISTERS_3 rows = {{a[0].v[q], a[1].v[q], a[2].v[q]}};
+            I(vst3)(p + 3 * QUARTER * q, rows);
+        }
+    }
+}
+
+#undef REGISTER
+#undef REGISTERS_2
+#undef REGISTERS_3
+#undef I
+#undef IB
+#undef SPREAD
+#undef BITS_OF
+#undef LANES_OF
+#undef QUARTER
+
+#elif !defined(FSM_VEC_NEON_H)
 #define FSM_VEC_NEON_H
 
 #include <arm_neon.h>
@@ -25,72 +180,17 @@ typedef struct {
     }                                                                                              \
     return r
 
-/* ---- f32x16 ---- */
+#define F64_NARROW 3
 
-FSM_INLINE f32x16 f32x16_set1(float a) {
-    FSM_QUARTERS(f32x16, vdupq_n_f32(a));
-}
-FSM_INLINE f32x16 f32x16_load(const float *p) {
-    FSM_QUARTERS(f32x16, vld1q_f32(p + 4 * i));
-}
-FSM_INLINE f32x16 f32x16_load_partial(const float *p, size_t count, float fill) {
-    float lanes[16];
-    for (int i = 0; i < 16; i++) {
-        lanes[i] = fill;
-    }
-    memcpy(lanes, p, count * sizeof lanes[0]);
-    return f32x16_load(lanes);
-}
-FSM_INLINE void f32x16_store(float *p, f32x16 a) {
-    for (int i = 0; i < 4; i++) {
-        vst1q_f32(p + 4 * i, a.v[i]);
-    }
-}
-FSM_INLINE void f32x16_store_partial(float *p, f32x16 a, size_t count) {
-    float lanes[16];
-    f32x16_store(lanes, a);
-    memcpy(p, lanes, count * sizeof lanes[0]);
-}
-FSM_INLINE void f32x16_stream(float *p, f32x16 a) {
-    f32x16_store(p, a);
-}
-FSM_INLINE f32x16 f32x16_add(f32x16 a, f32x16 b) {
-    FSM_QUARTERS(f32x16, vaddq_f32(a.v[i], b.v[i]));
-}
-FSM_INLINE f32x16 f32x16_sub(f32x16 a, f32x16 b) {
-    FSM_QUARTERS(f32x16, vsubq_f32(a.v[i], b.v[i]));
-}
-FSM_INLINE f32x16 f32x16_mul(f32x16 a, f32x16 b) {
-    FSM_QUARTERS(f32x16, vmulq_f32(a.v[i], b.v[i]));
-}
-FSM_INLINE f32x16 f32x16_fma(f32x16 a, f32x16 b, f32x16 c) {
-    FSM_QUARTERS(f32x16, vfmaq_f32(c.v[i], a.v[i], b.v[i]));
-}
-/* FMAX would return the NaN; the operation is to return b. */
-FSM_INLINE f32x16 f32x16_max(f32x16 a, f32x16 b) {
-    FSM_QUARTERS(f32x16, vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]));
-}
-FSM_INLINE f32x16 f32x16_zero_below(f32x16 a, f32x16 x, f32x16 limit) {
-    FSM_QUARTERS(f32x16, vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a.v[i]),
-                                                         vcltq_f32(x.v[i], limit.v[i]))));
-}
-FSM_INLINE f32x16 f32x16_first(f32x16 a, size_t count) {
-    float lanes[16];
-    f32x16_store(lanes, a);
-    return f32x16_load_partial(lanes, count, 0);
-}
-FSM_INLINE f32x16 f32x16_without(f32x16 a, size_t lane) {
-    float lanes[16];
-    f32x16_store(lanes, a);
-    if (lane < 16) {
-        lanes[lane] = -(float)INFINITY;
-    }
-    return f32x16_load(lanes);
-}
-FSM_INLINE f32x16 f32x16_where_nonzero(f32x16 a, f32x16 t) {
-    FSM_QUARTERS(f32x16, vreinterpretq_f32_u32(
-                             vbicq_u32(vreinterpretq_u32_f32(a.v[i]), vceqzq_f32(t.v[i]))));
-}
+#include "format_f32.h"
+#include "vec_neon.h"
+#include "undefine.h"
+#include "format_f64.h"
+#include "vec_neon.h"
+#include "undefine.h"
+
+/* ---- float32 alone ---- */
+
 FSM_INLINE unsigned f32x16_equal(f32x16 a, f32x16 b) {
     const uint32x4_t weight = {1, 2, 4, 8};
     unsigned bits = 0;
@@ -114,31 +214,13 @@ FSM_INLINE f32x16 f32x16_power(f32x16 steps) {
     }
     return r;
 }
-FSM_INLINE float f32x16_reduce_max(f32x16 a) {
-    float lanes[16];
-    f32x16_store(lanes, a);
-    float largest = lanes[0];
-    for (int i = 1; i < 16; i++) {
-        largest = lanes[i] > largest ? lanes[i] : largest;
-    }
-    return largest;
-}
 FSM_INLINE float32x4_t f32_add_bits4(float32x4_t a, float32x4_t b) {
     return vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(a), vreinterpretq_u32_f32(b)));
-}
-FSM_INLINE float32x4_t f32_max4(float32x4_t a, float32x4_t b) {
-    return vbslq_f32(vcgtq_f32(a, b), a, b);
 }
 FSM_INLINE float f32x16_reduce_add(f32x16 a) {
     const float32x4_t quarter = vaddq_f32(vaddq_f32(a.v[0], a.v[2]), vaddq_f32(a.v[1], a.v[3]));
     const float32x2_t pair = vadd_f32(vget_low_f32(quarter), vget_high_f32(quarter));
     return vget_lane_f32(pair, 0) + vget_lane_f32(pair, 1);
-}
-FSM_INLINE float32x4_t f32_sub_bits4(float32x4_t a, float32x4_t b) {
-    return vreinterpretq_f32_u32(vsubq_u32(vreinterpretq_u32_f32(a), vreinterpretq_u32_f32(b)));
-}
-FSM_INLINE f32x16 f32x16_sub_bits(f32x16 a, f32x16 b) {
-    FSM_QUARTERS(f32x16, f32_sub_bits4(a.v[i], b.v[i]));
 }
 FSM_INLINE f32x16 f32x16_add_bits(f32x16 a, f32x16 b) {
     FSM_QUARTERS(f32x16, f32_add_bits4(a.v[i], b.v[i]));
@@ -167,7 +249,7 @@ FSM_INLINE uint32_t f32x16_reduce_bits(f32x16 a) {
     FSM_INLINE f32x16 name(const f32x16 *a) {                                                      \
         FSM_QUARTERS(f32x16, name##4(a + 4 * i));                                                  \
     }
-FSM_FOLD4(f32x16_fold_max, f32_max4)
+FSM_FOLD4(f32x16_fold_max, f32_max)
 FSM_FOLD4(f32x16_fold_add, vaddq_f32)
 FSM_FOLD4(f32x16_fold_bits, f32_add_bits4)
 #undef FSM_FOLD4
@@ -179,9 +261,6 @@ FSM_INLINE void f32x16_split_bits(f32x16 a, uint32_t offset, f32x16 *hi, f32x16 
         lo->v[i] = vcvtq_f32_s32(vsubq_s32(count, vcvtq_s32_f32(hi->v[i])));
     }
 }
-FSM_INLINE f32x16 f32x16_div(f32x16 a, f32x16 b) {
-    FSM_QUARTERS(f32x16, vdivq_f32(a.v[i], b.v[i]));
-}
 FSM_INLINE f32x16 f32x16_load_f16(const uint16_t *p) {
     FSM_QUARTERS(f32x16, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i))));
 }
@@ -191,9 +270,6 @@ FSM_INLINE void f32x16_store_f16(uint16_t *p, f32x16 a) {
     }
 }
 
-FSM_INLINE f32x16 f32x16_where_equal(f32x16 a, f32x16 b, f32x16 yes, f32x16 no) {
-    FSM_QUARTERS(f32x16, vbslq_f32(vceqq_f32(a.v[i], b.v[i]), yes.v[i], no.v[i]));
-}
 FSM_INLINE void f32x16_load_group(const float *p, ptrdiff_t stride, f32x16 *a) {
     const char *row = (const char *)p;
     for (int q = 0; q < 4; q++, row += 4 * stride) {
@@ -222,111 +298,9 @@ FSM_INLINE void f32x16_store_group(float *p, ptrdiff_t stride, const f32x16 *a) 
         vst1q_f32((float *)(row + 3 * stride), vzip2q_f32(even_high, odd_high));
     }
 }
-FSM_INLINE void f32x16_load_narrow(const float *p, size_t n, f32x16 *a) {
-    if (n == 1) {
-        a[0] = f32x16_load(p);
-        return;
-    }
-    for (int q = 0; q < 4; q++) {
-        if (n == 2) {
-            const float32x4x2_t rows = vld2q_f32(p + 8 * q);
-            a[0].v[q] = rows.val[0];
-            a[1].v[q] = rows.val[1];
-        } else {
-            const float32x4x3_t rows = vld3q_f32(p + 12 * q);
-            a[0].v[q] = rows.val[0];
-            a[1].v[q] = rows.val[1];
-            a[2].v[q] = rows.val[2];
-        }
-    }
-}
-FSM_INLINE void f32x16_store_narrow(float *p, size_t n, const f32x16 *a) {
-    if (n == 1) {
-        f32x16_store(p, a[0]);
-        return;
-    }
-    for (int q = 0; q < 4; q++) {
-        if (n == 2) {
-            const float32x4x2_t rows = {{a[0].v[q], a[1].v[q]}};
-            vst2q_f32(p + 8 * q, rows);
-        } else {
-            const float32x4x3_t rows = {{a[0].v[q], a[1].v[q], a[2].v[q]}};
-            vst3q_f32(p + 12 * q, rows);
-        }
-    }
-}
 
-/* ---- f64x8 ---- */
+/* ---- float64 alone ---- */
 
-FSM_INLINE f64x8 f64x8_set1(double a) {
-    FSM_QUARTERS(f64x8, vdupq_n_f64(a));
-}
-FSM_INLINE f64x8 f64x8_load(const double *p) {
-    FSM_QUARTERS(f64x8, vld1q_f64(p + 2 * i));
-}
-FSM_INLINE f64x8 f64x8_load_partial(const double *p, size_t count, double fill) {
-    double lanes[8];
-    for (int i = 0; i < 8; i++) {
-        lanes[i] = fill;
-    }
-    memcpy(lanes, p, count * sizeof lanes[0]);
-    return f64x8_load(lanes);
-}
-FSM_INLINE void f64x8_store(double *p, f64x8 a) {
-    for (int i = 0; i < 4; i++) {
-        vst1q_f64(p + 2 * i, a.v[i]);
-    }
-}
-FSM_INLINE void f64x8_store_partial(double *p, f64x8 a, size_t count) {
-    double lanes[8];
-    f64x8_store(lanes, a);
-    memcpy(p, lanes, count * sizeof lanes[0]);
-}
-FSM_INLINE void f64x8_stream(double *p, f64x8 a) {
-    f64x8_store(p, a);
-}
-FSM_INLINE f64x8 f64x8_add(f64x8 a, f64x8 b) {
-    FSM_QUARTERS(f64x8, vaddq_f64(a.v[i], b.v[i]));
-}
-FSM_INLINE f64x8 f64x8_sub(f64x8 a, f64x8 b) {
-    FSM_QUARTERS(f64x8, vsubq_f64(a.v[i], b.v[i]));
-}
-FSM_INLINE f64x8 f64x8_mul(f64x8 a, f64x8 b) {
-    FSM_QUARTERS(f64x8, vmulq_f64(a.v[i], b.v[i]));
-}
-FSM_INLINE f64x8 f64x8_fma(f64x8 a, f64x8 b, f64x8 c) {
-    FSM_QUARTERS(f64x8, vfmaq_f64(c.v[i], a.v[i], b.v[i]));
-}
-FSM_INLINE f64x8 f64x8_max(f64x8 a, f64x8 b) {
-    FSM_QUARTERS(f64x8, vbslq_f64(vcgtq_f64(a.v[i], b.v[i]), a.v[i], b.v[i]));
-}
-FSM_INLINE float64x2_t f64_sub_bits2(float64x2_t a, float64x2_t b) {
-    return vreinterpretq_f64_u64(vsubq_u64(vreinterpretq_u64_f64(a), vreinterpretq_u64_f64(b)));
-}
-FSM_INLINE f64x8 f64x8_sub_bits(f64x8 a, f64x8 b) {
-    FSM_QUARTERS(f64x8, f64_sub_bits2(a.v[i], b.v[i]));
-}
-FSM_INLINE f64x8 f64x8_zero_below(f64x8 a, f64x8 x, f64x8 limit) {
-    FSM_QUARTERS(f64x8, vreinterpretq_f64_u64(vbicq_u64(vreinterpretq_u64_f64(a.v[i]),
-                                                        vcltq_f64(x.v[i], limit.v[i]))));
-}
-FSM_INLINE f64x8 f64x8_first(f64x8 a, size_t count) {
-    double lanes[8];
-    f64x8_store(lanes, a);
-    return f64x8_load_partial(lanes, count, 0);
-}
-FSM_INLINE f64x8 f64x8_without(f64x8 a, size_t lane) {
-    double lanes[8];
-    f64x8_store(lanes, a);
-    if (lane < 8) {
-        lanes[lane] = -(double)INFINITY;
-    }
-    return f64x8_load(lanes);
-}
-FSM_INLINE f64x8 f64x8_where_nonzero(f64x8 a, f64x8 t) {
-    FSM_QUARTERS(
-        f64x8, vreinterpretq_f64_u64(vbicq_u64(vreinterpretq_u64_f64(a.v[i]), vceqzq_f64(t.v[i]))));
-}
 FSM_INLINE unsigned f64x8_equal(f64x8 a, f64x8 b) {
     const uint64x2_t weight = {1, 2};
     unsigned bits = 0;
@@ -355,18 +329,6 @@ FSM_INLINE f64x8 f64x8_power(f64x8 steps) {
     }
     return r;
 }
-FSM_INLINE double f64x8_reduce_max(f64x8 a) {
-    double lanes[8];
-    f64x8_store(lanes, a);
-    double largest = lanes[0];
-    for (int i = 1; i < 8; i++) {
-        largest = lanes[i] > largest ? lanes[i] : largest;
-    }
-    return largest;
-}
-FSM_INLINE float64x2_t f64_max2(float64x2_t a, float64x2_t b) {
-    return vbslq_f64(vcgtq_f64(a, b), a, b);
-}
 FSM_INLINE double f64x8_reduce_add(f64x8 a) {
     const float64x2_t pair = vaddq_f64(vaddq_f64(a.v[0], a.v[2]), vaddq_f64(a.v[1], a.v[3]));
     return vgetq_lane_f64(pair, 0) + vgetq_lane_f64(pair, 1);
@@ -382,7 +344,7 @@ FSM_INLINE double f64x8_reduce_add(f64x8 a) {
     FSM_INLINE f64x8 name(const f64x8 *a) {                                                        \
         FSM_QUARTERS(f64x8, name##2(a + 2 * i));                                                   \
     }
-FSM_FOLD2(f64x8_fold_max, f64_max2)
+FSM_FOLD2(f64x8_fold_max, f64_max)
 FSM_FOLD2(f64x8_fold_add, vaddq_f64)
 #undef FSM_FOLD2
 FSM_INLINE f64x8 f64x8_fold4(f64x8 a) {
@@ -413,12 +375,6 @@ FSM_INLINE f32x16 f32x16_narrow(f64x8 low, f64x8 high) {
                      vcvt_high_f32_f64(vcvt_f32_f64(high.v[0]), high.v[1]),
                      vcvt_high_f32_f64(vcvt_f32_f64(high.v[2]), high.v[3])}};
 }
-FSM_INLINE f64x8 f64x8_div(f64x8 a, f64x8 b) {
-    FSM_QUARTERS(f64x8, vdivq_f64(a.v[i], b.v[i]));
-}
-FSM_INLINE f64x8 f64x8_where_equal(f64x8 a, f64x8 b, f64x8 yes, f64x8 no) {
-    FSM_QUARTERS(f64x8, vbslq_f64(vceqq_f64(a.v[i], b.v[i]), yes.v[i], no.v[i]));
-}
 FSM_INLINE f64x8 f64x8_binade(f64x8 a, uint64_t from) {
     const uint64x2_t below = vdupq_n_u64(from);
     FSM_QUARTERS(f64x8,
@@ -443,40 +399,6 @@ FSM_INLINE void f64x8_store_group(double *p, ptrdiff_t stride, const f64x8 *a) {
     for (int q = 0; q < 4; q++, row += 2 * stride) {
         vst1q_f64((double *)row, vzip1q_f64(a[0].v[q], a[1].v[q]));
         vst1q_f64((double *)(row + stride), vzip2q_f64(a[0].v[q], a[1].v[q]));
-    }
-}
-#define F64_NARROW 3
-FSM_INLINE void f64x8_load_narrow(const double *p, size_t n, f64x8 *a) {
-    if (n == 1) {
-        a[0] = f64x8_load(p);
-        return;
-    }
-    for (int q = 0; q < 4; q++) {
-        if (n == 2) {
-            const float64x2x2_t rows = vld2q_f64(p + 4 * q);
-            a[0].v[q] = rows.val[0];
-            a[1].v[q] = rows.val[1];
-        } else {
-            const float64x2x3_t rows = vld3q_f64(p + 6 * q);
-            a[0].v[q] = rows.val[0];
-            a[1].v[q] = rows.val[1];
-            a[2].v[q] = rows.val[2];
-        }
-    }
-}
-FSM_INLINE void f64x8_store_narrow(double *p, size_t n, const f64x8 *a) {
-    if (n == 1) {
-        f64x8_store(p, a[0]);
-        return;
-    }
-    for (int q = 0; q < 4; q++) {
-        if (n == 2) {
-            const float64x2x2_t rows = {{a[0].v[q], a[1].v[q]}};
-            vst2q_f64(p + 4 * q, rows);
-        } else {
-            const float64x2x3_t rows = {{a[0].v[q], a[1].v[q], a[2].v[q]}};
-            vst3q_f64(p + 6 * q, rows);
-        }
     }
 }
 #undef FSM_QUARTERS
