@@ -84,23 +84,6 @@
 /* Whether weighing an element again is faster than storing and reloading its weight. */
 #define F32_WEIGHS_AGAIN 1
 
-/* What a row's weights depend on besides x; the last four only in `rare` rows. */
-typedef struct {
-    f32x16 shift;          /* 0, or the maximum where |max| is large */
-    f32x16 magic;          /* 1.5 * 2^23 + 4 * (bias - N) */
-    f32x16 limit;          /* arguments below it have weight 0 */
-    f32x16 scale;          /* 2^-e for a temperature near 2^e */
-    f32x16 inv_hi, inv_lo; /* 1 / (temperature * scale) */
-} f32_row;
-
-typedef struct {
-    f64x8 low, high;
-} f32_sum;
-
-typedef struct {
-    f32x16 hi, lo;
-} f32_mass;
-
 /* x as z, with the number of steps k, the remainder r, and q with e^r = 1 + r q. */
 typedef struct {
     f32x16 z, r, q;
@@ -131,29 +114,34 @@ FSM_INLINE f32x16 f32_weight_of(f32_reduced a, f32x16 x, f32x16 limit) {
     return f32x16_zero_below(f32x16_fma(factor, a.q, power), x, limit);
 }
 
-/* x / T rounded, and its residual. */
-FSM_INLINE f32x16 f32_scaled(f32x16 x, const f32_row *row, f32x16 *residual) {
-    const f32x16 scaled = f32x16_mul(f32x16_sub(x, row->shift), row->scale);
-    const f32x16 product = f32x16_mul(scaled, row->inv_hi);
-    *residual = f32x16_fma(scaled, row->inv_hi, f32x16_sub(f32x16_set1(-0.0f), product));
-    *residual = f32x16_fma(scaled, row->inv_lo, *residual);
-    return product;
-}
-
-/* The weight of every lane. A row that is not `rare` has no shift and T = 1; the operations for
- * these would leave its bits as they are. */
-FSM_CORE f32x16 f32_weight(f32x16 x, const f32_row *row, int rare) {
-    f32x16 residual = x;
-    if (rare) {
-        x = f32_scaled(x, row, &residual);
-    }
-    return f32_weight_of(f32_reduce(x, row->magic, residual, rare), x, row->limit);
-}
-
 /* A weight before its last rounding: power + factor * q; `x` is its argument. */
 typedef struct {
     f32x16 power, factor, q, x;
 } f32_parts;
+/* The member that q is multiplied by. */
+#define F32_FACTOR factor
+
+/* Keeps the first `count` lanes; others weigh 0. */
+FSM_INLINE f32_parts f32_first_parts(f32_parts a, size_t count) {
+    a.power = f32x16_first(a.power, count);
+    a.factor = f32x16_first(a.factor, count);
+    return a;
+}
+
+/* A sum in float64: of lanes 0 to 7, 8 to 15. */
+typedef struct {
+    f64x8 low, high;
+} f32_sum;
+
+/* A sum of weights in two floats. */
+typedef struct {
+    float hi, lo;
+} f32_total;
+
+/* f32_row, f32_weight, f32_mass, f32_inverse and others. */
+#include "format_f32.h"
+#include "core_both.h"
+#include "undefine.h"
 
 /* As f32_weight, in parts; what lies below the limit weighs as the limit (G). */
 FSM_CORE f32_parts f32_weight_parts(f32x16 x, const f32_row *row, int rare) {
@@ -166,28 +154,7 @@ FSM_CORE f32_parts f32_weight_parts(f32x16 x, const f32_row *row, int rare) {
     const f32x16 power = f32x16_power(a.z);
     return (f32_parts){power, f32x16_mul(power, a.r), a.q, x};
 }
-/* Rounds parts to f32_weight of the same element. */
-FSM_INLINE f32x16 f32_whole(f32_parts a, f32x16 limit) {
-    return f32x16_zero_below(f32x16_fma(a.factor, a.q, a.power), a.x, limit);
-}
-/* f32_weight without the cut-off, and its rounding error. */
-FSM_INLINE f32x16 f32_weight_split(f32x16 x, const f32_row *row, int rare, f32x16 *low) {
-    const f32_parts a = f32_weight_parts(x, row, rare);
-    const f32x16 w = f32x16_fma(a.factor, a.q, a.power);
-    *low = f32x16_fma(a.factor, a.q, f32x16_sub(a.power, w));
-    return w;
-}
-/* Keeps the first `count` lanes; others weigh 0. */
-FSM_INLINE f32_parts f32_first_parts(f32_parts a, size_t count) {
-    a.power = f32x16_first(a.power, count);
-    a.factor = f32x16_first(a.factor, count);
-    return a;
-}
 
-FSM_INLINE f32_sum f32_sum_zero(void) {
-    const f64x8 zero = f64x8_set1(0.0);
-    return (f32_sum){zero, zero};
-}
 FSM_CORE void f32_sum_add(f32_sum *sum, f32x16 a) {
     sum->low = f64x8_add(sum->low, f64x8_widen_low(a));
     sum->high = f64x8_add(sum->high, f64x8_widen_high(a));
@@ -227,38 +194,12 @@ FSM_CORE f32_sum f32_part_sum_whole(const f32_part_sum *sum) {
     return whole;
 }
 
-FSM_INLINE f32_mass f32_mass_start(float start) {
-    return (f32_mass){f32x16_set1(start), f32x16_set1(0.0f)};
-}
-/* The mass of one weight a lane. */
-FSM_INLINE f32_mass f32_mass_first(f32x16 w) {
-    const f32x16 start = f32x16_set1(F32_MASS_START), hi = f32x16_add(start, w);
-    return (f32_mass){hi, f32x16_sub(w, f32x16_sub(hi, start))};
-}
-/* hi + lo += w without loss: what hi rounds off is found exactly (Fast2Sum) and added to lo. */
-FSM_CORE void f32_mass_add(f32_mass *mass, f32x16 w) {
-    const f32x16 hi = f32x16_add(mass->hi, w);
-    mass->lo = f32x16_add(mass->lo, f32x16_sub(w, f32x16_sub(hi, mass->hi)));
-    mass->hi = hi;
-}
-/* Adds a weight in parts: rounded to hi, what that lacks of power + factor * q to lo. */
-FSM_CORE void f32_mass_add_parts(f32_mass *mass, f32_parts a) {
-    const f32x16 hi = f32x16_add(mass->hi, f32x16_fma(a.factor, a.q, a.power));
-    const f32x16 left = f32x16_sub(a.power, f32x16_sub(hi, mass->hi));
-    mass->lo = f32x16_add(mass->lo, f32x16_fma(a.factor, a.q, left));
-    mass->hi = hi;
-}
 /* Moves the whole units of lo to hi. */
 FSM_CORE void f32_mass_settle(f32_mass *mass) {
     const f32x16 hi = f32x16_add(mass->hi, mass->lo);
     mass->lo = f32x16_sub(mass->lo, f32x16_sub(hi, mass->hi));
     mass->hi = hi;
 }
-
-/* A sum of weights in two floats. */
-typedef struct {
-    float hi, lo;
-} f32_total;
 
 /* The mass of all lanes: the count of units, an exact integer, as two floats, the lower of which
  * takes the remainders, folded by halves. */
@@ -325,13 +266,6 @@ FSM_INLINE void f32_quotient(pair numerator, pair total, float *hi, float *lo) {
     const double quotient = numerator.hi / total.hi;
     *hi = (float)quotient;
     *lo = (float)(quotient - (double)*hi);
-}
-
-/* 1 / total as two floats, the low one from the residual of the division. */
-FSM_INLINE void f32_inverse(f32_total total, float *hi, float *lo) {
-    const float inverse = 1.0f / total.hi;
-    *hi = inverse;
-    *lo = fmaf(-inverse, total.lo, fmaf(-inverse, total.hi, 1.0f)) * inverse;
 }
 
 /* The weight of the maximum to the accuracy of float64, its argument being hi + lo: precise_weight

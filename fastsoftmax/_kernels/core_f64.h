@@ -52,22 +52,6 @@
 #endif
 
 typedef struct {
-    f64x8 shift;
-    f64x8 magic;
-    f64x8 limit;
-    f64x8 scale;
-    f64x8 inv_hi, inv_lo;
-} f64_row;
-
-typedef struct {
-    f64x8 hi, lo;
-} f64_sum;
-
-typedef struct {
-    f64x8 hi, lo;
-} f64_mass;
-
-typedef struct {
     f64x8 z, q;
 } f64_reduced;
 
@@ -94,25 +78,26 @@ FSM_INLINE f64x8 f64_weight_of(f64_reduced a, f64x8 x, f64x8 limit) {
     return f64x8_zero_below(f64x8_fma(power, a.q, power), x, limit);
 }
 
-FSM_INLINE f64x8 f64_scaled(f64x8 x, const f64_row *row, f64x8 *residual) {
-    const f64x8 scaled = f64x8_mul(f64x8_sub(x, row->shift), row->scale);
-    const f64x8 product = f64x8_mul(scaled, row->inv_hi);
-    *residual = f64x8_fma(scaled, row->inv_hi, f64x8_sub(f64x8_set1(-0.0), product));
-    *residual = f64x8_fma(scaled, row->inv_lo, *residual);
-    return product;
-}
-
-FSM_CORE f64x8 f64_weight(f64x8 x, const f64_row *row, int rare) {
-    f64x8 residual = x;
-    if (rare) {
-        x = f64_scaled(x, row, &residual);
-    }
-    return f64_weight_of(f64_reduce(x, row->magic, residual, rare), x, row->limit);
-}
-
+/* power + power * q */
 typedef struct {
     f64x8 power, q, x;
 } f64_parts;
+#define F64_FACTOR power
+
+FSM_INLINE f64_parts f64_first_parts(f64_parts a, size_t count) {
+    a.power = f64x8_first(a.power, count);
+    return a;
+}
+
+typedef struct {
+    f64x8 hi, lo;
+} f64_sum;
+
+typedef pair f64_total;
+
+#include "format_f64.h"
+#include "core_both.h"
+#include "undefine.h"
 
 FSM_CORE f64_parts f64_weight_parts(f64x8 x, const f64_row *row, int rare) {
     f64x8 residual = x;
@@ -123,24 +108,7 @@ FSM_CORE f64_parts f64_weight_parts(f64x8 x, const f64_row *row, int rare) {
     const f64_reduced a = f64_reduce(f64x8_max(row->limit, x), row->magic, residual, rare);
     return (f64_parts){f64x8_power(a.z), a.q, x};
 }
-FSM_INLINE f64x8 f64_whole(f64_parts a, f64x8 limit) {
-    return f64x8_zero_below(f64x8_fma(a.power, a.q, a.power), a.x, limit);
-}
-FSM_INLINE f64x8 f64_weight_split(f64x8 x, const f64_row *row, int rare, f64x8 *low) {
-    const f64_parts a = f64_weight_parts(x, row, rare);
-    const f64x8 w = f64x8_fma(a.power, a.q, a.power);
-    *low = f64x8_fma(a.power, a.q, f64x8_sub(a.power, w));
-    return w;
-}
-FSM_INLINE f64_parts f64_first_parts(f64_parts a, size_t count) {
-    a.power = f64x8_first(a.power, count);
-    return a;
-}
 
-FSM_INLINE f64_sum f64_sum_zero(void) {
-    const f64x8 zero = f64x8_set1(0.0);
-    return (f64_sum){zero, zero};
-}
 /* Adds a to *sum and returns the rounding error (two-sum). */
 FSM_CORE f64x8 f64_add_to(f64x8 *sum, f64x8 a) {
     const f64x8 before = *sum, after = f64x8_add(before, a);
@@ -183,31 +151,9 @@ FSM_CORE f64_sum f64_part_sum_whole(const f64_part_sum *sum) {
     return (f64_sum){hi, f64x8_sub(sum->lo, f64x8_sub(hi, sum->hi))};
 }
 
-FSM_INLINE f64_mass f64_mass_start(double start) {
-    return (f64_mass){f64x8_set1(start), f64x8_set1(0.0)};
-}
-/* The mass of one weight a lane. */
-FSM_INLINE f64_mass f64_mass_first(f64x8 w) {
-    const f64x8 start = f64x8_set1(F64_MASS_START), hi = f64x8_add(start, w);
-    return (f64_mass){hi, f64x8_sub(w, f64x8_sub(hi, start))};
-}
-FSM_CORE void f64_mass_add(f64_mass *mass, f64x8 w) {
-    const f64x8 hi = f64x8_add(mass->hi, w);
-    mass->lo = f64x8_add(mass->lo, f64x8_sub(w, f64x8_sub(hi, mass->hi)));
-    mass->hi = hi;
-}
-
-FSM_CORE void f64_mass_add_parts(f64_mass *mass, f64_parts a) {
-    const f64x8 hi = f64x8_add(mass->hi, f64x8_fma(a.power, a.q, a.power));
-    const f64x8 left = f64x8_sub(a.power, f64x8_sub(hi, mass->hi));
-    mass->lo = f64x8_add(mass->lo, f64x8_fma(a.power, a.q, left));
-    mass->hi = hi;
-}
 FSM_INLINE void f64_mass_settle(f64_mass *mass) {
     (void)mass;
 }
-
-typedef pair f64_total;
 
 /* The total of a mass whose lanes started at `start`. */
 FSM_CORE f64_total f64_mass_above(const f64_mass *mass, double start) {
@@ -255,13 +201,6 @@ FSM_CORE pair f64_part_sum_total(const f64_part_sum *sum) {
 FSM_INLINE void f64_split(pair a, double *hi, double *lo) {
     *hi = a.hi;
     *lo = a.hi - a.hi == 0.0 ? a.lo : 0.0;
-}
-
-/* 1 / total as hi + lo, by one division. */
-FSM_INLINE void f64_inverse(f64_total total, double *hi, double *lo) {
-    const double inverse = 1.0 / total.hi;
-    *hi = inverse;
-    *lo = fma(-inverse, total.lo, fma(-inverse, total.hi, 1.0)) * inverse;
 }
 
 /* numerator / total as hi + lo; lo from the remainder of hi. */

@@ -487,6 +487,14 @@ FSM_NOINLINE pair F(others_summed)(const REAL *x, REAL *w, size_t n, const F(sta
                                      : F(others_summed_as)(x, w, n, s, t, 0);
 }
 
+/* F(weight) without the cut-off, and its rounding error. */
+FSM_INLINE VEC F(weight_split)(VEC x, const F(row) *row, int rare, VEC *low) {
+    const F(parts) a = F(weight_parts)(x, row, rare);
+    const VEC w = V(fma)(a.FC(FACTOR), a.q, a.power);
+    *low = V(fma)(a.FC(FACTOR), a.q, V(sub)(a.power, w));
+    return w;
+}
+
 /* A row's sum without one maximal weight. */
 FSM_CORE pair F(without_top)(pair running, REAL maximum, const F(row) *row, int rare) {
     VEC low;
