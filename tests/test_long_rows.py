@@ -256,7 +256,7 @@ def test_the_scratch_of_a_long_row_has_a_fixed_size(native_name):
     if native_name == "generic":
         pytest.skip("as the others, but slow")
     if not sys.platform.startswith("linux"):
-        pytest.skip("getrusage counts what the parent of a process had taken, too")
+        pytest.skip("reads /proc: getrusage includes what the parent process had taken")
     done = run_python("-c", PEAK, backend=native_name)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 40 << 20  # float32 rows would be 120 MB
