@@ -356,9 +356,11 @@ def _elementwise(
     )
     sums = _blockwise(_item, parts, {}, _summed_in(result), plan.axes, stacked=2, i=1)
     sums = sums.rechunk({d + 1: -1 for d in plan.axes})
+    shared_in = np.promote_types(wide, np.float64)  # float32 is rounded once, when it is merged
     shares = _blockwise(
-        _shares, sums, divided, wide, of_stacked=True, function=function, axis=plan.axis, dtype=wide
-    ).rechunk(dict.fromkeys(plan.axes, 1))
+        _shares, sums, divided, shared_in, of_stacked=True, function=function, axis=plan.axis,
+        dtype=shared_in,
+    ).rechunk(dict.fromkeys(plan.axes, 1))  # fmt: skip
     operands = {"share": (shares, _axes_of(x)), **mask}
     return _blockwise(_merged, parts, operands, result, function=function, dtype=result)
 
@@ -420,12 +422,10 @@ def _merged(
 ) -> Array:
     """Return the results of a part of the rows as those of the whole rows."""
     combine = np.multiply if function == "softmax" else np.add
-    result = part[0]
+    result, kept = part[0], True if where is None else where
+    into = np.empty_like(result) if where is None else np.full_like(result, NOTHING[function])
     with np.errstate(all="ignore"):
-        if where is None:
-            return _cast(combine(result, share), dtype)
-        into = np.full_like(result, NOTHING[function])
-        return _cast(combine(result, share, out=into, where=where), dtype)
+        return _cast(combine(result, share, out=into, where=kept, casting="same_kind"), dtype)
 
 
 # ---- logsumexp ----
