@@ -68,14 +68,14 @@ class NativeBackend:
         # The same functions for plans, i.e. calls whose arguments the rules have converted.
         fields = [inspect.Parameter(field, _POSITIONAL) for field in _rules.ARGUMENTS]
         self._by_plan = {
-            function: _native.function(function, name, _refuse, fields)
+            function: _native.Function(function, name, _refuse, fields)
             for function in _rules.FUNCTIONS
         }
 
     def function(self, general: _Function) -> _Function:
         """Return the C function, which calls `general` where it declines a call."""
         parameters = tuple(inspect.signature(general).parameters.values())
-        return _native.function(general.__name__, self.name, general, parameters)
+        return _native.Function(general.__name__, self.name, general, parameters)
 
     def run(self, plan: Plan) -> Any:
         """Compute a plan without longdouble."""

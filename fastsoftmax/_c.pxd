@@ -7,23 +7,13 @@ from libc.stdint cimport int64_t
 from numpy cimport npy_intp
 
 cdef extern from "Python.h":
-    ctypedef struct PyMethodDef:
-        const char *ml_name
-        void *ml_meth
-        int ml_flags
-        const char *ml_doc
-    ctypedef struct PyModuleDef:
-        pass
     ctypedef struct PyTypeObject:
         pass
-    int METH_FASTCALL
-    int METH_KEYWORDS
-    object PyCFunction_NewEx(PyMethodDef *definition, PyObject *self, PyObject *module)
     object PyObject_Vectorcall(
         PyObject *callable, PyObject *const *arguments, size_t count, PyObject *keywords
     )
-    object PyModule_Create(PyModuleDef *definition)
-    void *PyModule_GetState(PyObject *module)
+    object PyVectorcall_Call(object callable, object arguments, object keywords)
+    Py_ssize_t PyVectorcall_NARGS(size_t count_and_flag)
     int PyLong_CheckExact(PyObject *o)
     int PyFloat_CheckExact(PyObject *o)
     int PyList_CheckExact(PyObject *o)
@@ -40,6 +30,17 @@ cdef extern from "Python.h":
     PyObject *Py_None
     PyObject *Py_True
     PyObject *Py_False
+
+cdef extern from *:
+    """
+    /* Have the vectorcall protocol call what the objects of a type hold at this offset. */
+    static void fsm_set_vectorcall(PyTypeObject *type, Py_ssize_t offset) {
+        type->tp_vectorcall_offset = offset;
+        type->tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL;
+        PyType_Modified(type);
+    }
+    """
+    void fsm_set_vectorcall(PyTypeObject *type, Py_ssize_t offset)
 
 cdef extern from "numpy/arrayobject.h":
     ctypedef struct PyArrayObject:

@@ -4,7 +4,8 @@
 
 Design
 ------
-(a) Each public function is a C function of the vectorcall protocol. It takes a call or declines it.
+(a) Each public function is an object that the vectorcall protocol calls, as NumPy's ufuncs are. It
+    takes a call or declines it.
     A declined call goes, with the same arguments, to the Python function of `fastsoftmax._api`,
     whose rules raise, or convert the arguments and call back here. So each rule is written once:
     what is taken here is a part of what the rules accept, and any doubtful case is declined.
@@ -14,8 +15,8 @@ Design
 (c) Nothing is copied here, and no error is about a value.
 """
 
+cimport cython
 cimport numpy as cnp
-from cpython.mem cimport PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -26,7 +27,7 @@ from numpy cimport npy_intp
 
 from fastsoftmax._c cimport *
 
-import inspect
+import functools
 import os
 import sys
 import threading
@@ -139,8 +140,7 @@ cdef dict FUNCTIONS = {
     "segment_logsumexp": FSM_SEGMENT_LOGSUMEXP,
 }
 
-# One public function over one instruction set. It lives as long as the process, with all that it
-# refers to, as the definition of a C function must.
+# How a public function over one instruction set is called.
 cdef struct signature:
     const fsm_kernels *kernels
     fsm_function function
@@ -952,10 +952,14 @@ cdef object attempt_sequences(const signature *s, PyObject **given, unsigned pre
     return attempt(s, given, present, plain_b) if held else None
 
 
+# ---- functions ----
+
 cdef object called(
-    PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords
+    PyObject *self, PyObject *const *arguments, size_t count_and_flag, PyObject *keywords
 ):
-    cdef const signature *s = <const signature *>PyModule_GetState(self)
+    """Call a Function; the vectorcall protocol comes here."""
+    cdef const signature *s = &(<Function>self).signature
+    cdef Py_ssize_t count = PyVectorcall_NARGS(count_and_flag)
     cdef PyObject *given[ARGUMENTS]
     cdef object result
     cdef unsigned present
@@ -973,49 +977,58 @@ cdef object called(
     return PyObject_Vectorcall(s.general, arguments, count, keywords)
 
 
-# ---- functions ----
+# Python 3.14 leaves out the last.
+cdef tuple TAKEN_OVER = (*functools.WRAPPER_ASSIGNMENTS, "__annotations__")
 
-cdef extern from *:
+
+@cython.final
+@cython.no_gc_clear  # what the signature refers to must live as long as it may be called
+cdef class Function:
+    """A public function over the kernels of one instruction set.
+
+    It takes the `parameters`, of :mod:`inspect`, and calls `general` where it declines. Its name,
+    docstring and annotations are those of `general`: a built-in function could have no annotations.
     """
-    /* A C function whose self is a module is a plain function to repr, help and pickle. */
-    static PyModuleDef fsm_self = {PyModuleDef_HEAD_INIT, "fastsoftmax", NULL, 1024, NULL};
-    """
-    PyModuleDef fsm_self
+
+    cdef void *vectorcall
+    cdef signature signature
+    cdef tuple held
+    cdef dict __dict__
+    cdef object __weakref__
+
+    def __cinit__(self, str name, str instruction_set, general, parameters):
+        cdef signature *s = &self.signature
+        self.vectorcall = <void *>called
+        s.kernels = kernels_of(instruction_set)
+        s.function = FUNCTIONS[name]
+        s.general = <PyObject *>general
+        s.parameters = len(parameters)
+        s.positional = s.required = 0
+        names = [sys.intern(parameter.name) for parameter in parameters]
+        for i, parameter in enumerate(parameters):
+            s.name[<int>i] = PyList_GET_ITEM(<PyObject *>names, i)
+            s.slot[<int>i] = SLOTS[parameter.name]
+            s.positional += parameter.kind == parameter.POSITIONAL_OR_KEYWORD
+            s.required |= (parameter.default is parameter.empty) << s.slot[<int>i]
+        self.held = (general, names)
+        functools.update_wrapper(self, general, TAKEN_OVER)
+
+    def __call__(self, *arguments, **keywords):
+        return PyVectorcall_Call(self, arguments, keywords)
+
+    def __get__(self, instance, owner):
+        """Be no method of a class that has this as an attribute, as a built-in function is none."""
+        return self
+
+    def __reduce__(self):
+        return self.__qualname__
+
+    def __repr__(self):
+        return f"<function {self.__qualname__}>"
 
 
-def function(str name, str instruction_set, general, parameters):
-    """Return a public function over the kernels of one instruction set, as a C function.
-
-    It has the `parameters`, of :mod:`inspect`, and calls `general` where it declines. It is never
-    freed, as its definition must outlive it.
-    """
-    module = PyModule_Create(&fsm_self)
-    cdef signature *s = <signature *>PyModule_GetState(<PyObject *>module)
-    cdef PyMethodDef *definition = <PyMethodDef *>PyMem_Malloc(sizeof(PyMethodDef))
-    if definition is NULL:
-        raise MemoryError
-    s.kernels = kernels_of(instruction_set)
-    s.function = FUNCTIONS[name]
-    s.general = <PyObject *>general
-    s.parameters = len(parameters)
-    s.positional = s.required = 0
-    names = [sys.intern(parameter.name) for parameter in parameters]
-    for i, parameter in enumerate(parameters):
-        s.name[<int>i] = PyList_GET_ITEM(<PyObject *>names, i)
-        s.slot[<int>i] = SLOTS[parameter.name]
-        s.positional += parameter.kind == parameter.POSITIONAL_OR_KEYWORD
-        s.required |= (parameter.default is parameter.empty) << s.slot[<int>i]
-    # inspect reads the signature of a C function from a docstring of this form.
-    text = inspect.Signature([p.replace(annotation=p.empty) for p in parameters])
-    text = f"{name}{text}\n--\n\n{inspect.getdoc(general) or ''}"
-    name_bytes, text_bytes, module_name = name.encode(), text.encode(), "fastsoftmax"
-    definition.ml_name = <const char *>name_bytes
-    definition.ml_doc = <const char *>text_bytes
-    definition.ml_meth = <void *>called
-    definition.ml_flags = METH_FASTCALL | METH_KEYWORDS
-    held = (general, names, name_bytes, text_bytes)
-    Py_INCREF(held)
-    return PyCFunction_NewEx(definition, <PyObject *>module, <PyObject *>module_name)
+# The first field follows the header of an object, as the class has no methods in C.
+fsm_set_vectorcall(<PyTypeObject *>Function, sizeof(PyObject))
 
 
 def know_bfloat16(int number):

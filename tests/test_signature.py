@@ -1,10 +1,13 @@
 """The public face: signatures, help, pickling and the examples in the docstrings, on each backend."""
 
 import doctest
+import functools
 import inspect
 import pydoc
 import re
+import weakref
 
+import numpy as np
 import pytest
 from functions import FUNCTIONS
 from toolchain import run_python
@@ -65,8 +68,34 @@ def test_help_shows_name_signature_and_docstring(fs, name):
     first = inspect.getdoc(function).splitlines()[0]
     assert in_one_line(f"{name}{inspect.signature(function)}") in in_one_line(text)
     assert first in text
-    assert text.splitlines()[0].endswith(f"function {name} in module fastsoftmax")
-    assert re.fullmatch(f"<(built-in )?function {name}( at 0x[0-9a-f]+)?>", repr(function))
+    assert re.search(f"[fF]unction( {name})? in module fastsoftmax$", text.splitlines()[0])
+    assert re.fullmatch(f"<function {name}( at 0x[0-9a-f]+)?>", repr(function))
+    assert inspect.isroutine(function)
+
+
+def test_help_of_the_package_lists_every_function():
+    text = pydoc.plain(pydoc.render_doc(fastsoftmax))
+    listed = text[text.index("\nFUNCTIONS\n") :]
+    assert all(f"\n    {name}(" in listed for name in NAMES)
+
+
+def test_a_function_that_is_a_class_attribute_is_called_as_it_is(native_fs):
+    """As a built-in function, and unlike one of Python, it is no method."""
+    owner = type("Owner", (), {"activation": native_fs.softmax})
+    assert owner.activation is owner().activation is native_fs.softmax
+    assert owner().activation([0.0]) == [1.0]
+
+
+def test_a_function_can_be_called_in_every_way(fs):
+    x = np.zeros((2, 4), np.float32)
+    for call in (fs.softmax, fs.softmax.__call__, functools.partial(fs.softmax)):
+        assert (call(x, 0, dtype="f8") == 0.5).all()
+        keywords = {"axis": 0}
+        assert (call(*[x], **keywords) == 0.5).all()
+    assert (next(map(fs.softmax, [x])) == 0.25).all()
+    with pytest.raises(TypeError, match="dim"):
+        fs.softmax(x, dim=0)
+    assert weakref.ref(fs.softmax)() is fs.softmax
 
 
 @pytest.mark.parametrize("name", NAMES)
