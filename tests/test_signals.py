@@ -44,7 +44,7 @@ def alarms():
 def filled(shape, dtype=np.float32):
     """Return random numbers, of which few are different: made quickly."""
     few = np.random.default_rng(0).random(1 << 12).astype(np.float32)
-    return np.resize(few, shape).astype(dtype)
+    return np.resize(few.astype(dtype), shape)
 
 
 # Each has loops of its own: over rows, within one row, and over what is gathered for the kernels.
@@ -90,10 +90,17 @@ def seconds(call):
     return time.perf_counter() - start
 
 
-def check_interrupted(call, alarms, within=np.inf):
-    """Demand that a call ends early, and `within` so many seconds, by what a handler raises."""
+def twice(call):
+    """Time a call: the lesser of two, as the first may spend it on pages that are new to it."""
+    return min(seconds(call) for _ in range(2))
+
+
+def check_interrupted(call, alarms, whole, within=np.inf):
+    """Demand that a call which takes `whole` seconds ends early by what a handler raises.
+
+    And `within` so many seconds.
+    """
     ran, raising = alarms
-    whole = min(seconds(call) for _ in range(2))
     took = []
     for _ in range(8):  # on a busy machine the end may come late
         ran.clear()
@@ -120,11 +127,10 @@ def check_layout(fs, function, layout, workers, alarms):
         call = made(function, layout, many)
         if call is None:
             pytest.skip("has no such axis")
-        # Of two, since the first call may spend most of its time on pages that are new to it.
-        took = [seconds(lambda call=call: call(fs, workers=workers)) for _ in range(2)]
-        if min(took) > LONG_ENOUGH:
+        whole = twice(lambda call=call: call(fs, workers=workers))
+        if whole > LONG_ENOUGH:
             break
-    check_interrupted(lambda: call(fs, workers=workers), alarms)
+    check_interrupted(lambda: call(fs, workers=workers), alarms, whole)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=str)
@@ -159,18 +165,22 @@ def test_it_ends_a_long_call_within_a_tenth_of_a_second(shape, axis, workers, al
 
     if seconds(call) < LONG_ENOUGH:
         pytest.skip("is over before a handler would run")
-    check_interrupted(call, alarms, within=0.1)
+    check_interrupted(call, alarms, twice(call), within=0.1)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_rows_are_whole_or_untouched_where_a_call_has_ended(slowest_fs, workers, alarms):
     x = filled((MANY // 1024, 1024))
     expected, out = slowest_fs.softmax(x), np.full(x.shape, np.float32(-1))
-    check_interrupted(lambda: slowest_fs.softmax(x, out=out, workers=workers), alarms)
+
+    def call():
+        slowest_fs.softmax(x, out=out, workers=workers)
+
+    check_interrupted(call, alarms, twice(call))
     out[:] = -1
     alarms[1][:] = [StopError()]
     with pytest.raises(StopError):
-        soon(lambda: slowest_fs.softmax(x, out=out, workers=workers))
+        soon(call)
     alarms[1].clear()
     written = (out == expected).all(axis=1)
     np.testing.assert_array_equal(out[~written], np.float32(-1))
