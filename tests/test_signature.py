@@ -68,7 +68,7 @@ def test_help_shows_name_signature_and_docstring(fs, name):
     first = inspect.getdoc(function).splitlines()[0]
     assert in_one_line(f"{name}{inspect.signature(function)}") in in_one_line(text)
     assert first in text
-    assert re.search(f"[fF]unction( {name})? in module fastsoftmax$", text.splitlines()[0])
+    assert text.splitlines()[0].endswith(" in module fastsoftmax")
     assert re.fullmatch(f"<function {name}( at 0x[0-9a-f]+)?>", repr(function))
     assert inspect.isroutine(function)
 
