@@ -73,9 +73,24 @@ def assert_same_as_python(function, make):
     assert_same(function(*make()), function.py_func(*make()))
 
 
+def slowly(*values):
+    """Return parameters of a slow test: of compiling, seconds for each."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @DTYPES
-@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
-@pytest.mark.parametrize("shape", [(46,), (5, 10), (2, 3, 4)], ids=str)
+@pytest.mark.parametrize(
+    ("layout", "shape"),
+    [
+        ("contiguous", (46,)),
+        slowly("contiguous", (5, 10)),
+        slowly("contiguous", (2, 3, 4)),
+        slowly("transposed", (46,)),
+        slowly("transposed", (5, 10)),
+        ("transposed", (2, 3, 4)),
+    ],
+    ids=str,
+)
 def test_rows_have_the_bits_of_the_python_functions(shape, layout, dtype):
     def make():
         rng = np.random.default_rng(0)
