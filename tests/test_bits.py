@@ -127,14 +127,15 @@ WASM = (sys.executable, PROGRAMS / "wasm.py")
 ZIG = "python-zig cc -O1 -Wno-pass-failed -target"  # at -O1 loops have no vectors, as clang warns
 # A compiler with options; what runs its programs, None where nothing can; kernels that must run.
 BUILDS = {
-    # The extension is usually gcc's own, at another level of optimisation.
-    "gcc": ("gcc -O1", (), HERE),
+    # The extension is usually gcc's own, at another level of optimisation. At -O1 gcc has fewer
+    # warnings: -O2 here and for the other processor with kernels of its own.
+    "gcc": ("gcc -O2", (), HERE),
     "clang": ("clang -O2", (), HERE),
 }
 if ON_X86:
     BUILDS |= {
         "musl": ("musl-gcc -O1 -static", (), HERE[:-1]),
-        "aarch64": ("aarch64-linux-gnu-gcc -O1 -static", ("qemu-aarch64",), ("neon", "generic")),
+        "aarch64": ("aarch64-linux-gnu-gcc -O2 -static", ("qemu-aarch64",), ("neon", "generic")),
         "armhf": ("arm-linux-gnueabihf-gcc -O1 -static", ("qemu-arm",), ("generic",)),
         "i386": ("i686-linux-gnu-gcc -O1 -static", ("qemu-i386",), ("generic",)),
         "ppc64le": ("powerpc64le-linux-gnu-gcc -O1 -static", ("qemu-ppc64le",), ("generic",)),
