@@ -24,6 +24,8 @@ cdef extern from "Python.h":
     long PyLong_AsLongAndOverflow(PyObject *o, int *overflow)
     PyObject *PyTuple_GET_ITEM(PyObject *o, Py_ssize_t i)
     Py_ssize_t PyTuple_GET_SIZE(PyObject *o)
+    int Py_EnterRecursiveCall(const char *where) except -1
+    void Py_LeaveRecursiveCall()
     PyObject *PyList_GET_ITEM(PyObject *o, Py_ssize_t i)
     PyTypeObject *Py_TYPE(PyObject *o)
     unsigned long PyThread_get_thread_ident()

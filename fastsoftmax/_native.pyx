@@ -28,6 +28,7 @@ from numpy cimport npy_intp
 from fastsoftmax._c cimport *
 
 import functools
+import inspect
 import os
 import sys
 import threading
@@ -971,13 +972,19 @@ cdef object called(
         result = attempt(s, given, present, False)
         if result is not None:
             return result
-        result = attempt_sequences(s, given, present)
+        # Python counts the calls on the stack of built-in functions, and of no other object; and
+        # what the conversion calls may be this one again.
+        Py_EnterRecursiveCall(" while an argument was converted")
+        try:
+            result = attempt_sequences(s, given, present)
+        finally:
+            Py_LeaveRecursiveCall()
         if result is not None:
             return result
     return PyObject_Vectorcall(s.general, arguments, count, keywords)
 
 
-# Python 3.14 leaves out the last.
+# Before Python 3.14 WRAPPER_ASSIGNMENTS has the last by itself.
 cdef tuple TAKEN_OVER = (*functools.WRAPPER_ASSIGNMENTS, "__annotations__")
 
 
@@ -990,44 +997,52 @@ cdef class Function:
     docstring and annotations are those of `general`: a built-in function could have no annotations.
     """
 
-    cdef void *vectorcall
+    cdef void *vectorcall  # the first
     cdef signature signature
     cdef tuple held
+    cdef readonly str __text_signature__  # as a built-in function's: without annotations
     cdef dict __dict__
     cdef object __weakref__
 
     def __cinit__(self, str name, str instruction_set, general, parameters):
         cdef signature *s = &self.signature
+        parameters = tuple(parameters)
         self.vectorcall = <void *>called
         s.kernels = kernels_of(instruction_set)
+        if s.kernels is NULL or len(parameters) > ARGUMENTS:
+            raise ValueError(f"no kernels for {instruction_set!r} and {parameters}")
         s.function = FUNCTIONS[name]
         s.general = <PyObject *>general
         s.parameters = len(parameters)
         s.positional = s.required = 0
-        names = [sys.intern(parameter.name) for parameter in parameters]
+        names = tuple([sys.intern(parameter.name) for parameter in parameters])
         for i, parameter in enumerate(parameters):
-            s.name[<int>i] = PyList_GET_ITEM(<PyObject *>names, i)
+            s.name[<int>i] = PyTuple_GET_ITEM(<PyObject *>names, i)
             s.slot[<int>i] = SLOTS[parameter.name]
             s.positional += parameter.kind == parameter.POSITIONAL_OR_KEYWORD
             s.required |= (parameter.default is parameter.empty) << s.slot[<int>i]
         self.held = (general, names)
+        without = [parameter.replace(annotation=parameter.empty) for parameter in parameters]
+        self.__text_signature__ = str(inspect.Signature(without))
         functools.update_wrapper(self, general, TAKEN_OVER)
 
     def __call__(self, *arguments, **keywords):
         return PyVectorcall_Call(self, arguments, keywords)
 
     def __get__(self, instance, owner):
-        """Be no method of a class that has this as an attribute, as a built-in function is none."""
+        """Return the function: to have this makes it a routine for inspect, and so for help()."""
         return self
 
     def __reduce__(self):
+        """Be pickled as the global of this name."""
         return self.__qualname__
 
     def __repr__(self):
         return f"<function {self.__qualname__}>"
 
 
-# The first field follows the header of an object, as the class has no methods in C.
+# The first field follows the header of an object, unless the class has a base, or cdef methods,
+# for whose table Cython adds a field before it.
 fsm_set_vectorcall(<PyTypeObject *>Function, sizeof(PyObject))
 
 

@@ -341,11 +341,12 @@ def _is_list(value: Any) -> bool:
 
 
 OF_CONVERSION = frozenset({
-    TypeError, ValueError, OverflowError, RuntimeError, RecursionError, NotImplementedError,
-    AttributeError, KeyError, IndexError, SyntaxError, OSError,
+    TypeError, ValueError, OverflowError, RuntimeError, NotImplementedError, AttributeError,
+    KeyError, IndexError, SyntaxError, OSError,
 })  # fmt: skip
 """What is raised where a value cannot be an array, a dtype or text. Any other error, derived from
-these too, has a meaning to somebody: it may be a signal handler's, which can run at any moment."""
+these too, has a meaning to somebody: it may be a signal handler's, which can run at any moment. So
+has RecursionError: a conversion that is tried again would double at every level of calls."""
 
 
 def _converted(name: str, value: Any) -> Array:
@@ -722,7 +723,7 @@ def _shown(value: Any) -> str:
     try:
         text = repr(value)
     except Exception as error:  # of the caller's code, or of an integer of too many digits
-        if type(error) not in OF_CONVERSION:
+        if type(error) not in OF_CONVERSION and type(error) is not RecursionError:
             raise
         text = _kind_of(value)
     return text if len(text) < 100 else f"{text[:100]}..."

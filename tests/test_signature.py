@@ -2,6 +2,7 @@
 
 import doctest
 import functools
+import gc
 import inspect
 import pydoc
 import re
@@ -73,6 +74,47 @@ def test_help_shows_name_signature_and_docstring(fs, name):
     assert inspect.isroutine(function)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_way_to_ask_for_the_signature_has_an_answer(fs, name):
+    function, general = getattr(fs, name), GENERAL[name]
+    for ask in (
+        inspect.signature,
+        functools.partial(inspect.signature, follow_wrapped=False),
+        inspect.Signature.from_callable,
+    ):
+        answers = [ask(f).parameters.values() for f in (function, general)]
+        got, expected = ([p.replace(annotation=p.empty) for p in answer] for answer in answers)
+        assert got == expected
+    got, expected = (inspect.getfullargspec(f) for f in (function, general))
+    assert (got.args, got.kwonlyargs, got.kwonlydefaults) == (
+        (expected.args, expected.kwonlyargs, expected.kwonlydefaults)
+    )
+
+
+def test_the_vectorcall_protocol_calls_the_functions(native_fs):
+    """Otherwise they are right, but a tuple and a dict are made for each call."""
+    kind = type(native_fs.softmax)
+    assert kind.__flags__ & 1 << 11  # Py_TPFLAGS_HAVE_VECTORCALL
+    with pytest.raises(TypeError, match="not an acceptable base"):
+        type("Derived", (kind,), {})
+
+
+def test_a_function_keeps_what_it_calls(native_name):
+    def general(x, **options):
+        return "declined", x, options
+
+    names = [inspect.Parameter("x", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    function = type(_api.over(_backend.load(native_name)).softmax)(
+        "softmax", native_name, general, names
+    )
+    del general
+    vars(function).clear()
+    gc.collect()
+    assert function(None, more=1) == ("declined", None, {"more": 1})
+    with pytest.raises(ValueError, match="nonsense"):
+        type(function)("softmax", "nonsense", len, names)
+
+
 def test_help_of_the_package_lists_every_function():
     text = pydoc.plain(pydoc.render_doc(fastsoftmax))
     listed = text[text.index("\nFUNCTIONS\n") :]
@@ -80,7 +122,7 @@ def test_help_of_the_package_lists_every_function():
 
 
 def test_a_function_that_is_a_class_attribute_is_called_as_it_is(native_fs):
-    """As a built-in function, and unlike one of Python, it is no method."""
+    """Unlike one written in Python, it is no method."""
     owner = type("Owner", (), {"activation": native_fs.softmax})
     assert owner.activation is owner().activation is native_fs.softmax
     assert owner().activation([0.0]) == [1.0]

@@ -7,6 +7,7 @@ prints last is what it was about to do.
 import atexit
 import contextlib
 import ctypes
+import functools
 import itertools
 import math
 import os
@@ -645,6 +646,29 @@ def wrap():
 @has_limits
 def test_sizes_that_wrap_are_refused(native):
     survives("wrap", backend=native)
+
+
+# ---- calls within calls ----
+
+
+def nest():
+    """Run in the child: what an argument's conversion calls is the function again, without Python."""
+
+    class Endless:
+        pass
+
+    endless = Endless()
+    Endless.__array__ = functools.partial(fastsoftmax.softmax, [endless])
+    for value in (endless, [endless]):
+        try:
+            fastsoftmax.softmax(value)
+        except RecursionError:
+            continue
+        raise AssertionError("nothing was raised")
+
+
+def test_a_conversion_that_calls_the_function_again_has_an_end(backend):
+    survives("nest", backend=backend, timeout=60)
 
 
 # ---- an allocator that fails ----
