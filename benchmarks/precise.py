@@ -116,12 +116,16 @@ def _entropy(
 def error(got: Any, value: Any, size: Any, bound: float, besides: float) -> float:
     """Return how far a result is from the value, in ULP of `size`, as `promised.Exact.ulp`.
 
-    What it may be `besides`, absolute, is left out.
+    What it may be `besides`, absolute, is left out. What is beyond the format is as far as its end,
+    as in `promised.distance`: the next number after the largest is infinity.
     """
+    limits = info(got.dtype)
     with mpmath.workprec(PRECISION):
+        end = mpmath.mpf(float(limits.max)) * (1 + mpmath.mpf(float(limits.eps)) / 2)
+        within = [max(-end, min(end, number)) for number in (mpmath.mpf(float(got)), value)]
         unit = spacing(size, got.dtype)
         if got.dtype.itemsize == 2:
             unit = spacing(value, got.dtype)
             if size > 2 * abs(value):
                 unit += 2 * bound * spacing(size, np.float32)
-        return float(max(0, abs(mpmath.mpf(float(got)) - value) - besides) / unit)
+        return float(max(0, abs(within[0] - within[1]) - besides) / unit)

@@ -32,7 +32,7 @@ from . import (
     timing,
     worst_rows,
 )
-from .computations import COMPUTATIONS, Computation, Kind, call, errors, terms
+from .computations import BY_TITLE, COMPUTATIONS, Batch, Computation, Kind, call, errors, terms
 from .document import losses, tables
 from .families import rows
 from .search import completed, mutated
@@ -647,6 +647,21 @@ def test_a_search_finds_the_textbook_formulas_errors(
     kind, row = worst_rows.from_entry(entry)
     found = worst_rows.confirmed(SimpleNamespace(softmax=textbook), kind, row, entry["rows"])
     assert found.ulps == pytest.approx(entry["max_ulp"])
+
+
+def test_a_result_that_is_infinite_beside_the_end_of_the_format_is_an_ulp_or_two_off() -> None:
+    temperature, numbers = 0.24599473560718174, ("0x1.f7cc14p125", "0x1.f7cc1p-129")
+    x = np.array([[float.fromhex(number) for number in numbers]], np.float32)
+    logits = x.astype(np.longdouble) / temperature
+    right = logits[0, 1] - logits[0, 0]
+    assert abs(right) < np.finfo(np.float32).max
+    kind = Kind(BY_TITLE["log_softmax, tempered"], "float32", "")
+    row = Batch(x, parameter=temperature)
+    given = ((-np.inf, 1, 1.5), (right, 0, 0.5), (0, 1e6, 1e8), (np.nan, 1e30, np.inf))
+    for got, least, most in given:
+        result = np.array([[0, got]], np.float32)
+        functions = SimpleNamespace(log_softmax=lambda *_, result=result, **__: result)
+        assert least <= worst_rows.confirmed(functions, kind, row, 1).ulps <= most
 
 
 def test_a_search_ends_with_a_verdict_on_the_package(tmp_path: Path) -> None:
