@@ -24,8 +24,6 @@ cdef extern from "Python.h":
     long PyLong_AsLongAndOverflow(PyObject *o, int *overflow)
     PyObject *PyTuple_GET_ITEM(PyObject *o, Py_ssize_t i)
     Py_ssize_t PyTuple_GET_SIZE(PyObject *o)
-    int Py_EnterRecursiveCall(const char *where) except -1
-    void Py_LeaveRecursiveCall()
     PyObject *PyList_GET_ITEM(PyObject *o, Py_ssize_t i)
     PyTypeObject *Py_TYPE(PyObject *o)
     unsigned long PyThread_get_thread_ident()
@@ -43,6 +41,16 @@ cdef extern from *:
     }
     """
     void fsm_set_vectorcall(PyTypeObject *type, Py_ssize_t offset)
+
+cdef extern from *:
+    """
+    #ifdef _MSC_VER
+    static __declspec(thread) int fsm_converting;
+    #else
+    static _Thread_local int fsm_converting;
+    #endif
+    """
+    int fsm_converting  # whether this thread converts an argument
 
 cdef extern from "numpy/arrayobject.h":
     ctypedef struct PyArrayObject:

@@ -928,11 +928,16 @@ cdef inline object as_scalar(object array):
 cdef object attempt_sequences(const signature *s, PyObject **given, unsigned present):
     """Attempt a call with arrays in place of lists, tuples and numbers.
 
-    Their conversion may run code of the caller's; `attempt` then checks all arguments again.
+    Their conversion may run code of the caller's; `attempt` then checks all arguments again. A call
+    within a conversion is declined: Python has a limit for its own functions on the stack, as the
+    rules are, and none for what is called from C alone.
     """
+    global fsm_converting
     cdef list held = []
     cdef PyObject *o
     cdef bint is_number, plain_b = False
+    if fsm_converting:
+        return None
     for slot in (<int>X, <int>Y, <int>WHERE, <int>TEMPERATURE, <int>WEIGHT):
         o = given[slot]
         if o is NULL:
@@ -943,12 +948,15 @@ cdef object attempt_sequences(const signature *s, PyObject **given, unsigned pre
             or (is_number and slot != TEMPERATURE and slot != WEIGHT)
         ):
             plain_b |= is_number and slot == Y and s.function == FSM_LOGSUMEXP
+            fsm_converting = True
             try:
                 held.append(PyArray_FromAny(o, NULL, 0, 0, 0, NULL))
             except Exception as error:
                 if type(error) in _rules.OF_CONVERSION:  # the rules explain it
                     return None
                 raise
+            finally:
+                fsm_converting = False
             given[slot] = PyList_GET_ITEM(<PyObject *>held, len(held) - 1)
     return attempt(s, given, present, plain_b) if held else None
 
@@ -972,13 +980,7 @@ cdef object called(
         result = attempt(s, given, present, False)
         if result is not None:
             return result
-        # Python counts the calls on the stack of built-in functions, and of no other object; and
-        # what the conversion calls may be this one again.
-        Py_EnterRecursiveCall(" while an argument was converted")
-        try:
-            result = attempt_sequences(s, given, present)
-        finally:
-            Py_LeaveRecursiveCall()
+        result = attempt_sequences(s, given, present)
         if result is not None:
             return result
     return PyObject_Vectorcall(s.general, arguments, count, keywords)

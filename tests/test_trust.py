@@ -666,6 +666,23 @@ def nest():
             continue
         raise AssertionError("nothing was raised")
 
+    asked = []
+
+    class Within:
+        def __init__(self, inner):
+            self.inner = inner
+
+        def __array__(self, *_, **__):
+            asked.append(1)
+            return fastsoftmax.softmax([self.inner])
+
+    value = "no number"
+    for _ in range(12):
+        value = Within(value)
+    with contextlib.suppress(TypeError):
+        fastsoftmax.softmax([value])
+    assert len(asked) <= 12**2, "the conversions are twice as many at every level"
+
 
 def test_a_conversion_that_calls_the_function_again_has_an_end(backend):
     survives("nest", backend=backend, timeout=60)
