@@ -42,16 +42,6 @@ cdef extern from *:
     """
     void fsm_set_vectorcall(PyTypeObject *type, Py_ssize_t offset)
 
-cdef extern from *:
-    """
-    #ifdef _MSC_VER
-    static __declspec(thread) int fsm_converting;
-    #else
-    static _Thread_local int fsm_converting;
-    #endif
-    """
-    int fsm_converting  # whether this thread converts an argument
-
 cdef extern from "numpy/arrayobject.h":
     ctypedef struct PyArrayObject:
         pass

@@ -925,6 +925,11 @@ cdef inline object as_scalar(object array):
     return PyArray_Return(<PyArrayObject *>array)
 
 
+# The thread that converts an argument, or the last that began; 0: none. Not a thread-local variable:
+# for its first use glibc allocates memory, and ends the process where there is none.
+cdef unsigned long converting = 0
+
+
 cdef object attempt_sequences(const signature *s, PyObject **given, unsigned present):
     """Attempt a call with arrays in place of lists, tuples and numbers.
 
@@ -932,11 +937,12 @@ cdef object attempt_sequences(const signature *s, PyObject **given, unsigned pre
     within a conversion is declined: Python has a limit for its own functions on the stack, as the
     rules are, and none for what is called from C alone.
     """
-    global fsm_converting
+    global converting
+    cdef unsigned long here = PyThread_get_thread_ident()
     cdef list held = []
     cdef PyObject *o
     cdef bint is_number, plain_b = False
-    if fsm_converting:
+    if converting == here:
         return None
     for slot in (<int>X, <int>Y, <int>WHERE, <int>TEMPERATURE, <int>WEIGHT):
         o = given[slot]
@@ -948,7 +954,7 @@ cdef object attempt_sequences(const signature *s, PyObject **given, unsigned pre
             or (is_number and slot != TEMPERATURE and slot != WEIGHT)
         ):
             plain_b |= is_number and slot == Y and s.function == FSM_LOGSUMEXP
-            fsm_converting = True
+            converting = here
             try:
                 held.append(PyArray_FromAny(o, NULL, 0, 0, 0, NULL))
             except Exception as error:
@@ -956,7 +962,8 @@ cdef object attempt_sequences(const signature *s, PyObject **given, unsigned pre
                     return None
                 raise
             finally:
-                fsm_converting = False
+                if converting == here:
+                    converting = 0
             given[slot] = PyList_GET_ITEM(<PyObject *>held, len(held) - 1)
     return attempt(s, given, present, plain_b) if held else None
 

@@ -658,7 +658,7 @@ def nest():
         pass
 
     endless = Endless()
-    Endless.__array__ = functools.partial(fastsoftmax.softmax, [endless])
+    Endless.__array__ = staticmethod(functools.partial(fastsoftmax.softmax, [endless]))
     for value in (endless, [endless]):
         try:
             fastsoftmax.softmax(value)
