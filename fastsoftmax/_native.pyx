@@ -925,8 +925,8 @@ cdef inline object as_scalar(object array):
     return PyArray_Return(<PyArrayObject *>array)
 
 
-# The thread that converts an argument, or the last that began; 0: none. Not a thread-local variable:
-# for its first use glibc allocates memory, and ends the process where there is none.
+# The thread that converts an argument, or the last that began; 0: none. Not thread-local: for the
+# first use of such a variable glibc allocates memory, and ends the process where there is none.
 cdef unsigned long converting = 0
 
 
