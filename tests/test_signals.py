@@ -96,10 +96,7 @@ def twice(call):
 
 
 def check_interrupted(call, alarms, whole, within=np.inf):
-    """Demand that a call which takes `whole` seconds ends early by what a handler raises.
-
-    And `within` so many seconds.
-    """
+    """Demand that what a handler raises ends a call of `whole` seconds early, `within` so many."""
     ran, raising = alarms
     took = []
     for _ in range(8):  # on a busy machine the end may come late

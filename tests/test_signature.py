@@ -86,9 +86,8 @@ def test_every_way_to_ask_for_the_signature_has_an_answer(fs, name):
         got, expected = ([p.replace(annotation=p.empty) for p in answer] for answer in answers)
         assert got == expected
     got, expected = (inspect.getfullargspec(f) for f in (function, general))
-    assert (got.args, got.kwonlyargs, got.kwonlydefaults) == (
-        (expected.args, expected.kwonlyargs, expected.kwonlydefaults)
-    )
+    for part in ("args", "kwonlyargs", "kwonlydefaults"):
+        assert getattr(got, part) == getattr(expected, part)
 
 
 def test_the_vectorcall_protocol_calls_the_functions(native_fs):

@@ -652,7 +652,7 @@ def test_sizes_that_wrap_are_refused(native):
 
 
 def nest():
-    """Run in the child: what an argument's conversion calls is the function again, without Python."""
+    """Run in the child: an argument's conversion calls the function again, from C alone."""
 
     class Endless:
         pass
